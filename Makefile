@@ -1,0 +1,57 @@
+# Each target sets up all it needs, in a virtual environment of its own.
+#   make demo    light install, streams a story under a budget
+#   make test    full install, all checks and tests
+#   make lint | types | docs | bench | wheel-test | clean
+
+PYTHON ?= python3
+RUN_VENV := .venv-run
+DEV_VENV := .venv-dev
+# The GPU build of ONNX Runtime where there is an NVIDIA GPU, else the CPU build. A Jetson brings NVIDIA's own wheel.
+RUNTIME ?= $(shell if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then echo gpu; else echo cpu; fi)
+BUDGET ?= 1ms
+PROMPT ?= Once upon a time
+
+.PHONY: demo test lint types docs coverage bench wheel-test clean
+
+demo: $(RUN_VENV)/.ready
+	$(RUN_VENV)/bin/balcony-edge run --budget $(BUDGET) -p "$(PROMPT)" --temp 0.7 --top-p 0.9 --seed 7
+
+test: lint types coverage
+
+lint: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/ruff check .
+	$(DEV_VENV)/bin/ruff format --check .
+	$(DEV_VENV)/bin/python docs/generate_cli.py --check
+
+types: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/mypy
+
+coverage: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered
+
+docs: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/python docs/generate_cli.py
+
+bench: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/python benchmarks/budget.py
+
+# The built wheel in an environment that holds nothing else of the project.
+wheel-test: $(DEV_VENV)/.ready
+	rm -rf dist .venv-wheel
+	$(DEV_VENV)/bin/python -m build --wheel --outdir dist
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME)]" pytest hypothesis
+	.venv-wheel/bin/pytest -q -p no:cacheprovider -o pythonpath=tests --ignore=tests/export tests
+
+$(RUN_VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(RUN_VENV)
+	$(RUN_VENV)/bin/pip install -q --disable-pip-version-check -e ".[$(RUNTIME)]"
+	touch $@
+
+$(DEV_VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEV_VENV)
+	$(DEV_VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(RUNTIME),export,dev]"
+	touch $@
+
+clean:
+	rm -rf .venv-run .venv-dev .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -1,0 +1,71 @@
+"""balcony-edge: one frozen language model at many depths, under a budget.
+
+    from balcony_edge import AdaptiveSession
+
+    with AdaptiveSession(budget="25ms") as session:
+        print(session.generate("Once upon a time"))
+
+Names load when they are first used, so that importing the package costs next to nothing; nothing here ever imports
+torch, transformers or onnx.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from balcony_controller import Budget
+    from balcony_edge.bundle import Bundle
+    from balcony_edge.errors import (
+        BalconyError,
+        BudgetError,
+        BundleError,
+        DataError,
+        ExitsError,
+        ModelError,
+        PromptError,
+        ProviderError,
+        RuntimeMissingError,
+    )
+    from balcony_edge.report import Report
+    from balcony_edge.session import AdaptiveSession, Token
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AdaptiveSession",
+    "BalconyError",
+    "Budget",
+    "BudgetError",
+    "Bundle",
+    "BundleError",
+    "DataError",
+    "ExitsError",
+    "ModelError",
+    "PromptError",
+    "ProviderError",
+    "Report",
+    "RuntimeMissingError",
+    "Token",
+]
+
+_HOMES = {
+    "AdaptiveSession": "session",
+    "Token": "session",
+    "Bundle": "bundle",
+    "Report": "report",
+    **{name: "errors" for name in __all__ if name.endswith("Error")},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Budget":
+        return import_module("balcony_controller").Budget
+    if name in _HOMES:
+        return getattr(import_module(f"balcony_edge.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,268 @@
+"""The bundle: a folder with ``balcony.json``, ONNX graphs that share one weights file, and a tokenizer.
+
+The manifest's schema has its one home here; the exporter writes these models, the runtime reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from balcony_edge.errors import BundleError
+
+MANIFEST_NAME = "balcony.json"
+SCHEMA_VERSION = 1
+
+Precision = Literal["fp32", "int8", "int4"]
+Exactness = Literal["bit", "float"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Architecture(_Record):
+    """The numbers that graphs and caches need. Sizes are counts of elements; ``layers`` counts decoder layers."""
+
+    family: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    context: int
+    norm_epsilon: float
+    rope_theta: float
+    tied_head: bool
+
+
+class BaseInfo(_Record):
+    """Which frozen base this is: its name, and the digest of its checkpoint files."""
+
+    model: str
+    sha256: str
+
+
+class Graph(_Record):
+    """One ONNX graph. ``start`` and ``stop`` count the base layers run before and after it.
+
+    kind "segment": base layers ``start+1 … stop``; "exit": the Balcony of split ``stop``; "head": LM head.
+    ``caches``: how many layers keep a KV cache in it. ``gate``: whether it also answers the gate of split ``stop``.
+    """
+
+    kind: Literal["segment", "exit", "head"]
+    file: str
+    start: int = 0
+    stop: int = 0
+    caches: int = 0
+    gate: bool = False
+
+
+class GateBins(_Record):
+    """Held-out agreement by calibrated gate probability: ``edges`` separate the bins, ``share`` weighs them.
+
+    ``agreement[depth][bin]``: how often the exit at ``depth`` gave the full model's token in that bin.
+    """
+
+    edges: list[float]
+    share: list[float]
+    agreement: dict[int, list[float]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GateBins:
+        sizes = {len(self.edges) + 1, len(self.share), *(len(row) for row in self.agreement.values())}
+        if len(sizes) != 1:
+            raise ValueError("edges, share and agreement disagree about the number of bins")
+        if sorted(self.edges) != self.edges:
+            raise ValueError("gate bin edges must ascend")
+        return self
+
+
+class ExitQuality(_Record):
+    """What training measured for one exit on held-out text."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    agreement: float
+    kl_nats: float
+    bins: GateBins
+
+
+class Generation(_Record):
+    """Defaults of generation; ids index the vocabulary."""
+
+    bos_token_id: int | None = None
+    eos_token_ids: list[int] = Field(default_factory=list)
+    add_bos: bool = False
+
+
+class FileEntry(_Record):
+    """Size and digest of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(_Record):
+    """All of ``balcony.json``."""
+
+    schema_version: Literal[1]
+    base: BaseInfo
+    architecture: Architecture
+    splits: list[int]
+    precision: Precision
+    block_size: int
+    exactness: Exactness
+    graphs: Annotated[list[Graph], Field(min_length=2)]
+    quality: dict[int, ExitQuality]
+    generation: Generation
+    files: dict[str, FileEntry]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        position = 0
+        for graph in self.segments:
+            if graph.start != position or graph.stop <= graph.start:
+                raise ValueError("the segments do not follow one another")
+            position = graph.stop
+        if position != self.architecture.layers:
+            raise ValueError("the segments do not cover all layers")
+        cuts = [graph.stop for graph in self.segments[:-1]]
+        exits = [graph.stop for graph in self.exits]
+        if cuts != self.splits or not set(exits) <= set(cuts) or len(set(exits)) != len(exits):
+            raise ValueError("splits, segments and exits do not match")
+        if not set(self.quality) <= set(exits):
+            raise ValueError("quality names an exit that the bundle lacks")
+        if sum(graph.kind == "head" for graph in self.graphs) != 1:
+            raise ValueError("a bundle has exactly one head")
+        for graph in self.graphs:
+            if graph.file not in self.files:
+                raise ValueError(f"graph file {graph.file} is not among the bundle's files")
+        for name in self.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"file {name!r} lies outside the bundle")
+        return self
+
+    @property
+    def segments(self) -> list[Graph]:
+        """The trunk, from the embedding up."""
+        return sorted(
+            (graph for graph in self.graphs if graph.kind == "segment"), key=lambda graph: graph.start
+        )
+
+    @property
+    def exits(self) -> list[Graph]:
+        """The Balconies, shallowest first."""
+        return sorted((graph for graph in self.graphs if graph.kind == "exit"), key=lambda graph: graph.stop)
+
+    @property
+    def head(self) -> Graph:
+        """The LM head that every exit and the full depth share."""
+        return next(graph for graph in self.graphs if graph.kind == "head")
+
+    @property
+    def digest(self) -> str:
+        """One digest for the whole bundle: calibrations are cached under it."""
+        lines = (f"{name} {entry.sha256}" for name, entry in sorted(self.files.items()))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def file_entry(path: Path) -> FileEntry:
+    """Size and sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return FileEntry(bytes=path.stat().st_size, sha256=digest.hexdigest())
+
+
+class Bundle:
+    """A verified bundle folder.
+
+    ``Bundle(path)`` checks the manifest, that every file is there, and its size and digest; BundleError names the
+    first culprit. ``Bundle.demo()`` is the one that comes with the package.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.manifest = self._read()
+        root = self.path.resolve()
+        for name, entry in self.manifest.files.items():
+            self._verify(root, name, entry)
+
+    @classmethod
+    def demo(cls) -> Bundle:
+        """The embedded demo bundle: a small story teller."""
+        path = Path(str(resources.files("balcony_edge"))) / "demo"
+        if not (path / MANIFEST_NAME).exists():
+            raise BundleError(
+                "this installation of balcony-edge has no demo bundle",
+                "name a bundle, or make one: balcony-edge export MODEL -o bundle/",
+            )
+        return cls(path)
+
+    @classmethod
+    def open(cls, bundle: str | Path | Bundle | None) -> Bundle:
+        """A bundle from a path, a bundle, or None for the demo."""
+        if isinstance(bundle, Bundle):
+            return bundle
+        return cls.demo() if bundle is None else cls(bundle)
+
+    def file(self, name: str) -> Path:
+        """The path of one of the bundle's files."""
+        return self.path / name
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Depths at which a token can be emitted, in base layers, ascending; the last one is the full model."""
+        return (*(graph.stop for graph in self.manifest.exits), self.manifest.architecture.layers)
+
+    def _read(self) -> Manifest:
+        path = self.path / MANIFEST_NAME
+        try:
+            content = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            what = f"{self.path} is no bundle: it has no {MANIFEST_NAME}"
+            if not self.path.exists():
+                what = f"there is no bundle at {self.path}"
+            raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(
+                f"cannot read {path}: {error}", "export the bundle again, or copy it again"
+            ) from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path} has schema version {version!r}; this balcony-edge reads version {SCHEMA_VERSION}",
+                "export the bundle again with this version of balcony-edge",
+            )
+        try:
+            return Manifest.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+            raise BundleError(
+                f"{path} is not valid: {where}: {first['msg']}", "export the bundle again"
+            ) from error
+
+    def _verify(self, root: Path, name: str, entry: FileEntry) -> None:
+        path = self.path / name
+        again = "copy the bundle again, or export it again"
+        # A link could lead out of the bundle even where the name does not.
+        if not path.resolve().is_relative_to(root):
+            raise BundleError(f"{path} leads outside the bundle", again)
+        if not path.is_file():
+            raise BundleError(f"the bundle {self.path} lacks its file {name}", again)
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise BundleError(f"{path} is truncated or changed: {size} bytes, expected {entry.bytes}", again)
+        if file_entry(path) != entry:
+            raise BundleError(f"{path} was changed: its sha256 is not the manifest's", again)

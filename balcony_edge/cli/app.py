@@ -1,0 +1,77 @@
+"""``balcony-edge``: gathers the verbs, and turns errors into one clear message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+import typer
+
+import balcony_edge
+from balcony_edge.cli.run import run
+from balcony_edge.errors import BalconyError
+
+GROUP = "balcony_edge.commands"
+
+app = typer.Typer(
+    name="balcony-edge",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="One frozen language model at many depths, under a budget.",
+)
+app.command()(run)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(balcony_edge.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Show the version."
+    ),
+) -> None:
+    pass
+
+
+def add_plugins(to: typer.Typer) -> None:
+    """Add the verbs that installed packages offer by entry point (the workstation's: train, export)."""
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
+        to.command(name=entry.name)(entry.load())
+
+
+def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--heldout")) -> list[str]:
+    """``--data a b`` as ``--data a --data b``: the form that a shell's wildcards give."""
+    repeated: list[str] = []
+    current = ""
+    fresh = False
+    for argument in arguments:
+        if argument.startswith("-"):
+            current, fresh = (argument, True) if argument in names else ("", False)
+        elif current and not fresh:
+            repeated.append(current)
+        elif current:
+            fresh = False
+        repeated.append(argument)
+    return repeated
+
+
+def main() -> None:
+    """The console script. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    try:
+        add_plugins(app)
+        app(args=repeat_options(sys.argv[1:]))
+    except BalconyError as error:
+        print(f"balcony-edge: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of stdout has gone (a pager, head): nothing is left to say.
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,90 @@
+"""``balcony-edge run``: stream a reply under a budget."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from balcony_edge.errors import PromptError
+
+
+def run(
+    bundle: Annotated[
+        Optional[Path], typer.Argument(help="A bundle folder; none: the embedded demo.")
+    ] = None,
+    prompt: Annotated[
+        Optional[str], typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")
+    ] = None,
+    file: Annotated[Optional[Path], typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
+    budget: Annotated[
+        str, typer.Option(envvar="BALCONY_BUDGET", help="25ms (mean per token), 40tok/s, or full (lossless).")
+    ] = "full",
+    max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at the most.")] = 256,
+    temp: Annotated[float, typer.Option(envvar="BALCONY_TEMP", help="Temperature; 0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")
+    ] = 0.0,
+    repeat_penalty: Annotated[
+        float, typer.Option(help="Above 1: make tokens that were there less likely.")
+    ] = 1.0,
+    seed: Annotated[
+        Optional[int], typer.Option(help="Seed of sampling; the same seed, the same text.")
+    ] = None,
+    provider: Annotated[
+        str,
+        typer.Option(
+            envvar="BALCONY_PROVIDER", help="auto, cpu or cuda; cuda is an error where it is not had."
+        ),
+    ] = "auto",
+    threads: Annotated[
+        Optional[int],
+        typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores."),
+    ] = None,
+    max_context: Annotated[
+        Optional[int], typer.Option(min=2, help="Positions at the most (less memory).")
+    ] = None,
+) -> None:
+    """Stream a reply under a budget: text to stdout, one line of figures to stderr."""
+    text = _prompt(prompt, file)
+
+    from balcony_edge.session import AdaptiveSession
+
+    with AdaptiveSession(
+        bundle, budget=budget, provider=provider, threads=threads, max_context=max_context
+    ) as session:
+        interrupted = False
+        tokens = session.stream(text, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
+        try:
+            for token in tokens:
+                sys.stdout.write(token.text)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            interrupted = True
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+        print(session.report().line(), file=sys.stderr)
+    if interrupted:
+        raise typer.Exit(130)
+
+
+def _prompt(prompt: str | None, file: Path | None) -> str:
+    """The prompt's text from -p, -f or stdin."""
+    if prompt is not None and file is not None:
+        raise PromptError("both -p and -f were given", "give one of them")
+    if file is not None and str(file) != "-":
+        try:
+            return file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PromptError(
+                f"cannot read the prompt file {file}: {error}", "give a UTF-8 text file"
+            ) from error
+    if prompt == "-" or file is not None:
+        return sys.stdin.read()
+    if prompt is None:
+        raise PromptError("there is no prompt", 'give one: -p "Once upon a time", -f FILE, or - for stdin')
+    return prompt

@@ -1,0 +1,138 @@
+"""The ladder: the trunk's segments, the exits that hang from its splits, and the one head they share.
+
+One rule is prefill, decoding, catch-up and verification: to advance a stage to a position, first advance the stage
+below it, then feed all missing positions in one batched call. Nothing is computed before a token needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from balcony_edge.bundle import Bundle
+from balcony_edge.engine.memory import Buffer
+from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.stage import Control, Head, Stage
+from balcony_edge.errors import PromptError
+
+Logits = npt.NDArray[np.float32]
+# Called after each graph run with the stage's name, the number of positions and the elapsed milliseconds.
+Observer = Callable[[str, int, float], None]
+
+HEAD = "head"
+
+
+class Ladder:
+    """The token sequence of one conversation and every stage's progress along it.
+
+    Invariants (tested over random schedules): the full depth's logits depend on the tokens alone, whatever was run
+    before; so do each exit's. ``length`` tokens are known; ``depths`` are the depths that can give logits.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime, max_context: int | None = None) -> None:
+        manifest = bundle.manifest
+        arch = manifest.architecture
+        self.context = min(max_context or arch.context, arch.context)
+        self.depths = bundle.depths
+        self.vocabulary = arch.vocabulary
+        self.full = arch.layers
+        self.length = 0
+        self.observer: Observer | None = None
+        # Bit-exact graphs write one zero row behind the last position.
+        slots = self.context + (1 if manifest.exactness == "bit" else 0)
+        self._ids = Buffer((1, self.context), np.int64)
+        control = Control()
+        self.trunk: list[Stage] = []
+        source = self._ids
+        for graph in manifest.segments:
+            session = runtime.session(bundle.file(graph.file))
+            stage = Stage(session, graph, arch, source, control, self.context, slots)
+            self.trunk.append(stage)
+            source = stage.outputs
+        below = {stage.graph.stop: index for index, stage in enumerate(self.trunk)}
+        self.exits: dict[int, Stage] = {}
+        for graph in manifest.exits:
+            session = runtime.session(bundle.file(graph.file))
+            source = self.trunk[below[graph.stop]].outputs
+            self.exits[graph.stop] = Stage(session, graph, arch, source, control, self.context, slots)
+        self._trunk_to = below
+        self._head = Head(runtime.session(bundle.file(manifest.head.file)), arch.vocabulary)
+
+    @property
+    def stages(self) -> list[Stage]:
+        """Every stage, the trunk first."""
+        return [*self.trunk, *self.exits.values()]
+
+    @property
+    def tokens(self) -> list[int]:
+        """The token ids so far."""
+        return [int(token) for token in self._ids.host()[0, : self.length]]
+
+    def append(self, ids: Sequence[int]) -> None:
+        """Add tokens; nothing runs yet. Raises PromptError when the context is full."""
+        if self.length + len(ids) > self.context:
+            raise PromptError(
+                f"{self.length + len(ids)} tokens do not fit the context of {self.context}",
+                "shorten the prompt, or ask for fewer tokens",
+            )
+        self._ids.host()[0, self.length : self.length + len(ids)] = ids
+        self.length += len(ids)
+
+    def rewind(self, to: int) -> None:
+        """Forget the tokens from position ``to`` on. Caches keep their bytes; cursors say what still counts."""
+        if not 0 <= to <= self.length:
+            raise ValueError(f"cannot rewind {self.length} tokens to {to}")
+        self.length = to
+        for stage in self.stages:
+            stage.cursor = min(stage.cursor, to)
+
+    def advance_trunk(self, split: int, to: int) -> None:
+        """Run the trunk up to depth ``split`` for all positions before ``to``."""
+        for stage in self.trunk[: self._trunk_to[split] + 1]:
+            self._advance(stage, to)
+
+    def gate(self, split: int) -> float | None:
+        """The gate's logit for the last token at ``split``, which the trunk must have reached; None without a gate."""
+        gates = self.trunk[self._trunk_to[split]].gates
+        return None if gates is None else float(gates.host()[0, self.length - 1, 0])
+
+    def outputs(self, depth: int, to: int) -> Stage:
+        """The stage that gives the normed hidden states of ``depth``, advanced to position ``to``."""
+        self.advance_trunk(depth, to)
+        stage = self.trunk[-1] if depth == self.full else self.exits[depth]
+        self._advance(stage, to)
+        return stage
+
+    def next_logits(self, depth: int) -> Logits:
+        """Logits [V] after the last token, at ``depth``: a view that the next call overwrites."""
+        row: Logits = self.logits_view(depth, self.length - 1, self.length)[0]
+        return row
+
+    def logits_view(self, depth: int, start: int, stop: int) -> Logits:
+        """Logits [stop - start, V] of at most Head.MAX_ROWS positions: a view that the next call overwrites."""
+        stage = self.outputs(depth, stop)
+        rows = self._head.rows(stage.outputs, start, stop)
+        if self.observer is not None:
+            self.observer(HEAD, stop - start, self._head.elapsed_ms)
+        return rows
+
+    def logits(self, depth: int, start: int = 0, stop: int | None = None) -> Logits:
+        """Logits fp32 [stop - start, V] of any number of positions, copied."""
+        stop = self.length if stop is None else stop
+        pieces = [
+            self.logits_view(depth, first, min(first + Head.MAX_ROWS, stop)).copy()
+            for first in range(start, stop, Head.MAX_ROWS)
+        ]
+        return np.concatenate(pieces)
+
+    def pending(self, stage: Stage) -> int:
+        """How many positions the stage would consume to reach the last token."""
+        return self.length - stage.cursor
+
+    def _advance(self, stage: Stage, to: int) -> None:
+        if stage.cursor < to:
+            positions = stage.consume(to)
+            if self.observer is not None:
+                self.observer(stage.name, positions, stage.elapsed_ms)

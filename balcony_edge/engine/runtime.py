@@ -1,0 +1,134 @@
+"""ONNX Runtime: which distribution is there, which provider runs, and one thread pool for all sessions."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
+
+# Distributions that install the folder ``onnxruntime``; NVIDIA's Jetson wheels call themselves onnxruntime-gpu too.
+DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+MINIMUM_VERSION = (1, 23)
+
+_pool_threads: int | None = None
+
+
+def installed_distributions() -> list[str]:
+    """The ONNX Runtime distributions that pip knows of in this environment."""
+    found = []
+    for name in DISTRIBUTIONS:
+        try:
+            metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        found.append(name)
+    return found
+
+
+def onnxruntime() -> Any:
+    """The module, imported at first use. Raises RuntimeMissingError with the exact pip line if it cannot be used."""
+    found = installed_distributions()
+    if len(found) > 1:
+        raise RuntimeMissingError(
+            "onnxruntime and onnxruntime-gpu are both installed; they overwrite each other's files",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'balcony-edge[gpu]'   ([cpu] without a GPU)",
+        )
+    try:
+        module = importlib.import_module("onnxruntime")
+        version = tuple(int(part) for part in module.__version__.split(".")[:2])
+    except (ImportError, AttributeError) as error:
+        raise RuntimeMissingError(
+            f"ONNX Runtime is not installed ({error})",
+            "pip install 'balcony-edge[gpu]'   (on a Jetson NVIDIA's own wheel; without a GPU: 'balcony-edge[cpu]')",
+        ) from error
+    if version < MINIMUM_VERSION:
+        raise RuntimeMissingError(
+            f"ONNX Runtime {module.__version__} is too old; balcony-edge needs 1.23 or newer",
+            f"pip install --upgrade {found[0] if found else 'onnxruntime'}",
+        )
+    return module
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: hyper-threads only spin against each other."""
+    import psutil
+
+    process = psutil.Process()
+    allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count()
+    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How sessions are made: provider ("cpu" or "cuda") and threads of the shared pool."""
+
+    provider: str
+    threads: int
+
+    @classmethod
+    def start(cls, provider: str = "auto", threads: int | None = None) -> Runtime:
+        """Choose a provider and set up the thread pool that every session of the process shares.
+
+        "auto" takes CUDA where the installed runtime lists it and a session really gets it, else the CPU.
+        The pool is made once; a later call that asks for another size raises ProviderError.
+        """
+        global _pool_threads
+        ort = onnxruntime()
+        if provider not in (*PROVIDERS, "auto"):
+            raise ProviderError(
+                f"unknown provider {provider!r}", f"choose one of auto, {', '.join(PROVIDERS)}"
+            )
+        if provider == "cuda" and PROVIDERS["cuda"] not in ort.get_available_providers():
+            raise ProviderError(
+                f"this ONNX Runtime has no CUDA provider (it has {', '.join(ort.get_available_providers())})",
+                "pip uninstall -y onnxruntime && pip install 'balcony-edge[gpu]'",
+            )
+        if provider == "auto":
+            provider = (
+                "cuda"
+                if PROVIDERS["cuda"] in ort.get_available_providers() and _has_nvidia_device()
+                else "cpu"
+            )
+        if _pool_threads is None:
+            _pool_threads = threads or default_threads()
+            # Pools of their own would spin against each other between the segments of one token (3.5x slower).
+            ort.set_global_thread_pool_sizes(_pool_threads, 1)
+        elif threads not in (None, _pool_threads):
+            raise ProviderError(
+                f"this process already runs ONNX Runtime with {_pool_threads} threads, not {threads}",
+                "choose the threads before the first session of the process",
+            )
+        return cls(provider, _pool_threads)
+
+    def session(self, path: Path) -> Any:
+        """A session for one graph. Raises BundleError if the graph cannot be loaded, ProviderError if CUDA is not had.
+
+        ONNX Runtime falls back to the CPU in silence; the session's own provider list tells the truth.
+        """
+        ort = onnxruntime()
+        options = ort.SessionOptions()
+        options.use_per_session_threads = False
+        options.log_severity_level = 3
+        wanted = PROVIDERS[self.provider]
+        try:
+            session = ort.InferenceSession(str(path), options, providers=[wanted])
+        except Exception as error:  # ONNX Runtime's exceptions share no public base
+            raise BundleError(
+                f"ONNX Runtime cannot load {path}: {str(error).strip().splitlines()[0]}",
+                "export the bundle again, or upgrade ONNX Runtime",
+            ) from error
+        if wanted not in session.get_providers():
+            raise ProviderError(
+                f"CUDA was asked for, but ONNX Runtime gave only {', '.join(session.get_providers())}",
+                "check the CUDA and cuDNN versions that this onnxruntime-gpu needs, or use --provider cpu",
+            )
+        return session
+
+
+def _has_nvidia_device() -> bool:
+    return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu"))

@@ -1,0 +1,78 @@
+"""What a reply cost and what it gave up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Report:
+    """Figures of one reply. Times in milliseconds; None where nothing was measured.
+
+    ``mean_ms`` is over the tokens after the first, whose time (``first_token_ms``) is the prompt's.
+    ``verified`` tokens of shallow exits were later compared with the full model's answer; ``agreed`` of them matched.
+    """
+
+    budget: str
+    budget_ms: float | None
+    prompt_tokens: int
+    tokens: int
+    first_token_ms: float | None
+    mean_ms: float | None
+    depth_counts: dict[int, int]
+    full_depth: int
+    verified: int
+    agreed: int
+    bit_exact: bool
+    machine: str
+
+    @property
+    def prompt_tok_s(self) -> float | None:
+        """Prompt tokens per second up to the first token."""
+        return None if not self.first_token_ms else self.prompt_tokens / self.first_token_ms * 1e3
+
+    @property
+    def decode_tok_s(self) -> float | None:
+        """Tokens per second after the first."""
+        return None if not self.mean_ms else 1e3 / self.mean_ms
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every token came from the full depth."""
+        return set(self.depth_counts) <= {self.full_depth}
+
+    @property
+    def depth_shares(self) -> dict[int, float]:
+        """Share of the tokens per depth."""
+        return {depth: count / self.tokens for depth, count in self.depth_counts.items() if count}
+
+    @property
+    def agreement(self) -> float | None:
+        """Measured share of tokens that are the full model's: full-depth tokens are, exits' as far as verified."""
+        full = self.depth_counts.get(self.full_depth, 0)
+        known = full + self.verified
+        return None if not known else (full + self.agreed) / known
+
+    def line(self) -> str:
+        """All of it on one line."""
+
+        def number(value: float | None, form: str) -> str:
+            return "unknown" if value is None else format(value, form)
+
+        depths = " ".join(
+            f"{'full' if depth == self.full_depth else f'exit {depth}'} {share:.0%}"
+            for depth, share in sorted(self.depth_shares.items())
+        )
+        known = self.depth_counts.get(self.full_depth, 0) + self.verified
+        quality = (
+            "lossless (full depth)"
+            if self.lossless
+            else f"agreement with full {number(self.agreement, '.1%')} ({known} of {self.tokens} verified)"
+        )
+        return (
+            f"prompt {self.prompt_tokens} tokens {number(self.prompt_tok_s, '.0f')} tok/s, "
+            f"first token {number(self.first_token_ms, '.1f')} ms | "
+            f"{self.tokens} tokens {number(self.decode_tok_s, '.0f')} tok/s, "
+            f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}) | "
+            f"{depths or 'no tokens'} | {quality} | {self.machine}"
+        )

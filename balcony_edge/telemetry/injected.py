@@ -1,0 +1,81 @@
+"""A battery that the kernel does not know: a robot's own pack, told by a callable or a file that it writes.
+
+{"level": 0.8, "power_w": 6.1, "on_mains": false}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from balcony_edge.telemetry.battery import BatteryReadings
+from balcony_edge.telemetry.reading import Clock, Reading
+from balcony_edge.telemetry.sysfs import Sysfs
+
+BatterySource = Callable[[], Mapping[str, object]] | str | os.PathLike[str]
+"""A callable that returns the mapping above, or the path of a JSON file that holds it."""
+
+_LARGEST_FILE = 4096
+_LARGEST_W = 10_000.0
+
+
+class InjectedBattery:
+    """Reads an injected source. A key that is missing, null or out of range leaves that one signal unknown.
+
+    ``level`` is 0 to 1, ``power_w`` is W with discharging positive and charging negative, ``on_mains`` is a
+    boolean. The file should be replaced in one step (write, then rename); half a file is unknown.
+    """
+
+    def __init__(self, source: BatterySource, *, clock: Clock = time.monotonic) -> None:
+        self._source = source
+        self._clock = clock
+        self._name = "battery callable" if callable(source) else f"battery file {os.fspath(source)}"
+
+    def read(self) -> BatteryReadings:
+        """The three signals; an exception of the callable is their reason."""
+        try:
+            given = self._given()
+        except Exception as error:  # the callable is foreign code on a sampling thread
+            given, reason = {}, f"{type(error).__name__}: {error}"
+        else:
+            reason = ""
+        return BatteryReadings(
+            self._number(given, "level", "ratio", 0.0, 1.0, reason),
+            self._number(given, "power_w", "W", -_LARGEST_W, _LARGEST_W, reason),
+            self._flag(given, "on_mains", reason),
+        )
+
+    def _given(self) -> Mapping[str, object]:
+        if callable(self._source):
+            given: object = self._source()
+        else:
+            text = Sysfs().text(str(Path(self._source).absolute()), _LARGEST_FILE)
+            if text.value is None:
+                raise ValueError(text.reason)
+            given = json.loads(text.value)
+        if not isinstance(given, Mapping):
+            raise ValueError('expected {"level": 0.8, "power_w": 6.1, "on_mains": false}')
+        return given
+
+    def _number(
+        self, given: Mapping[str, object], key: str, unit: str, lowest: float, highest: float, reason: str
+    ) -> Reading:
+        value = given.get(key)
+        # A boolean is an int to Python, and NaN fails the comparison.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest:
+            return Reading(float(value), unit, self._clock(), self._name)
+        return self._unknown(key, unit, value, reason)
+
+    def _flag(self, given: Mapping[str, object], key: str, reason: str) -> Reading:
+        value = given.get(key)
+        if isinstance(value, bool):
+            return Reading(float(value), "bool", self._clock(), self._name)
+        return self._unknown(key, "bool", value, reason)
+
+    def _unknown(self, key: str, unit: str, value: object, reason: str) -> Reading:
+        if not reason:
+            reason = f"no {key} given" if value is None else f"{key} is out of range or of the wrong type"
+        return Reading.unknown(unit, self._name, reason, self._clock())

@@ -1,0 +1,120 @@
+"""One measured value, and the immutable set of them that a decoder looks at."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+Clock = Callable[[], float]
+"""Seconds on a clock that never goes back; ``time.monotonic`` outside tests."""
+
+UNITS = {
+    "cpu_load": "ratio",
+    "gpu_load": "ratio",
+    "gpu_clock_hz": "Hz",
+    "power_w": "W",
+    "temperature_c": "°C",
+    "battery_level": "ratio",
+    "battery_power_w": "W",
+    "on_mains": "bool",
+}
+"""Every signal of a :class:`Snapshot`, in order, with its unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A value, or the reason why there is none.
+
+    ``value`` is in ``unit``; ``None`` means unknown and is never replaced by 0. ``time_s`` is when it was
+    read (``time.monotonic`` seconds), ``source`` is what was asked: ``"nvml"``, ``"ina3221:VDD_IN"``.
+
+    Raises:
+        ValueError: if ``value`` is NaN or infinite, which no sensor means.
+    """
+
+    value: float | None
+    unit: str
+    time_s: float
+    source: str
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"{self.source} read {self.value} {self.unit}: a reading is finite or unknown")
+
+    @classmethod
+    def unknown(cls, unit: str, source: str, reason: str, time_s: float | None = None) -> Reading:
+        """A reading without a value; ``time_s`` is now unless given."""
+        return cls(None, unit, time.monotonic() if time_s is None else time_s, source, reason)
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a value."""
+        return self.value is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All signals at one moment. Immutable: a decoder can hold it while a thread makes the next one."""
+
+    cpu_load: Reading
+    """Share of all cores that is busy, 0 to 1."""
+    gpu_load: Reading
+    """Share of time in which the GPU is busy with anybody's work, 0 to 1."""
+    gpu_clock_hz: Reading
+    """Clock of the GPU's cores, Hz. A power-gated GPU has none."""
+    power_w: Reading
+    """W of the module (Jetson rails) or of the graphics card (NVML): ``source`` says which."""
+    temperature_c: Reading
+    """Hottest point of the chip, °C."""
+    battery_level: Reading
+    """Energy left over energy when full, 0 to 1, over all batteries."""
+    battery_power_w: Reading
+    """W that leave the batteries: positive while discharging, negative while charging."""
+    on_mains: Reading
+    """1.0 with mains or USB power, 0.0 without."""
+
+    @classmethod
+    def unknown(cls, reason: str = "not sampled yet") -> Snapshot:
+        """A snapshot that knows nothing, for the reason given."""
+        now = time.monotonic()
+        return cls(**{name: Reading.unknown(unit, "none", reason, now) for name, unit in UNITS.items()})
+
+    def __iter__(self) -> Iterator[tuple[str, Reading]]:
+        """Pairs of signal name and reading, in the order of the fields."""
+        for name in UNITS:
+            yield name, getattr(self, name)
+
+    def describe(self) -> str:
+        """One short line for a footer: ``cpu 45 %, gpu unknown, battery 98 % (discharging 6.2 W)``.
+
+        CPU and GPU are always named; the other signals only where they are known.
+        """
+        gpu = f"gpu {_percent(self.gpu_load)}"
+        if self.gpu_clock_hz.value is not None:
+            gpu += f" at {self.gpu_clock_hz.value / 1e6:.0f} MHz"
+        parts = [f"cpu {_percent(self.cpu_load)}", gpu]
+        if self.power_w.value is not None:
+            parts.append(f"{self.power_w.value:.1f} W")
+        if self.temperature_c.value is not None:
+            parts.append(f"{self.temperature_c.value:.0f} °C")
+        parts.extend(self._describe_battery())
+        return ", ".join(parts)
+
+    def _describe_battery(self) -> Iterator[str]:
+        level, power = self.battery_level.value, self.battery_power_w.value
+        if level is not None or power is not None:
+            # Rounded down, as every desktop shows it: 100 % only when full.
+            text = "battery unknown" if level is None else f"battery {math.floor(level * 100 + 1e-9)} %"
+            if power is not None:
+                direction = "discharging" if power > 0 else "charging"
+                text += f" ({direction} {abs(power):.1f} W)" if power else " (idle)"
+            yield text
+        if self.on_mains.value:
+            yield "on mains"
+
+
+def _percent(reading: Reading) -> str:
+    return "unknown" if reading.value is None else f"{reading.value * 100:.0f} %"

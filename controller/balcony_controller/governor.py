@@ -1,0 +1,142 @@
+"""The one decision: how deep this token goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from balcony_controller.budget import Budget
+from balcony_controller.cost import CostModel
+from balcony_controller.plan import Plan, make_plan, step_cost
+from balcony_controller.price import VirtualQueue
+from balcony_controller.quality import QualityModel
+from balcony_controller.shape import LadderShape
+from balcony_controller.signals import Signals, change
+
+
+class Governor:
+    """Spends a budget on depth, token by token.
+
+    For each token: ``first_split`` says where to look first, ``stop_at`` decides at each split from the gate's answer
+    whether to emit there, ``observe`` hears of each graph run, ``settle`` closes the token's account. At a split the
+    token goes on iff some deeper exit's gain in agreement is worth its extra calls at the current price.
+    """
+
+    # A plan is made again when the device's speed has moved by this much since.
+    REPLAN_CHANGE = 0.15
+    # Loads jitter; a larger move between two looks loosens the cost model.
+    SIGNAL_CHANGE = 0.2
+
+    def __init__(self, shape: LadderShape, cost: CostModel, quality: QualityModel, budget: Budget) -> None:
+        self.shape = shape
+        self.cost = cost
+        self.quality = quality
+        self._signals = Signals()
+        self._profiled_ms = 0.0
+        self._graphs_ms = 0.0
+        self._pending: Mapping[str, int] = {}
+        self._remaining = 256
+        self._plan: Plan
+        self._queue: VirtualQueue | None
+        self.set_budget(budget)
+
+    @property
+    def plan(self) -> Plan:
+        """The plan in force."""
+        return self._plan
+
+    @property
+    def price(self) -> float:
+        """Agreement that a millisecond must buy now."""
+        return 0.0 if self._queue is None else self._queue.price
+
+    @property
+    def overspend_ms(self) -> float:
+        """Milliseconds spent above the budget since the reply began (negative: saved)."""
+        return 0.0 if self._queue is None else self._queue.overspend_ms
+
+    def set_budget(self, budget: Budget) -> None:
+        """Take a new budget from the next token on; past overspend is forgiven."""
+        self.budget = budget
+        self._make_plan()
+        if budget.latency_ms is None:
+            self._queue = None
+        else:
+            self._queue = VirtualQueue(budget.latency_ms, self._plan.price, self._reference_price())
+
+    def begin(self, pending: Mapping[str, int], remaining: int) -> None:
+        """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed."""
+        self._pending = pending
+        self._remaining = remaining
+        self.set_budget(self.budget)
+
+    def first_split(self) -> int:
+        """The shallowest depth worth looking at; the full depth straight away while depth is free."""
+        if self.price <= 0.0 and self._plan.depths[-1] == self.shape.full:
+            return self.shape.full
+        return self._plan.depths[0]
+
+    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
+        """(None, expected agreement) to emit at ``split``, or (the next depth to look at, that of the best option)."""
+        if split == self.shape.full:
+            return None, 1.0
+        index = self.quality.bin(split, gate_logit)
+        price = self.price
+        best_depth, best_value, best_agreement = split, -float("inf"), 0.0
+        for depth in self._plan.depths:
+            if depth < split:
+                continue
+            agreement = self.quality.agreement(split, index, depth)
+            value = agreement - price * step_cost(self.shape, self.cost, split, depth)
+            if value > best_value:
+                best_depth, best_value, best_agreement = depth, value, agreement
+        if best_depth == split:
+            return None, best_agreement
+        return next(depth for depth in self._plan.depths if depth > split), best_agreement
+
+    def observe(self, stage: str, positions: int, elapsed_ms: float) -> None:
+        """A graph has run for the token in progress."""
+        self._profiled_ms += self.cost.profiles[stage].ms(positions)
+        self._graphs_ms += elapsed_ms
+
+    def settle(self, token_ms: float, charge: bool = True) -> None:
+        """The token took ``token_ms`` in all. ``charge`` is False for the first one, whose time is the prompt's."""
+        if charge:
+            self.cost.observe(self._profiled_ms, self._graphs_ms, token_ms)
+            if self._queue is not None:
+                self._queue.settle(token_ms)
+        self._profiled_ms = self._graphs_ms = 0.0
+        self._remaining = max(1, self._remaining - 1)
+        planned = self._planned_factor
+        if abs(self.cost.slowdown.factor - planned) > self.REPLAN_CHANGE * planned:
+            self._make_plan()
+            if self._queue is not None:
+                self._queue.retune(self._plan.price, self._reference_price())
+
+    def hear(self, signals: Signals) -> None:
+        """The latest look at the machine: a jump of load or clock makes the cost model follow faster."""
+        move = change(self._signals, signals)
+        if move > self.SIGNAL_CHANGE:
+            self.cost.slowdown.disturb(move * move)
+        self._signals = signals
+
+    def feedback(self, depth: int, expected: float, agreed: bool) -> None:
+        """A deep pass has shown whether an exit's token was the full model's."""
+        self.quality.feedback(depth, expected, agreed)
+
+    def _make_plan(self) -> None:
+        self._planned_factor = self.cost.slowdown.factor
+        self._plan = make_plan(
+            self.shape, self.cost, self.quality, self.budget.latency_ms, self._pending, self._remaining
+        )
+
+    def _reference_price(self) -> float:
+        """The price at which the shallowest exit starts to beat full depth on average: the scale of prices."""
+        first = self.shape.depths[0]
+        extra_ms = step_cost(self.shape, self.cost, first, self.shape.full)
+        if first == self.shape.full or extra_ms <= 0:
+            return 1.0
+        shares = self.quality.tables[first].share
+        agreement = sum(
+            share * self.quality.agreement(first, index, first) for index, share in enumerate(shares)
+        )
+        return max(0.01, 1.0 - agreement) / extra_ms

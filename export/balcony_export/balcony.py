@@ -1,0 +1,71 @@
+"""The Balcony: what is trained at a split, and its beginnings (arXiv 2503.05005)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from balcony_export.base import Base
+
+NORM_STARTS = ("final", "layer")
+
+
+class Balcony(nn.Module):
+    """One decoder layer of the base's own kind and a norm of its own; the base's shared head comes after.
+
+        hidden after k layers ─ decoder layer ─ norm ─ (shared head) ─ logits of exit k
+
+    The layer attends over its own keys and values at the true positions: on a device it has its own KV cache.
+    """
+
+    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.norm = norm
+
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Hidden states [rows, length, hidden] to what the head reads, same shape."""
+        normed: Tensor = self.norm(self.layer(hidden, position_embeddings=rope))
+        return normed
+
+
+class Balconies(nn.Module):
+    """The exits of one base by split; parameters are named ``{split}.layer.…``, ``{split}.norm.weight``."""
+
+    def __init__(self, balconies: dict[int, Balcony]) -> None:
+        super().__init__()
+        for split, balcony in balconies.items():
+            self.add_module(str(split), balcony)
+        self.splits = tuple(balconies)
+
+    def at(self, split: int) -> Balcony:
+        """The exit at a split."""
+        balcony = self.get_submodule(str(split))
+        assert isinstance(balcony, Balcony)
+        return balcony
+
+    def normed(self, hidden: dict[int, Tensor], rope: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Every exit's output before the head, in the order of ``splits``."""
+        return [self.at(split)(hidden[split], rope) for split in self.splits]
+
+
+def build(base: Base, splits: Sequence[int], norm_start: str) -> Balconies:
+    """Untrained exits, in fp32: each layer copies the base's last one, each norm one of the base's norms.
+
+    ``norm_start`` "final" copies the base's final norm: an exit before the last layer then starts out exact,
+    and on a 5-layer base no exit's KL after 150 steps was higher, and one's 10 % lower. "layer" copies the
+    input norm of the base layer that the exit replaces, as the paper's code does.
+    """
+    inner = base.model.model
+    balconies = {}
+    for split in splits:
+        layer = copy.deepcopy(inner.layers[-1])
+        # A cache that is handed to the layer must hold one layer, not the base's last.
+        layer.self_attn.layer_idx = 0
+        norm = copy.deepcopy(inner.norm if norm_start == "final" else inner.layers[split].input_layernorm)
+        balconies[split] = Balcony(layer, norm)
+    # eval: a config with dropout would make the distilled function, and a resumed run, random.
+    return Balconies(balconies).to(base.device, torch.float32).requires_grad_(True).eval()

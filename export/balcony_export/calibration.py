@@ -1,0 +1,63 @@
+"""Scores against outcomes: Platt calibration, and two measures of how good a probability is. Plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+def sigmoid(logits: Floats) -> Floats:
+    """Without overflow for any finite logit."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -logits)), np.float64)
+
+
+def platt(logits: Floats, outcomes: Flags, iterations: int = 100) -> tuple[float, float]:
+    """Slope and offset so that sigmoid(slope · logit + offset) fits the outcomes, by damped Newton steps.
+
+    The targets are Platt's, a little inside 0 and 1: separable or one-sided outcomes get a finite answer.
+    """
+    positives = int(outcomes.sum())
+    negatives = len(outcomes) - positives
+    targets = np.where(outcomes, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    inputs = np.stack([logits, np.ones_like(logits)], axis=1)
+    weights = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
+
+    def loss(candidate: Floats) -> float:
+        scores = inputs @ candidate
+        return float(np.mean(np.logaddexp(0.0, scores) - targets * scores))
+
+    current = loss(weights)
+    for _ in range(iterations):
+        chance = sigmoid(inputs @ weights)
+        gradient = inputs.T @ (chance - targets) / len(targets)
+        curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs / len(targets)
+        direction = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
+        size = 1.0
+        while size > 1e-10 and not (reached := loss(weights - size * direction)) < current:
+            size /= 2
+        if size <= 1e-10:
+            break
+        weights, current = weights - size * direction, reached
+    return float(weights[0]), float(weights[1])
+
+
+def auroc(scores: Floats, outcomes: Flags) -> float | None:
+    """How often a true case scores above a false one (ties count half). None where only one kind occurred."""
+    positives = int(outcomes.sum())
+    negatives = len(outcomes) - positives
+    if not positives or not negatives:
+        return None
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    middle_rank = (np.cumsum(counts) - (counts - 1) / 2)[place]
+    wins = float(middle_rank[outcomes].sum()) - positives * (positives + 1) / 2
+    return wins / (positives * negatives)
+
+
+def calibration_error(chances: Floats, outcomes: Flags, bins: int = 15) -> float:
+    """Expected calibration error: |mean probability − frequency| of equal-width bins, by their shares."""
+    place = np.minimum((chances * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=chances - outcomes, minlength=bins)
+    return float(np.abs(gaps).sum() / len(chances))

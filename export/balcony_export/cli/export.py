@@ -1,0 +1,53 @@
+"""``balcony-edge export``: a frozen base and its exits to a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from balcony_edge.bundle import Exactness, Precision
+from balcony_export.cli.train import parse_splits
+from balcony_export.extras import require_workstation
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="A Hugging Face model folder or Hub id.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle folder to write.")],
+    exits: Annotated[
+        str, typer.Option(help="A folder of trained exits; init: copies of the last layer, to try speeds; none.")
+    ] = "none",
+    splits: Annotated[
+        Optional[str], typer.Option(help="Layers after which exits hang, as 3,6,9. Default: those of the exits.")
+    ] = None,
+    precision: Annotated[Precision, typer.Option(help="Weights of base, exits and head.")] = "fp32",
+    block_size: Annotated[int, typer.Option(min=16, help="Weights that share a scale (int8, int4).")] = 32,
+    exactness: Annotated[
+        Exactness,
+        typer.Option(help="bit: one position and many give the same bits (about 4 % slower); float: within 1e-4."),
+    ] = "bit",
+    revision: Annotated[Optional[str], typer.Option(help="Hub revision.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
+) -> None:
+    """Split a frozen base into ONNX segments, with one Balcony exit graph per split and one shared head."""
+    require_workstation()
+    from balcony_export.bundle_writer import export_bundle
+    from balcony_export.hub import resolve
+
+    bundle = export_bundle(
+        resolve(model, revision, offline),
+        out,
+        model=model,
+        exits=None if exits == "none" else "init" if exits == "init" else Path(exits),
+        splits=None if splits is None else parse_splits(splits),
+        precision=precision,
+        block_size=block_size,
+        exactness=exactness,
+    )
+    size = sum(entry.bytes for entry in bundle.manifest.files.values())
+    typer.echo(
+        f"{out}: {len(bundle.manifest.segments)} segments, exits at {list(bundle.depths[:-1])}, "
+        f"{precision}, {size / 1e6:.1f} MB",
+        err=True,
+    )

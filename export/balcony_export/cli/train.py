@@ -1,0 +1,129 @@
+"""``balcony-edge train``: one Balcony and one gate per split, the base untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from balcony_edge.errors import ModelError
+from balcony_export.extras import require_workstation
+
+if TYPE_CHECKING:
+    from balcony_export.exits import Exits
+
+
+def train(
+    model: Annotated[str, typer.Argument(help="The base: a model folder or a Hub id. It is never changed.")],
+    splits: Annotated[str, typer.Option(help="After how many base layers an exit hangs, as in 3,6,9.")],
+    data: Annotated[
+        list[Path],
+        typer.Option(
+            help="Training text, UTF-8, plain, .xz or .gz; documents end in a line <|endoftext|>. Repeatable."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the exits.")],
+    max_steps: Annotated[int, typer.Option(min=1, help="Training steps of the exits.")] = 1000,
+    heldout: Annotated[
+        list[Path] | None,
+        typer.Option(help="Text to calibrate and measure on; without it a fiftieth of the documents. Repeatable."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 16,
+    length: Annotated[
+        int | None,
+        typer.Option(min=8, help="Tokens per sequence. Default: 512, or the model's context if shorter."),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate of the exits. Default: 5e-4 * sqrt(4096 / hidden size)."),
+    ] = None,
+    gate_steps: Annotated[int, typer.Option(min=1, help="Training steps of the gates.")] = 400,
+    norm_start: Annotated[
+        str,
+        typer.Option(help="What an exit's norm starts as: final (the base's) or layer (the next layer's input norm)."),
+    ] = "final",
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between two saved states to resume from.")] = 200,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
+) -> None:
+    """Train early exits for a frozen base by self-distillation.
+
+    Run the same command again after an interruption: it goes on where the last saved state left off.
+    """
+    require_workstation()
+    chosen = parse_splits(splits)
+    from balcony_export import architectures, hub
+
+    folder = hub.resolve(model, revision, offline)
+    architecture = architectures.read(folder)
+    architectures.check_splits(chosen, architecture.layers)
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    from balcony_export.recipe import Job, train_exits
+    from balcony_export.training import TrainConfig
+
+    job = Job(
+        folder=folder,
+        name=folder.resolve().name if Path(model).expanduser().is_dir() else model,
+        texts=tuple(data),
+        out=out,
+        heldout=tuple(heldout or ()),
+        device=device,
+        save_every=save_every,
+    )
+    config = TrainConfig.for_base(
+        architecture,
+        chosen,
+        steps=max_steps,
+        rows=rows,
+        length=length,
+        learning_rate=lr,
+        norm_start=norm_start,
+        dtype=dtype,
+        seed=seed,
+        gate_steps=gate_steps,
+    )
+    report(train_exits(job, config), model, out)
+
+
+def parse_splits(text: str) -> list[int]:
+    """``"3,6,9"`` as numbers. Raises ModelError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ModelError(
+            f"cannot read the splits {text!r}", "write layer counts with commas, as in --splits 3,6,9"
+        ) from error
+
+
+def report(exits: Exits, model: str, folder: Path) -> None:
+    """A short table on stderr, and the next command."""
+    from rich.console import Console
+    from rich.table import Table
+
+    quality: Any = exits.quality
+    table = Table(title=f"Exits of {exits.base_model} on {quality['heldout_tokens']:,} held-out tokens")
+    for column in ("exit", "agrees", "untrained lens", "KL (nats)", "gate AUROC", "gate ECE"):
+        table.add_column(column, justify="right")
+    for split in exits.splits:
+        row = quality["exits"][str(split)]
+        ranked = "n/a" if row["gate_auroc"] is None else f"{row['gate_auroc']:.3f}"
+        table.add_row(
+            str(split),
+            f"{row['agreement']:.3f}",
+            f"{row['lens_agreement']:.3f}",
+            f"{row['kl_nats']:.3f}",
+            ranked,
+            f"{row['gate_ece']:.3f}",
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    after = f"balcony-edge export {model} --exits {folder} -o BUNDLE"
+    console.print(f"wrote {folder}; next: {after}", highlight=False, markup=False, soft_wrap=True)

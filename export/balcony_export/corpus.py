@@ -1,0 +1,116 @@
+"""Text in, token sequences out: documents, the held-out split and packed batches.
+
+A corpus file is plain UTF-8 (optionally ``.xz`` or ``.gz``) whose documents end with a line ``<|endoftext|>``;
+a file without that line is one document.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from balcony_edge.errors import DataError
+
+DOCUMENT_END = "<|endoftext|>"
+HELDOUT_SHARE = 0.02
+
+Tokens = npt.NDArray[np.int64]
+
+
+class Encoder(Protocol):
+    """What this module needs of a tokenizer: a batch of texts to lists of ids, without special tokens."""
+
+    def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]: ...
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Token streams, documents joined by the end-of-text id. Both are int64 of shape [tokens]."""
+
+    train: Tokens
+    heldout: Tokens
+
+
+def read_text(path: Path) -> str:
+    """The whole text of a corpus file, decompressed. Raises DataError naming the file if it cannot be read."""
+    unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)
+    try:
+        return unpack(path.read_bytes()).decode("utf-8")
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"cannot read the training text {path}: {error}",
+            "give --data one or more UTF-8 text files (plain, .xz or .gz)",
+        ) from error
+
+
+def documents(paths: Iterable[Path]) -> Iterator[str]:
+    """Every non-empty document of the files, in order."""
+    for path in paths:
+        for document in read_text(path).split(DOCUMENT_END):
+            if text := document.strip():
+                yield text
+
+
+def is_heldout(document: str, share: float = HELDOUT_SHARE) -> bool:
+    """Whether a document belongs to the held-out part. A digest decides, so file order and reruns do not matter."""
+    digest = hashlib.sha256(document.encode()).digest()
+    return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def encode(texts: Sequence[str], tokenizer: Encoder, end_id: int, start_id: int | None = None) -> Tokens:
+    """Texts as one stream of ids: [start] text end [start] text end …; int64 of shape [tokens]."""
+    if not texts:
+        return np.empty(0, np.int64)
+    prefix = [] if start_id is None else [start_id]
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return np.concatenate([np.asarray([*prefix, *ids, end_id], np.int64) for ids in encoded])
+
+
+def load(
+    paths: Sequence[Path],
+    tokenizer: Encoder,
+    end_id: int,
+    start_id: int | None = None,
+    heldout_paths: Sequence[Path] = (),
+) -> Corpus:
+    """The corpus of ``paths``; without ``heldout_paths`` a fiftieth of the documents (at least one) is held out."""
+    found = list(documents(paths))
+    if heldout_paths:
+        train, heldout = found, list(documents(heldout_paths))
+    else:
+        train = [text for text in found if not is_heldout(text)]
+        heldout = [text for text in found if is_heldout(text)]
+        if not heldout and len(train) > 1:
+            heldout = [train.pop()]
+        elif not heldout and train:
+            # One undivided document: its last tenth is the best held-out text there is.
+            cut = len(train[0]) * 9 // 10
+            train, heldout = [train[0][:cut]], [train[0][cut:]]
+    return Corpus(
+        train=encode(train, tokenizer, end_id, start_id),
+        heldout=encode(heldout, tokenizer, end_id, start_id),
+    )
+
+
+def sequences(stream: Tokens, length: int) -> Tokens:
+    """The stream cut into whole rows: int64 [rows, length]; a remainder shorter than ``length`` is dropped."""
+    rows = len(stream) // length
+    return stream[: rows * length].reshape(rows, length)
+
+
+def batch(stream: Tokens, step: int, rows: int, length: int, seed: int) -> Tokens:
+    """The batch of one step: int64 [rows, length], random windows that depend on (seed, step) alone.
+
+    That makes a resumed run see exactly the batches that an uninterrupted one would have seen.
+    """
+    rng = np.random.default_rng((seed, step))
+    starts = rng.integers(0, len(stream) - length + 1, size=rows)
+    return np.stack([stream[start : start + length] for start in starts])

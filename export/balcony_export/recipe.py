@@ -1,0 +1,126 @@
+"""From a base and text to a folder of trained exits: what stands behind ``balcony-edge train``."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balcony_edge.errors import DataError, ExitsError, ModelError
+from balcony_export import architectures, corpus, exits, quality
+from balcony_export.balcony import NORM_STARTS, Balconies, build
+from balcony_export.base import DTYPES, boundary_ids, load_base, load_tokenizer
+from balcony_export.distill import distill
+from balcony_export.gate import Gates, train_gates
+from balcony_export.training import Metrics, Saving, TrainConfig, check_identity
+
+MIN_LENGTH = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on, and where to write it."""
+
+    folder: Path
+    """The base, a local model folder."""
+    name: str
+    """What exits.json calls the base."""
+    texts: tuple[Path, ...]
+    out: Path
+    heldout: tuple[Path, ...] = ()
+    device: str = "auto"
+    save_every: int = 200
+
+
+def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
+    """Distil the exits, train and calibrate the gates, measure, write the folder. Resumes by itself."""
+    started = time.monotonic()
+    architecture = architectures.read(job.folder)
+    config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), architecture.layers)))
+    _check(config, architecture.context)
+    data = _load_corpus(job, architecture.vocabulary)
+    config = replace(config, length=_fitting(data.train, config.length, "training"))
+    rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
+    digest = exits.base_digest(job.folder)
+    saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, _identity(config, digest, data))
+    check_identity(saving)
+    base = load_base(job.folder, config.dtype, job.device)
+    try:
+        saving.path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ExitsError(f"cannot make the folder {saving.path.parent}: {error}", "choose another -o") from error
+    metrics = Metrics(job.out / "metrics.jsonl")
+
+    balconies = build(base, config.splits, config.norm_start)
+    distill(base, balconies, data.train, config, metrics, saving)
+    gates = train_gates(base, balconies, data.train, config, metrics)
+    measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)
+    trained = exits.Exits(
+        splits=config.splits,
+        base_model=job.name,
+        base_sha256=digest,
+        training={**config.as_dict(), "seconds": round(time.monotonic() - started, 1)},
+        quality=measured,
+        tensors=_tensors(balconies, gates),
+    )
+    exits.save(job.out, trained)
+    return trained
+
+
+def _check(config: TrainConfig, context: int) -> None:
+    """Settings that no run could use."""
+    if config.norm_start not in NORM_STARTS or config.dtype not in DTYPES:
+        raise ModelError(
+            f"no such choice: norm start {config.norm_start!r}, dtype {config.dtype!r}",
+            f"norm starts: {', '.join(NORM_STARTS)}; dtypes: {', '.join(DTYPES)}",
+        )
+    if not 0 < config.learning_rate < math.inf:
+        raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
+    if config.length > context:
+        raise ModelError(
+            f"--length {config.length} is longer than the {context} tokens that the model was made for",
+            f"use --length {context} or less",
+        )
+
+
+def _load_corpus(job: Job, vocabulary: int) -> corpus.Corpus:
+    tokenizer = load_tokenizer(job.folder)
+    end, start = boundary_ids(tokenizer, architectures.read_config(job.folder))
+    data = corpus.load(job.texts, tokenizer, end, start, job.heldout)
+    for stream in (data.train, data.heldout):
+        if len(stream) and stream.max() >= vocabulary:
+            raise ModelError(
+                f"the tokenizer of {job.folder} makes token {stream.max()}; the model has only {vocabulary}",
+                "the tokenizer belongs to another model: download the folder again",
+            )
+    return data
+
+
+def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:
+    """The row length that gives a short text at least two rows. Raises DataError if there is hardly any."""
+    length = min(wanted, len(stream) // 2)
+    if length < MIN_LENGTH:
+        raise DataError(
+            f"the {what} text has {len(stream)} tokens; at least {2 * MIN_LENGTH} are needed",
+            "give more text with --heldout FILE" if what == "held-out" else "give more text with --data FILE",
+        )
+    return length
+
+
+def _identity(config: TrainConfig, base_sha256: str, data: corpus.Corpus) -> dict[str, Any]:
+    """What must be the same for a saved state to be continued. The gates start afresh each time."""
+    settings = {name: value for name, value in config.as_dict().items() if not name.startswith("gate_")}
+    text = hashlib.sha256(data.train.tobytes()).hexdigest()
+    return {**settings, "base_sha256": base_sha256, "text_sha256": text}
+
+
+def _tensors(balconies: Balconies, gates: Gates) -> dict[str, exits.Array]:
+    """Exits and gates under the names of exits.safetensors."""
+    named = {f"exits.{name}": value for name, value in balconies.state_dict().items()}
+    named |= {f"gates.{name}": value for name, value in gates.state_dict().items()}
+    return {name: value.detach().cpu().numpy().astype(np.float32) for name, value in named.items()}

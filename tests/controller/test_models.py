@@ -1,0 +1,110 @@
+"""Cost, quality and price."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balcony_controller.cost import CostModel, SlowDown, StageProfile
+from balcony_controller.price import VirtualQueue
+from balcony_controller.quality import BinTable, QualityModel
+from balcony_controller.signals import Signals, change
+
+
+def test_profiles_interpolate_and_prolong() -> None:
+    profile = StageProfile(((1, 2.0), (2, 3.0), (8, 9.0)))
+    assert [profile.ms(n) for n in (1, 2, 5, 8, 16)] == [2.0, 3.0, 6.0, 9.0, 17.0]
+    assert profile.slope_ms == pytest.approx(1.0)
+    assert profile.call_ms == pytest.approx(1.0)
+    assert StageProfile(((1, 2.0),)).ms(4) == 8.0
+
+
+@pytest.mark.parametrize("points", [(), ((2, 1.0),), ((1, 1.0), (1, 2.0)), ((1, 1.0), (4, 2.0), (2, 3.0))])
+def test_profiles_that_make_no_sense_are_refused(points: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(ValueError, match="profile"):
+        StageProfile(points)
+
+
+@given(st.floats(0.2, 5.0))
+def test_slow_down_converges_on_the_truth(truth: float) -> None:
+    slowdown = SlowDown()
+    for _ in range(200):
+        slowdown.observe(truth)
+    assert slowdown.factor == pytest.approx(truth, rel=0.02)
+
+
+def test_one_pause_is_not_a_slow_device() -> None:
+    slowdown = SlowDown()
+    for _ in range(50):
+        slowdown.observe(1.0)
+    slowdown.observe(500.0)
+    assert slowdown.factor < 2.0
+
+
+def test_a_disturbed_filter_follows_faster() -> None:
+    calm, disturbed = SlowDown(), SlowDown()
+    for slowdown in (calm, disturbed):
+        for _ in range(100):
+            slowdown.observe(1.0)
+    disturbed.disturb(0.25)
+    for slowdown in (calm, disturbed):
+        slowdown.observe(2.0)
+    assert disturbed.factor > calm.factor > 1.0
+
+
+def test_the_factor_corrects_every_stage() -> None:
+    cost = CostModel({"a": StageProfile(((1, 2.0), (2, 3.0))), "b": StageProfile(((1, 1.0),))})
+    for _ in range(300):
+        cost.observe(profiled_ms=2.0, graphs_ms=4.0, token_ms=4.5)
+    assert cost.ms("b", 1) == pytest.approx(2.0, rel=0.02)
+    assert cost.overhead_ms == pytest.approx(0.5, rel=0.02)
+
+
+def test_bins_follow_the_calibrated_gate() -> None:
+    table = BinTable((0.5, 0.8), (0.3, 0.3, 0.4), {1: (0.4, 0.6, 0.9), 2: (0.5, 0.7, 0.95)})
+    quality = QualityModel({1: table}, (1, 2, 4))
+    assert [quality.bin(1, logit) for logit in (-3.0, 0.1, 3.0, None, 1e9, -1e9)] == [0, 1, 2, 1, 2, 0]
+    assert quality.agreement(1, 2, 1) == 0.9
+    assert quality.agreement(1, 0, 4) == 1.0
+
+
+def test_without_measurements_the_prior_grows_with_depth() -> None:
+    quality = QualityModel({}, (3, 6, 12))
+    assert not quality.measured
+    assert quality.agreement(3, 0, 3) < quality.agreement(3, 0, 6) < quality.agreement(3, 0, 12) == 1.0
+
+
+@given(st.floats(0.0, 1.0))
+def test_feedback_moves_the_estimate_towards_the_truth(truth: float) -> None:
+    quality = QualityModel({1: BinTable((), (1.0,), {1: (0.5,)})}, (1, 2))
+    for step in range(600):
+        agreed = int((step + 1) * truth) > int(step * truth)
+        quality.feedback(1, quality.agreement(1, 0, 1), agreed)
+    assert abs(quality.agreement(1, 0, 1) - truth) < 0.1
+    assert 0.0 <= quality.agreement(1, 0, 1) <= 1.0
+
+
+def test_price_follows_the_overspend() -> None:
+    queue = VirtualQueue(budget_ms=10.0, plan_price=0.02, reference_price=0.05)
+    assert queue.price == pytest.approx(0.02)
+    queue.settle(20.0)
+    assert queue.price > 0.02
+    for _ in range(30):
+        queue.settle(5.0)
+    assert queue.price == pytest.approx(0.0)
+
+
+@given(st.lists(st.floats(0.0, 1e4), max_size=60))
+def test_price_is_never_negative_and_the_debt_is_bounded(costs: list[float]) -> None:
+    queue = VirtualQueue(budget_ms=10.0, plan_price=0.02, reference_price=0.05)
+    for cost in costs:
+        queue.settle(cost)
+        assert queue.price >= -1e-12
+        assert queue.overspend_ms <= VirtualQueue.LONGEST_TOKENS * 10.0
+
+
+def test_unknown_signals_move_nothing() -> None:
+    assert change(Signals(), Signals(cpu_load=1.0, gpu_clock_hz=1e9)) == 0.0
+    assert change(Signals(gpu_load=0.2), Signals(gpu_load=0.9)) == pytest.approx(0.7)
+    assert change(Signals(gpu_clock_hz=1e9), Signals(gpu_clock_hz=5e8)) == pytest.approx(0.5)

@@ -1,0 +1,179 @@
+"""The design's invariants, over random schedules of depths, appends and rewinds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
+from helpers.schedules import Step, fresh_logits, run_schedule, schedules
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from balcony_edge.bundle import Bundle, Precision
+from balcony_edge.calibrate import batching_is_bit_exact
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.runtime import Runtime
+
+FLOAT_EXACT = 1e-4
+
+
+@pytest.fixture(scope="module")
+def ladders(tiny_bundles: MakeBundle) -> dict[tuple[str, str], Ladder]:
+    """One ladder per precision and exactness, reused: a schedule must not care what ran before it."""
+    runtime = Runtime.start("cpu")
+    keys = [("fp32", "bit"), ("fp32", "float"), ("int8", "bit")]
+    return {(p, e): Ladder(tiny_bundles(p, e), runtime) for p, e in keys}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Ladder:
+    """The shipped demo bundle."""
+    return Ladder(Bundle.demo(), Runtime.start("cpu"))
+
+
+@pytest.fixture(scope="module")
+def demo_fp32(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
+    """The demo's checkpoint and exits, exported at fp32."""
+    from balcony_export.bundle_writer import export_bundle
+
+    out = tmp_path_factory.mktemp("demo") / "fp32"
+    return Ladder(export_bundle(DEMO_BASE, out, model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
+
+
+def reference(folder: Path) -> Any:
+    """transformers' own model of a checkpoint, fp32."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def reference_logits(model: Any, tokens: list[int]) -> np.ndarray:
+    """Logits [positions, V] of the uncut model."""
+    import torch
+
+    with torch.inference_mode():
+        return np.asarray(model(input_ids=torch.tensor([tokens])).logits[0])
+
+
+def check_history(ladder: Ladder, schedule: list[Step], tolerance: float) -> None:
+    """Invariants 1 and 2: logits after a schedule are those of the plain model, at every depth."""
+    tokens = run_schedule(ladder, schedule)
+    after = {depth: ladder.next_logits(depth).copy() for depth in reversed(ladder.depths)}
+    for depth in ladder.depths:
+        plain = fresh_logits(ladder, tokens, depth)[-1]
+        np.testing.assert_allclose(after[depth], plain, rtol=0, atol=tolerance)
+        if tolerance == 0:
+            assert after[depth].argmax() == plain.argmax()
+
+
+@given(data=st.data())
+@settings(max_examples=25)
+@pytest.mark.parametrize(("precision", "exactness"), [("fp32", "bit"), ("fp32", "float"), ("int8", "bit")])
+def test_logits_depend_on_the_tokens_alone(
+    ladders: dict[tuple[str, str], Ladder], precision: str, exactness: str, data: st.DataObject
+) -> None:
+    ladder = ladders[precision, exactness]
+    schedule = data.draw(schedules(ladder.vocabulary, len(ladder.depths)))
+    exact = exactness == "bit" and batching_is_bit_exact(ladder)
+    check_history(ladder, schedule, 0.0 if exact else FLOAT_EXACT)
+
+
+@given(data=st.data())
+@settings(max_examples=10)
+def test_the_demo_bundle_forgets_its_history(demo: Ladder, data: st.DataObject) -> None:
+    schedule = data.draw(schedules(demo.vocabulary, len(demo.depths)))
+    # Where this machine's int8 kernels are not bit-exact, one rounding can move a logit visibly.
+    check_history(demo, schedule, 0.0 if batching_is_bit_exact(demo) else 0.5)
+
+
+@given(data=st.data())
+@settings(max_examples=10)
+def test_the_demo_at_fp32_forgets_its_history(demo_fp32: Ladder, data: st.DataObject) -> None:
+    schedule = data.draw(schedules(demo_fp32.vocabulary, len(demo_fp32.depths)))
+    check_history(demo_fp32, schedule, FLOAT_EXACT)
+
+
+@pytest.mark.parametrize("exactness", ["bit", "float"])
+def test_full_depth_equals_transformers(
+    tiny_model: Path, ladders: dict[tuple[str, str], Ladder], exactness: str, rng: np.random.Generator
+) -> None:
+    ladder = ladders["fp32", exactness]
+    tokens = rng.integers(0, ladder.vocabulary, 60).tolist()
+    expected = reference_logits(reference(tiny_model), tokens)
+    actual = fresh_logits(ladder, tokens, ladder.full)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=FLOAT_EXACT)
+    assert (actual.argmax(1) == expected.argmax(1)).all()
+
+
+def test_the_demo_equals_transformers(demo_fp32: Ladder) -> None:
+    """Full-depth logits after exits at every position, and 32 greedy tokens."""
+    model = reference(DEMO_BASE)
+    demo_fp32.rewind(0)
+    demo_fp32.append([0])
+    for position in range(32):
+        demo_fp32.next_logits(demo_fp32.depths[position % 3])
+        logits = demo_fp32.next_logits(demo_fp32.full).copy()
+        expected = reference_logits(model, demo_fp32.tokens)[-1]
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=FLOAT_EXACT)
+        assert logits.argmax() == expected.argmax()
+        demo_fp32.append([int(logits.argmax())])
+
+
+def test_small_heads_take_the_separate_rope(stories260k: Path, tmp_path: Path) -> None:
+    """Heads of 8 cannot be rotated inside the attention kernel."""
+    from balcony_export.bundle_writer import export_bundle
+
+    bundle = export_bundle(stories260k, tmp_path / "b", model="stories260K", exits="init", splits=[1, 2, 3, 4])
+    ladder = Ladder(bundle, Runtime.start("cpu"))
+    tokens = [1, *np.random.default_rng(0).integers(3, 512, 50).tolist()]
+    expected = reference_logits(reference(stories260k), tokens)
+    np.testing.assert_allclose(fresh_logits(ladder, tokens, ladder.full), expected, rtol=0, atol=FLOAT_EXACT)
+    check_history(ladder, [Step((5, 6, 7), 0, 0), Step((8,), 4, 2), Step((9, 10), 2, 1)], FLOAT_EXACT)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+def test_the_self_test_tells_the_truth(tiny_bundles: MakeBundle, precision: Precision) -> None:
+    """Whatever the self-test says of this machine, other batch shapes than its own confirm."""
+    ladder = Ladder(tiny_bundles(precision, "bit"), Runtime.start("cpu"))
+    claimed = batching_is_bit_exact(ladder)
+    tokens = list(range(40))
+    together = fresh_logits(ladder, tokens, ladder.full)
+    ladder.rewind(0)
+    single = []
+    for token in tokens:
+        ladder.append([token])
+        single.append(ladder.next_logits(ladder.full).copy())
+    if claimed:
+        np.testing.assert_array_equal(np.stack(single), together)
+    elif precision == "fp32":
+        np.testing.assert_allclose(np.stack(single), together, rtol=0, atol=FLOAT_EXACT)
+
+
+def test_lazy_prefill_runs_no_deeper_than_asked(ladders: dict[tuple[str, str], Ladder]) -> None:
+    ladder = ladders["fp32", "bit"]
+    ladder.rewind(0)
+    ladder.append([1, 2, 3, 4])
+    ladder.next_logits(1)
+    assert [stage.cursor for stage in ladder.trunk] == [4, 0, 0, 0]
+    assert {depth: stage.cursor for depth, stage in ladder.exits.items()} == {1: 4, 2: 0, 4: 0}
+    ladder.append([5])
+    calls: list[tuple[str, int]] = []
+    ladder.observer = lambda stage, positions, _ms: calls.append((stage, positions))
+    ladder.next_logits(ladder.full)
+    ladder.observer = None
+    assert calls == [("segment 0-1", 1), ("segment 1-2", 5), ("segment 2-4", 5), ("segment 4-5", 5), ("head", 1)]
+
+
+def test_rewind_lowers_only_cursors_above(ladders: dict[tuple[str, str], Ladder]) -> None:
+    ladder = ladders["fp32", "bit"]
+    ladder.rewind(0)
+    ladder.append([1, 2, 3, 4])
+    ladder.next_logits(2)
+    ladder.rewind(3)
+    assert [stage.cursor for stage in ladder.trunk] == [3, 3, 0, 0]
+    assert ladder.tokens == [1, 2, 3]
+    with pytest.raises(ValueError, match="cannot rewind"):
+        ladder.rewind(5)

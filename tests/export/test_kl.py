@@ -1,0 +1,68 @@
+"""The chunked KL is the plain KL: value and gradients, for any shape and chunk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from balcony_export.kl import chunk_positions, chunked_kl, predictions
+
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(2, 8), st.integers(2, 40))
+
+
+def tensors(shape: tuple[int, int, int, int], seed: int, exits: int = 2) -> tuple[list[torch.Tensor], ...]:
+    rows, length, hidden, vocabulary = shape
+    torch.manual_seed(seed)
+    students = [torch.randn(rows, length, hidden, requires_grad=True) for _ in range(exits)]
+    return students, [torch.randn(rows, length, hidden)], [torch.randn(vocabulary, hidden)]
+
+
+def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """As in the textbook: all logits at once, gradients by autograd."""
+    p = torch.log_softmax(teacher @ head.T, -1).flatten(0, 1)
+    q = torch.log_softmax(exit @ head.T, -1).flatten(0, 1)
+    return functional.kl_div(q, p, reduction="batchmean", log_target=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(shape=SHAPES, chunk=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_chunked_kl_is_the_plain_kl_with_its_gradients(shape: tuple[int, int, int, int], chunk: int, seed: int) -> None:
+    exits, (teacher,), (head,) = tensors(shape, seed)
+    losses, gradients = chunked_kl(exits, teacher, head, chunk)
+    for exit, loss, gradient in zip(exits, losses, gradients, strict=True):
+        expected = plain_kl(exit, teacher, head)
+        (expected_gradient,) = torch.autograd.grad(expected, exit)
+        torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=1e-6)
+
+
+def test_gradients_reach_what_lies_before_the_norm() -> None:
+    (exit, _), (teacher,), (head,) = tensors((2, 5, 6, 11), seed=3)
+    weight = torch.randn(6, 6, requires_grad=True)
+    _, gradients = chunked_kl([exit @ weight], teacher, head, chunk=3)
+    torch.autograd.backward([exit @ weight], gradients)
+    (expected,) = torch.autograd.grad(plain_kl(exit @ weight, teacher, head), weight)
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
+    _, (teacher,), (head,) = tensors((2, 5, 6, 11), seed=0)
+    (loss,), (gradient,) = chunked_kl([teacher], teacher, head)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert gradient.abs().max().item() < 1e-7
+
+
+@settings(deadline=None, max_examples=20)
+@given(shape=SHAPES, seed=st.integers(0, 1000))
+def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int], seed: int) -> None:
+    _, (teacher,), (head,) = tensors(shape, seed)
+    assert torch.equal(predictions(teacher, head), (teacher @ head.T).argmax(-1))
+
+
+def test_a_chunk_holds_64_mib_of_logits_and_at_least_one_position() -> None:
+    assert chunk_positions(128_256) * 128_256 * 4 <= 64 << 20
+    assert chunk_positions(1 << 30) == 1
