@@ -154,9 +154,7 @@ class Manifest(_Record):
     @property
     def segments(self) -> list[Graph]:
         """The trunk, from the embedding up."""
-        return sorted(
-            (graph for graph in self.graphs if graph.kind == "segment"), key=lambda graph: graph.start
-        )
+        return sorted((graph for graph in self.graphs if graph.kind == "segment"), key=lambda graph: graph.start)
 
     @property
     def exits(self) -> list[Graph]:
@@ -235,9 +233,7 @@ class Bundle:
                 what = f"there is no bundle at {self.path}"
             raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
         except (OSError, ValueError) as error:
-            raise BundleError(
-                f"cannot read {path}: {error}", "export the bundle again, or copy it again"
-            ) from error
+            raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA_VERSION:
             raise BundleError(
@@ -249,9 +245,7 @@ class Bundle:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-            raise BundleError(
-                f"{path} is not valid: {where}: {first['msg']}", "export the bundle again"
-            ) from error
+            raise BundleError(f"{path} is not valid: {where}: {first['msg']}", "export the bundle again") from error
 
     def _verify(self, root: Path, name: str, entry: FileEntry) -> None:
         path = self.path / name

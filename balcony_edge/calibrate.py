@@ -92,8 +92,8 @@ def measure(
 ) -> dict[str, StageProfile]:
     """Median milliseconds of every stage and the head for each number of positions that fits the context.
 
-    Rounds over all stages are interleaved until ``limit_s`` (default LIMIT_S) is over, after three at the least: a burst of
-    other work on the machine must not fall on one stage alone.
+    Rounds over all stages are interleaved until ``limit_s`` (default LIMIT_S) is over, after three at the least: a
+    burst of other work on the machine must not fall on one stage alone.
     """
     limit_s = LIMIT_S if limit_s is None else limit_s
     sizes = [size for size in positions if size <= min(ladder.context, 64)]
@@ -118,11 +118,7 @@ def measure(
         ladder.rewind(0)
     return {
         name: StageProfile(
-            tuple(
-                (count, statistics.median(runs))
-                for (stage, count), runs in sorted(times.items())
-                if stage == name
-            )
+            tuple((count, statistics.median(runs)) for (stage, count), runs in sorted(times.items()) if stage == name)
         )
         for name in {stage for stage, _ in times}
     }
@@ -151,9 +147,7 @@ def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
         answers.append([logits, *hidden, *caches])
     ladder.rewind(0)
     return all(
-        np.array_equal(first, other)
-        for answer in answers[1:]
-        for first, other in zip(answers[0], answer, strict=True)
+        np.array_equal(first, other) for answer in answers[1:] for first, other in zip(answers[0], answer, strict=True)
     )
 
 
@@ -195,6 +189,6 @@ def _write(path: Path, text: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         with os.fdopen(handle, "w") as stream:
             stream.write(text)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except OSError:
         pass

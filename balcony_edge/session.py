@@ -20,8 +20,8 @@ from balcony_edge.bundle import Bundle
 from balcony_edge.calibrate import load_or_measure
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.engine.stage import Head
 from balcony_edge.engine.sampling import Sampler, make_sampler
+from balcony_edge.engine.stage import Head
 from balcony_edge.errors import BudgetError, PromptError
 from balcony_edge.report import Report
 from balcony_edge.telemetry import FakeSensors, Snapshot
@@ -151,9 +151,7 @@ class AdaptiveSession:
         """Logits fp32 [positions, vocabulary] of ``token_ids`` at one depth, for evaluation. Ends a running reply."""
         wanted = self.ladder.full if depth == "full" else depth
         if wanted not in self.ladder.depths:
-            raise PromptError(
-                f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'"
-            )
+            raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
         self._reply += 1
         observer, self.ladder.observer = self.ladder.observer, None
@@ -202,11 +200,7 @@ class AdaptiveSession:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _prompt_ids(self, prompt: str | Sequence[int], spare: int = 1) -> list[int]:
-        ids = (
-            self.codec.encode(prompt)
-            if isinstance(prompt, str)
-            else self.codec.check([int(i) for i in prompt])
-        )
+        ids = self.codec.encode(prompt) if isinstance(prompt, str) else self.codec.check([int(i) for i in prompt])
         if not ids:
             raise PromptError("the prompt has no tokens", "give at least one")
         if len(ids) + spare > self.ladder.context:
@@ -216,9 +210,7 @@ class AdaptiveSession:
             )
         return ids
 
-    def _decode(
-        self, ids: list[int], max_new_tokens: int, sampler: Sampler, ends: frozenset[int]
-    ) -> Iterator[Token]:
+    def _decode(self, ids: list[int], max_new_tokens: int, sampler: Sampler, ends: frozenset[int]) -> Iterator[Token]:
         ladder, governor = self.ladder, self.governor
         self._reply = reply = self._reply + 1
         self._figures = figures = _Figures(prompt_tokens=len(ids))

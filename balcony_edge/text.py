@@ -20,9 +20,7 @@ class TextCodec:
             raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
         generation = bundle.manifest.generation
         self._vocabulary = bundle.manifest.architecture.vocabulary
-        self._start = (
-            [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
-        )
+        self._start = [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
         self._fallback = generation.bos_token_id
 
     def encode(self, prompt: str) -> list[int]:
@@ -34,9 +32,7 @@ class TextCodec:
         if not ids and self._fallback is not None:
             ids = [self._fallback]
         if not ids:
-            raise PromptError(
-                "the prompt is empty and this model has no start token", 'give a prompt: -p "TEXT"'
-            )
+            raise PromptError("the prompt is empty and this model has no start token", 'give a prompt: -p "TEXT"')
         return self.check(ids)
 
     def check(self, ids: list[int]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -12,13 +12,10 @@ from balcony_edge.errors import PromptError
 
 
 def run(
-    bundle: Annotated[
-        Optional[Path], typer.Argument(help="A bundle folder; none: the embedded demo.")
-    ] = None,
-    prompt: Annotated[
-        Optional[str], typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")
-    ] = None,
-    file: Annotated[Optional[Path], typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
+    bundle: Annotated[Path | None, typer.Argument(help="A bundle folder; none: the embedded demo.")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="[-]", help="-: the prompt comes from stdin.")] = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")] = None,
+    file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
     budget: Annotated[
         str, typer.Option(envvar="BALCONY_BUDGET", help="25ms (mean per token), 40tok/s, or full (lossless).")
     ] = "full",
@@ -26,37 +23,29 @@ def run(
     temp: Annotated[float, typer.Option(envvar="BALCONY_TEMP", help="Temperature; 0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
-    min_p: Annotated[
-        float, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")
-    ] = 0.0,
-    repeat_penalty: Annotated[
-        float, typer.Option(help="Above 1: make tokens that were there less likely.")
-    ] = 1.0,
-    seed: Annotated[
-        Optional[int], typer.Option(help="Seed of sampling; the same seed, the same text.")
-    ] = None,
+    min_p: Annotated[float, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")] = 0.0,
+    repeat_penalty: Annotated[float, typer.Option(help="Above 1: make tokens that were there less likely.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampling; the same seed, the same text.")] = None,
     provider: Annotated[
         str,
-        typer.Option(
-            envvar="BALCONY_PROVIDER", help="auto, cpu or cuda; cuda is an error where it is not had."
-        ),
+        typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda; cuda is an error where it is not had."),
     ] = "auto",
     threads: Annotated[
-        Optional[int],
+        int | None,
         typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores."),
     ] = None,
-    max_context: Annotated[
-        Optional[int], typer.Option(min=2, help="Positions at the most (less memory).")
-    ] = None,
+    max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
 ) -> None:
     """Stream a reply under a budget: text to stdout, one line of figures to stderr."""
-    text = _prompt(prompt, file)
+    if str(bundle) == "-" and source is None:
+        bundle, source = None, "-"
+    if source not in (None, "-"):
+        raise PromptError(f"unexpected argument {source!r}", 'a prompt is given as -p "TEXT", -f FILE or -')
+    text = _prompt(prompt if source is None else "-", file)
 
     from balcony_edge.session import AdaptiveSession
 
-    with AdaptiveSession(
-        bundle, budget=budget, provider=provider, threads=threads, max_context=max_context
-    ) as session:
+    with AdaptiveSession(bundle, budget=budget, provider=provider, threads=threads, max_context=max_context) as session:
         interrupted = False
         tokens = session.stream(text, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
         try:
@@ -80,9 +69,7 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
         try:
             return file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise PromptError(
-                f"cannot read the prompt file {file}: {error}", "give a UTF-8 text file"
-            ) from error
+            raise PromptError(f"cannot read the prompt file {file}: {error}", "give a UTF-8 text file") from error
     if prompt == "-" or file is not None:
         return sys.stdin.read()
     if prompt is None:

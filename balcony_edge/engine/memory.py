@@ -29,9 +29,7 @@ class Buffer:
         else:
             self.value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device, 0)
         self._address = self.value.data_ptr()
-        self._row_bytes = (
-            int(np.prod(shape[2:], dtype=np.int64)) * np.dtype(dtype).itemsize if len(shape) > 1 else 0
-        )
+        self._row_bytes = int(np.prod(shape[2:], dtype=np.int64)) * np.dtype(dtype).itemsize if len(shape) > 1 else 0
 
     def bind_rows(self, bind: Any, name: str, start: int, stop: int) -> None:
         """Bind rows [start, stop) through ``bind`` (an IOBinding's bind_input or bind_output)."""

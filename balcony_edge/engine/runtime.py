@@ -80,20 +80,14 @@ class Runtime:
         global _pool_threads
         ort = onnxruntime()
         if provider not in (*PROVIDERS, "auto"):
-            raise ProviderError(
-                f"unknown provider {provider!r}", f"choose one of auto, {', '.join(PROVIDERS)}"
-            )
+            raise ProviderError(f"unknown provider {provider!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
         if provider == "cuda" and PROVIDERS["cuda"] not in ort.get_available_providers():
             raise ProviderError(
                 f"this ONNX Runtime has no CUDA provider (it has {', '.join(ort.get_available_providers())})",
                 "pip uninstall -y onnxruntime && pip install 'balcony-edge[gpu]'",
             )
         if provider == "auto":
-            provider = (
-                "cuda"
-                if PROVIDERS["cuda"] in ort.get_available_providers() and _has_nvidia_device()
-                else "cpu"
-            )
+            provider = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() and _has_nvidia_device() else "cpu"
         if _pool_threads is None:
             _pool_threads = threads or default_threads()
             # Pools of their own would spin against each other between the segments of one token (3.5x slower).

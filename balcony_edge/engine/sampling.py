@@ -49,9 +49,7 @@ def make_sampler(
     return sample
 
 
-def penalize(
-    logits: npt.NDArray[np.float32], tokens: Sequence[int], penalty: float
-) -> npt.NDArray[np.float32]:
+def penalize(logits: npt.NDArray[np.float32], tokens: Sequence[int], penalty: float) -> npt.NDArray[np.float32]:
     """A copy of the logits with those of ``tokens`` moved towards unlikely by ``penalty`` (CTRL, section 4.1)."""
     penalized = logits.copy()
     seen = np.unique(np.asarray(tokens, np.int64))

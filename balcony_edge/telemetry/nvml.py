@@ -76,9 +76,7 @@ class NvmlReader:
 
     def gpu_load(self) -> Reading:
         """Busy share of the GPU over the driver's last window, 0 to 1, of all processes."""
-        reading = self._ask(
-            "ratio", 0, 100, 0.01, lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu
-        )
+        reading = self._ask("ratio", 0, 100, 0.01, lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
         if reading.value:
             self._counted = True
         elif reading.value == 0 and not self._counted and THOR_GPU in self._sysfs.entries(DEVFREQ):
@@ -111,9 +109,7 @@ class NvmlReader:
             except Exception:  # a driver that is gone cannot be shut down, nor needs to be
                 return
 
-    def _ask(
-        self, unit: str, lowest: int, highest: int, scale: float, call: Callable[[Any, Any], object]
-    ) -> Reading:
+    def _ask(self, unit: str, lowest: int, highest: int, scale: float, call: Callable[[Any, Any], object]) -> Reading:
         """One call; its answer counts only from ``lowest`` to ``highest`` (in NVML's unit) and is scaled."""
         reason = self._open()
         if reason:

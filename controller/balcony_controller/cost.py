@@ -50,9 +50,7 @@ class SlowDown:
     ``variance`` is of the estimate, ``drift`` of the walk per observation, ``noise`` of one observation.
     """
 
-    def __init__(
-        self, factor: float = 1.0, variance: float = 0.1, drift: float = 0.002, noise: float = 0.05
-    ) -> None:
+    def __init__(self, factor: float = 1.0, variance: float = 0.1, drift: float = 0.002, noise: float = 0.05) -> None:
         self.factor = factor
         self.variance = variance
         self.drift = drift
@@ -73,7 +71,7 @@ class SlowDown:
 
 
 class CostModel:
-    """Predicts stage times in milliseconds from ``profiles`` by stage name; learns ξ and the fixed overhead per token."""
+    """Predicts stage times in milliseconds from ``profiles`` by stage name; learns ξ and the overhead per token."""
 
     OVERHEAD_WEIGHT = 0.05
 

@@ -136,7 +136,5 @@ class Governor:
         if first == self.shape.full or extra_ms <= 0:
             return 1.0
         shares = self.quality.tables[first].share
-        agreement = sum(
-            share * self.quality.agreement(first, index, first) for index, share in enumerate(shares)
-        )
+        agreement = sum(share * self.quality.agreement(first, index, first) for index, share in enumerate(shares))
         return max(0.01, 1.0 - agreement) / extra_ms

@@ -47,14 +47,10 @@ def read(folder: Path) -> Architecture:
         )
     rope = config.get("rope_parameters") or {}
     scaling = config.get("rope_scaling")
-    rope_type = (
-        rope.get("rope_type") or (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
-    )
+    rope_type = rope.get("rope_type") or (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
     unsupported = {
         "rope scaling": rope_type if rope_type != "default" else None,
-        "hidden_act": config.get("hidden_act", "silu")
-        if config.get("hidden_act", "silu") != "silu"
-        else None,
+        "hidden_act": config.get("hidden_act", "silu") if config.get("hidden_act", "silu") != "silu" else None,
         "attention_bias": config.get("attention_bias") or None,
         "mlp_bias": config.get("mlp_bias") or None,
     }
@@ -97,3 +93,13 @@ def check_splits(splits: list[int], layers: int) -> list[int]:
             f"name each split once, between 1 and {layers - 1}, as in --splits {max(1, layers // 4)},{layers // 2}",
         )
     return sorted(splits)
+
+
+def parse_splits(text: str) -> list[int]:
+    """``"3,6,9"`` as numbers. Raises ModelError for anything else."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ModelError(
+            f"cannot read the splits {text!r}", "write layer counts with commas, as in --splits 3,6,9"
+        ) from error

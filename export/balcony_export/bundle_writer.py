@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def export_bundle(
     out: Path,
     *,
     model: str,
-    exits: Path | None | str = None,
+    exits: Path | str | None = None,
     splits: list[int] | None = None,
     precision: Precision = "fp32",
     block_size: int = 32,
@@ -89,7 +89,7 @@ def export_bundle(
         work.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)
-        os.replace(work, out)
+        work.replace(out)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
@@ -105,9 +105,7 @@ def initial_exits(base: Checkpoint, arch: Architecture, splits: list[int]) -> Te
     """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
     last = f"model.layers.{arch.layers - 1}."
     parts = ["input_layernorm", "post_attention_layernorm"]
-    parts += [f"self_attn.{part}_proj" for part in "qkvo"] + [
-        f"mlp.{part}_proj" for part in ("gate", "up", "down")
-    ]
+    parts += [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
     tensors: dict[str, Array] = {}
     for split in splits:
         for part in parts:
@@ -117,7 +115,7 @@ def initial_exits(base: Checkpoint, arch: Architecture, splits: list[int]) -> Te
 
 
 def _exits(
-    exits: Path | None | str, splits: list[int] | None, base: Checkpoint, arch: Architecture, folder: Path
+    exits: Path | str | None, splits: list[int] | None, base: Checkpoint, arch: Architecture, folder: Path
 ) -> tuple[Tensors | None, dict[int, ExitQuality], list[int]]:
     """The exits' tensors, their measured quality and the splits, from what the caller named."""
     if isinstance(exits, Path):
@@ -162,13 +160,11 @@ def _write_graphs(
         return graphs.GraphBuilder(arch, weights, exactness)
 
     cuts = [0, *splits, arch.layers]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         gated = exits is not None and f"gates.{stop}.up.weight" in exits
         name = f"segment_{start}_{stop}.onnx"
         graphs.segment(builder(), base, exits if gated else None, start, stop, work / name)
-        entries.append(
-            Graph(kind="segment", file=name, start=start, stop=stop, caches=stop - start, gate=gated)
-        )
+        entries.append(Graph(kind="segment", file=name, start=start, stop=stop, caches=stop - start, gate=gated))
     if exits is not None:
         for split in splits:
             name = f"exit_{split}.onnx"
@@ -195,7 +191,7 @@ def _generation(folder: Path) -> Generation:
 def _card(model: str, splits: list[int], precision: str) -> str:
     return (
         f"# {model_name(model)} with Balcony exits\n\n"
-        f"A balcony-edge bundle: frozen base, exits after layers {', '.join(map(str, splits))}, {precision} weights.\n\n"
+        f"A balcony-edge bundle: frozen base, exits at layers {', '.join(map(str, splits))}, {precision} weights.\n\n"
         '    balcony-edge run . --budget 40tok/s -p "Once upon a time"\n'
     )
 

@@ -42,9 +42,7 @@ class Checkpoint:
     def tensor(self, name: str) -> Array:
         """One tensor as float32 (bf16 and fp16 widen without loss). Raises ModelError if it is missing or broken."""
         if name not in self._shards:
-            raise ModelError(
-                f"{self.folder} has no tensor {name}", "the checkpoint is not whole: download it again"
-            )
+            raise ModelError(f"{self.folder} has no tensor {name}", "the checkpoint is not whole: download it again")
         try:
             # Through torch: numpy has no bfloat16.
             values: Array = self._handle(self._shards[name]).get_tensor(name).float().numpy()
@@ -61,9 +59,7 @@ class Checkpoint:
         return self._open[shard]
 
     def _broken(self, shard: str, error: Exception) -> ModelError:
-        return ModelError(
-            f"cannot read {self.folder / shard}: {error}", "the file is not whole: download it again"
-        )
+        return ModelError(f"cannot read {self.folder / shard}: {error}", "the file is not whole: download it again")
 
 
 class Tensors:

@@ -1,9 +1,9 @@
 """The recipe of the embedded demo bundle: tokenizer → base → exits → bundle, one command, resumable.
 
-    python -m balcony_export.demo --data stories-simple.txt.xz --out runs/demo
+    python -m balcony_export.demo --data stories-simple.txt.xz
 
-Each step writes a folder under ``--out`` and is skipped when its result stands; an interrupted step goes on from its
-last saved state.
+Each step is skipped when its result stands, and an interrupted one goes on from its last saved state. What ships lies
+in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); states to resume from are not tracked.
 """
 
 from __future__ import annotations
@@ -13,9 +13,17 @@ from typing import Annotated
 
 import typer
 
-from balcony_export import corpus
+from balcony_export import architectures, corpus, exits
+from balcony_export.bundle_writer import export_bundle
 from balcony_export.pretrain import PretrainConfig, pretrain
+from balcony_export.recipe import Job, train_exits
 from balcony_export.tokenizer import train_tokenizer
+from balcony_export.training import TrainConfig
+
+SPLITS = (3, 6, 9)
+EXIT_STEPS = 1000
+EXIT_LENGTH = 256
+NAME = "balcony-stories-2.5M"
 
 
 def base(texts: list[Path], out: Path) -> Path:
@@ -30,12 +38,24 @@ def base(texts: list[Path], out: Path) -> Path:
     return folder
 
 
+def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
+    """The exits and gates of the base under ``out/exits``; returns that folder."""
+    target = out / "exits"
+    if not (target / exits.MANIFEST).exists():
+        config = TrainConfig.for_base(architectures.read(folder), SPLITS, steps=EXIT_STEPS, length=EXIT_LENGTH)
+        train_exits(Job(folder=folder, name=NAME, texts=tuple(texts), out=target), config)
+    return target
+
+
 def recipe(
-    data: Annotated[list[Path], typer.Option(help="Story texts (plain, .xz or .gz).")],
-    out: Annotated[Path, typer.Option(help="Work folder.")] = Path("runs/demo"),
+    data: Annotated[list[Path], typer.Option(help="Story texts (plain, .xz or .gz). Repeatable.")],
+    out: Annotated[Path, typer.Option(help="Base, exits and states.")] = Path("export/demo"),
+    bundle: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("balcony_edge/demo"),
 ) -> None:
     """Build the demo bundle from text alone."""
-    base(data, out)
+    folder = base(data, out)
+    trained = balconies(data, folder, out)
+    export_bundle(folder, bundle, model=NAME, exits=trained, precision="int8")
 
 
 if __name__ == "__main__":

@@ -48,9 +48,7 @@ class GraphBuilder:
 
     # --- small pieces -------------------------------------------------------------------------------------------
 
-    def node(
-        self, op: str, inputs: list[str], name: str, domain: str = "", outputs: int = 1, **attrs: Any
-    ) -> str:
+    def node(self, op: str, inputs: list[str], name: str, domain: str = "", outputs: int = 1, **attrs: Any) -> str:
         """Add a node; returns its first output. Further outputs are called ``name:1``, ``name:2`` …"""
         names = [name, *(f"{name}:{index}" for index in range(1, outputs))]
         self._nodes.append(helper.make_node(op, inputs, names, name=name, domain=domain, **attrs))
@@ -86,9 +84,7 @@ class GraphBuilder:
             accuracy_level=4,
         )
 
-    def skip_norm(
-        self, residual: str, addend: str, name: str, weight: Callable[[], Array]
-    ) -> tuple[str, str]:
+    def skip_norm(self, residual: str, addend: str, name: str, weight: Callable[[], Array]) -> tuple[str, str]:
         """(norm(residual + addend), residual + addend) in one fused kernel."""
         node = f"/{name}/SkipLayerNorm"
         scale = self.weight(f"{name}.weight", weight)
@@ -145,9 +141,7 @@ class GraphBuilder:
         arch = self.arch
         query, key = arch.heads * arch.head_dim, arch.kv_heads * arch.head_dim
         parts = [f"{prefix}self_attn.{part}_proj.weight" for part in "qkv"]
-        packed = self.linear(
-            x, f"{name}.attn.qkv_proj", (query + 2 * key, arch.hidden), lambda: joined(source, parts)
-        )
+        packed = self.linear(x, f"{name}.attn.qkv_proj", (query + 2 * key, arch.hidden), lambda: joined(source, parts))
         if self.exactness == "bit":
             row = self.constant("zero_row", np.zeros((1, 1, query + 2 * key)), np.float32)
             packed = self.node("Concat", [packed, row], f"/{name}.attn/pad/Concat", axis=1)
@@ -166,22 +160,14 @@ class GraphBuilder:
         else:
             sizes = self.constant("qkv_sizes", [query, key, key], np.int64)
             self.node("Split", [packed, sizes], f"/{name}.attn/Split", outputs=3, axis=-1)
-            split = [f"/{name}.attn/Split", f"/{name}.attn/Split:1", f"/{name}.attn/Split:2"]
+            query_out, key_out, value_out = (f"/{name}.attn/Split{suffix}" for suffix in ("", ":1", ":2"))
             q, k = (
-                self.node(
-                    "RotaryEmbedding",
-                    [split[i], "position", cos, sin],
-                    f"/{name}.attn/{part}/Rope",
-                    MICROSOFT,
-                    num_heads=heads,
-                )  # fmt: skip
-                for i, part, heads in ((0, "q", arch.heads), (1, "k", arch.kv_heads))
+                self.node("RotaryEmbedding", [x, "position", cos, sin], f"{x}/Rope", MICROSOFT, num_heads=heads)
+                for x, heads in ((query_out, arch.heads), (key_out, arch.kv_heads))
             )
-            inputs = [q, k, split[2], *past, *lengths]
+            inputs = [q, k, value_out, *past, *lengths]
         self._nodes.append(
-            helper.make_node(
-                "GroupQueryAttention", inputs, [out, *present], out, domain=MICROSOFT, **attributes
-            )
+            helper.make_node("GroupQueryAttention", inputs, [out, *present], out, domain=MICROSOFT, **attributes)
         )
         if self.exactness == "bit":
             start, stop, axis = (
@@ -210,9 +196,7 @@ class GraphBuilder:
         product = self.node("Mul", [silu, up], f"/{name}.mlp/Mul")
         return self.linear(product, f"{name}.mlp.down_proj", (arch.hidden, arch.intermediate), weight("down"))
 
-    def decoder_layer(
-        self, residual: str, addend: str, source: Source, prefix: str, name: str
-    ) -> tuple[str, str]:
+    def decoder_layer(self, residual: str, addend: str, source: Source, prefix: str, name: str) -> tuple[str, str]:
         """One layer on ``residual + addend``; returns the next (residual, addend), their sum left to the next norm."""
         normed, residual = self.skip_norm(
             residual,
@@ -244,9 +228,7 @@ class GraphBuilder:
             epsilon=1e-6,
             stash_type=1,
         )
-        inner = self.node(
-            "MatMul", [normed, self.weight(f"{name}.up.weight_t", lambda: up.T)], f"/{name}/up/MatMul"
-        )
+        inner = self.node("MatMul", [normed, self.weight(f"{name}.up.weight_t", lambda: up.T)], f"/{name}/up/MatMul")
         inner = self.node("Add", [inner, self.weight(f"{name}.up.bias", lambda: up_bias)], f"/{name}/up/Add")
         sigmoid = self.node("Sigmoid", [inner], f"/{name}/Sigmoid")
         inner = self.node("Mul", [inner, sigmoid], f"/{name}/silu/Mul")
@@ -294,11 +276,7 @@ class GraphBuilder:
         if self.caches:
             names += ["seqlens_k", "total_sequence_length"]
             names += [] if fused_rope(arch) else ["position"]
-        pairs = [
-            (f"{when}_key.{i}", f"{when}_value.{i}")
-            for when in ("past", "present")
-            for i in range(self.caches)
-        ]
+        pairs = [(f"{when}_key.{i}", f"{when}_value.{i}") for when in ("past", "present") for i in range(self.caches)]
         past = [name for pair in pairs[: self.caches] for name in pair]
         present = [name for pair in pairs[self.caches :] for name in pair]
         graph = helper.make_graph(
@@ -329,9 +307,7 @@ def rope_cache(architecture: Architecture) -> tuple[Array, Array]:
     return np.cos(angles), np.sin(angles)
 
 
-def segment(
-    builder: GraphBuilder, base: Source, gates: Source | None, start: int, stop: int, path: Path
-) -> None:
+def segment(builder: GraphBuilder, base: Source, gates: Source | None, start: int, stop: int, path: Path) -> None:
     """Base layers ``start+1 … stop``; the first segment embeds, the last one norms for the head."""
     first = "input_ids" if start == 0 else "hidden"
     residual = builder.embedding(base) if start == 0 else "hidden"
@@ -342,9 +318,7 @@ def segment(
         )
     outputs = ["hidden_out"]
     if stop == builder.arch.layers:
-        normed, _ = builder.skip_norm(
-            residual, addend, "model.norm", lambda: base.tensor("model.norm.weight")
-        )
+        normed, _ = builder.skip_norm(residual, addend, "model.norm", lambda: base.tensor("model.norm.weight"))
         builder.node("Identity", [normed], "hidden_out")
     else:
         builder.node("Add", [residual, addend], "hidden_out")
@@ -358,9 +332,7 @@ def balcony_exit(builder: GraphBuilder, exits: Source, split: int, path: Path) -
     """The Balcony of a split: one decoder layer and its own norm (paper, section 3); the head is shared."""
     prefix, name = f"exits.{split}.layer.", f"exits.{split}"
     residual, addend = builder.decoder_layer("hidden", builder.zeros_like("hidden"), exits, prefix, name)
-    normed, _ = builder.skip_norm(
-        residual, addend, f"{name}.norm", lambda: exits.tensor(f"exits.{split}.norm.weight")
-    )
+    normed, _ = builder.skip_norm(residual, addend, f"{name}.norm", lambda: exits.tensor(f"exits.{split}.norm.weight"))
     builder.node("Identity", [normed], "hidden_out")
     builder.save(path, "hidden", ["hidden_out"])
 

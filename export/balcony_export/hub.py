@@ -23,15 +23,11 @@ def resolve(model: str, revision: str | None = None, offline: bool = False) -> P
     if folder.is_dir():
         return folder
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelError(
-            f"{model} is no model folder", "give a folder with config.json, or a Hub id like owner/name"
-        )
+        raise ModelError(f"{model} is no model folder", "give a folder with config.json, or a Hub id like owner/name")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
-            snapshot_download(model, revision=revision, local_files_only=offline, allow_patterns=FILES)
-        )
+        return Path(snapshot_download(model, revision=revision, local_files_only=offline, allow_patterns=FILES))
     except Exception as error:  # the hub client raises many kinds: no network, no such repo, gated, offline
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(

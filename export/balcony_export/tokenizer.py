@@ -12,7 +12,7 @@ from balcony_export.corpus import DOCUMENT_END
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path, max_length: int) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json``; id 0 is the end-of-text token, which also starts a text."""
+    """Write ``tokenizer.json`` and ``tokenizer_config.json``; id 0 is the end-of-text token, and also starts texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

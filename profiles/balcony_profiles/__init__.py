@@ -194,9 +194,7 @@ class _Table:
 
     def texts(self, key: str) -> tuple[str, ...]:
         values = self._list(key)
-        return tuple(
-            value if isinstance(value, str) else self._refuse(key, "a list of texts") for value in values
-        )
+        return tuple(value if isinstance(value, str) else self._refuse(key, "a list of texts") for value in values)
 
     def optional_number(self, key: str) -> float | None:
         return self.number(key) if key in self._left else None
@@ -240,9 +238,7 @@ class _Table:
         return value
 
     def _as_table(self, key: str, value: object) -> _Table:
-        return (
-            _Table(f"{self._where}.{key}", value) if isinstance(value, dict) else self._refuse(key, "a table")
-        )
+        return _Table(f"{self._where}.{key}", value) if isinstance(value, dict) else self._refuse(key, "a table")
 
     def _refuse(self, key: str, expected: str) -> NoReturn:
         raise ProfileError(f"profile {self._where}: {key} must be {expected}")

@@ -6,13 +6,13 @@ import math
 from statistics import mean
 
 import pytest
-from helpers.fakes import SHAPE, FakeDevice, governor
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_controller import Budget
 from balcony_controller.plan import fixed_cost, make_plan
 from balcony_controller.signals import Signals
+from helpers.fakes import SHAPE, FakeDevice, governor
 
 
 def test_no_budget_is_always_full_depth() -> None:

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
-from helpers.schedules import Step, fresh_logits, run_schedule, schedules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +14,8 @@ from balcony_edge.bundle import Bundle, Precision
 from balcony_edge.calibrate import batching_is_bit_exact
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
+from helpers.schedules import Step, fresh_logits, run_schedule, schedules
 
 FLOAT_EXACT = 1e-4
 

@@ -338,7 +338,7 @@ def test_defaults_suit_the_base(toy: Path) -> None:
 
 
 def test_splits_that_are_no_numbers_are_explained() -> None:
-    assert command.parse_splits("3, 6,9") == [3, 6, 9]
+    assert architectures.parse_splits("3, 6,9") == [3, 6, 9]
     with pytest.raises(ModelError, match="'3;6'"):
         run("model", "--splits", "3;6", "--data", "x", "-o", "y")
 

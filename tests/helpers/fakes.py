@@ -58,7 +58,7 @@ class FakeDevice:
         """(milliseconds, depth) of each token after the first."""
         self.position = prompt
         self.cursors = dict.fromkeys(self.cursors, 0)
-        self.control.begin({name: prompt for name in self.cursors}, tokens)
+        self.control.begin(dict.fromkeys(self.cursors, prompt), tokens)
         costs, depths = [], []
         for index in range(tokens):
             cost, depth = self._token()

@@ -153,9 +153,7 @@ def thor_nvml() -> FakeNvml:
     return FakeNvml({"utilisation": 0, "power": 53_000, "temperature": 55}, {"clock": NOT_SUPPORTED})
 
 
-def hwmon(
-    number: int, rails: Mapping[int, tuple[str, int, int]], name: str = "ina3221"
-) -> dict[str, str | int]:
+def hwmon(number: int, rails: Mapping[int, tuple[str, int, int]], name: str = "ina3221") -> dict[str, str | int]:
     """An INA3221: channel -> (label, mV, mA)."""
     base = f"sys/class/hwmon/hwmon{number}"
     files: dict[str, str | int] = {f"{base}/name": name}

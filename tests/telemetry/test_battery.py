@@ -126,9 +126,7 @@ def test_peripherals_and_empty_bays_are_ignored(board: Board) -> None:
 
 def test_several_batteries_are_one(tree: Tree) -> None:
     tree.write(mains(0))
-    tree.write(
-        battery(energy_now=10_000_000, energy_full=20_000_000, power_now=4_000_000, status="Discharging")
-    )
+    tree.write(battery(energy_now=10_000_000, energy_full=20_000_000, power_now=4_000_000, status="Discharging"))
     tree.write(
         battery("BAT1", charge_now=1_000_000, charge_full=6_000_000, voltage_now=10_000_000)
         | {f"{BASE}/BAT1/power_now": 0, f"{BASE}/BAT1/status": "Not charging"}
@@ -152,9 +150,7 @@ def test_batteries_of_unknown_size_are_not_averaged(tree: Tree) -> None:
 
 
 def test_a_silent_battery_among_several_leaves_the_sum_unknown(tree: Tree) -> None:
-    tree.write(
-        battery(energy_now=10_000_000, energy_full=20_000_000, power_now=1_000_000, status="Discharging")
-    )
+    tree.write(battery(energy_now=10_000_000, energy_full=20_000_000, power_now=1_000_000, status="Discharging"))
     tree.write(battery("BAT1", status="Discharging"))
     level, power, _ = read(tree)
     assert level.value is None
@@ -197,13 +193,9 @@ FIELDS = ["energy_now", "energy_full", "capacity", "power_now", "status", "onlin
 
 @settings(deadline=None)
 @given(contents=st.dictionaries(st.sampled_from(FIELDS), st.binary(max_size=70)))
-def test_any_content_gives_a_plausible_value_or_a_reason(
-    boards: dict[str, Tree], contents: dict[str, bytes]
-) -> None:
+def test_any_content_gives_a_plausible_value_or_a_reason(boards: dict[str, Tree], contents: dict[str, bytes]) -> None:
     tree = boards["thinkpad"]
-    tree.contents = {
-        f"{BASE}/{'AC' if name == 'online' else 'BAT0'}/{name}": raw for name, raw in contents.items()
-    }
+    tree.contents = {f"{BASE}/{'AC' if name == 'online' else 'BAT0'}/{name}": raw for name, raw in contents.items()}
     try:
         level, power, on_mains = read(tree)
     finally:

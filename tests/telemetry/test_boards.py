@@ -56,9 +56,7 @@ def test_an_orin_is_read_from_sysfs_though_nvml_counts_a_gpu(
     assert "gpu 77 % at 625 MHz, 9.3 W, 64 °C" in snapshot.describe()
 
 
-def test_a_thor_mixes_both_by_signal(
-    board: Board, on_board: OnBoard, fake_nvml: Callable[..., FakeNvml]
-) -> None:
+def test_a_thor_mixes_both_by_signal(board: Board, on_board: OnBoard, fake_nvml: Callable[..., FakeNvml]) -> None:
     nvml = fake_nvml(utilisation=62, power=11_000, temperature=55, errors={"clock": 3})
     snapshot = on_board(board("thor"), nvml)
     assert (snapshot.gpu_load.value, snapshot.gpu_load.source) == (pytest.approx(0.62), "nvml")
@@ -67,22 +65,16 @@ def test_a_thor_mixes_both_by_signal(
     assert snapshot.temperature_c.value == 55.1
 
 
-def test_a_thor_with_an_older_driver_has_no_load(
-    board: Board, on_board: OnBoard, thor_nvml: FakeNvml
-) -> None:
+def test_a_thor_with_an_older_driver_has_no_load(board: Board, on_board: OnBoard, thor_nvml: FakeNvml) -> None:
     reading = on_board(board("thor"), thor_nvml).gpu_load
     assert reading.value is None
     assert "Thor" in reading.reason
     assert "only read 0" in reading.reason
 
 
-def test_a_workstation_is_read_from_nvml(
-    tree: Tree, on_board: OnBoard, fake_nvml: Callable[..., FakeNvml]
-) -> None:
+def test_a_workstation_is_read_from_nvml(tree: Tree, on_board: OnBoard, fake_nvml: Callable[..., FakeNvml]) -> None:
     snapshot = on_board(tree, fake_nvml(utilisation=40, clock=1980, power=312_500, temperature=61))
-    sources = {
-        reading.source for name, reading in snapshot if name in ("gpu_load", "power_w", "temperature_c")
-    }
+    sources = {reading.source for name, reading in snapshot if name in ("gpu_load", "power_w", "temperature_c")}
     assert sources == {"nvml"}
     assert (snapshot.gpu_load.value, snapshot.power_w.value) == (0.4, 312.5)
 

@@ -82,9 +82,7 @@ def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
     assert values(tmp_path / "battery.json") == [None] * 3
 
 
-@pytest.mark.parametrize(
-    "text", ['{"level": 0.8, "pow', "", "[" * 4000, "9" * 4095, '{"level": NaN}', "\x00"]
-)
+@pytest.mark.parametrize("text", ['{"level": 0.8, "pow', "", "[" * 4000, "9" * 4095, '{"level": NaN}', "\x00"])
 def test_half_a_file_is_unknown(tmp_path: Path, text: str) -> None:
     path = tmp_path / "battery.json"
     path.write_text(text)
@@ -93,9 +91,7 @@ def test_half_a_file_is_unknown(tmp_path: Path, text: str) -> None:
 
 JSON: st.SearchStrategy[object] = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(PACK)), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(PACK)), inner, max_size=3),
     max_leaves=8,
 )
 

@@ -111,9 +111,7 @@ def test_a_gated_load_file_is_unknown_with_its_errno(board: Board) -> None:
         ("thor", 55.1, "thermal:tj-thermal"),
     ],
 )
-def test_temperature_is_tj_or_the_hottest_chip_zone(
-    board: Board, name: str, celsius: float, source: str
-) -> None:
+def test_temperature_is_tj_or_the_hottest_chip_zone(board: Board, name: str, celsius: float, source: str) -> None:
     reading = reader(board(name)).temperature()
     assert (reading.value, reading.source, reading.unit) == (celsius, source, "°C")
 
@@ -135,9 +133,7 @@ def test_a_power_gated_zone_is_absent_and_the_others_count(board: Board) -> None
 
 
 def test_a_desktop_has_none_of_it(tree: Tree) -> None:
-    tree.write(
-        {"sys/class/thermal/thermal_zone0/type": "acpitz", "sys/class/thermal/thermal_zone0/temp": 27800}
-    )
+    tree.write({"sys/class/thermal/thermal_zone0/type": "acpitz", "sys/class/thermal/thermal_zone0/temp": 27800})
     jetson = reader(tree)
     for reading in (jetson.gpu_load(), jetson.gpu_clock(), jetson.power(), jetson.temperature()):
         assert reading.value is None
@@ -154,9 +150,7 @@ def test_garbage_in_any_value_file_never_raises_and_never_becomes_a_value(
     boards: dict[str, Tree], name: str, data: st.DataObject
 ) -> None:
     tree = boards[name]
-    garbage = data.draw(
-        st.binary(max_size=70).filter(lambda raw: not raw.strip(b"\0 \t\r\n").lstrip(b"+-").isdigit())
-    )
+    garbage = data.draw(st.binary(max_size=70).filter(lambda raw: not raw.strip(b"\0 \t\r\n").lstrip(b"+-").isdigit()))
     files = [str(path.relative_to(tree.root)) for path in tree.root.rglob("*") if path.is_file()]
     tree.contents = {path: garbage for path in files if VALUE_FILES.search(path)}
     try:
@@ -170,9 +164,7 @@ def test_garbage_in_any_value_file_never_raises_and_never_becomes_a_value(
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(min_value=-(10**20) + 1, max_value=10**20 - 1))
-def test_any_number_in_every_value_file_stays_plausible_or_unknown(
-    boards: dict[str, Tree], number: int
-) -> None:
+def test_any_number_in_every_value_file_stays_plausible_or_unknown(boards: dict[str, Tree], number: int) -> None:
     tree = boards["orin-nano"]
     files = [str(path.relative_to(tree.root)) for path in tree.root.rglob("*") if path.is_file()]
     tree.contents = {path: b"%d\n" % number for path in files if VALUE_FILES.search(path)}

@@ -22,9 +22,7 @@ def readings(reader: NvmlReader) -> tuple[Reading, ...]:
     return (reader.gpu_load(), reader.gpu_clock(), reader.power(), reader.temperature())
 
 
-def test_a_graphics_card_answers_everything(
-    tree: Tree, clock: FakeClock, fake_nvml: Callable[..., FakeNvml]
-) -> None:
+def test_a_graphics_card_answers_everything(tree: Tree, clock: FakeClock, fake_nvml: Callable[..., FakeNvml]) -> None:
     nvml = fake_nvml(utilisation=40, clock=1980, power=312_500, temperature=61)
     reader = NvmlReader(load=lambda: nvml, sysfs=tree.sysfs, clock=clock)
     assert [reading.value for reading in readings(reader)] == [0.4, 1.98e9, 312.5, 61.0]
@@ -44,9 +42,7 @@ def test_an_orin_that_counts_one_gpu_measures_nothing(tree: Tree, orin_nvml: Fak
     assert {reading.reason for reading in readings(reader)} == {REASONS[3]}
 
 
-def test_a_thor_gives_some_signals_and_a_load_stuck_at_zero_is_unknown(
-    tree: Tree, thor_nvml: FakeNvml
-) -> None:
+def test_a_thor_gives_some_signals_and_a_load_stuck_at_zero_is_unknown(tree: Tree, thor_nvml: FakeNvml) -> None:
     tree.write({GPC: 1_575_000_000})
     reader = NvmlReader(load=lambda: thor_nvml, sysfs=tree.sysfs)
     assert [reading.value for reading in readings(reader)] == [None, None, 53.0, 55.0]
@@ -90,9 +86,7 @@ def test_failures_give_their_reason_and_are_tried_again(
     assert reader.power().value == 30.0
 
 
-def test_a_failed_handle_does_not_leave_nvml_initialised(
-    tree: Tree, fake_nvml: Callable[..., FakeNvml]
-) -> None:
+def test_a_failed_handle_does_not_leave_nvml_initialised(tree: Tree, fake_nvml: Callable[..., FakeNvml]) -> None:
     nvml = fake_nvml(errors={"handle": 6})
     reader = NvmlReader(load=lambda: nvml, sysfs=tree.sysfs)
     reader.power()
@@ -126,9 +120,7 @@ def test_garbage_that_comes_as_a_success_is_unknown(
     assert all("answered" in reading.reason for reading in readings(reader))
 
 
-def test_zero_power_clock_or_temperature_is_not_a_measurement(
-    tree: Tree, fake_nvml: Callable[..., FakeNvml]
-) -> None:
+def test_zero_power_clock_or_temperature_is_not_a_measurement(tree: Tree, fake_nvml: Callable[..., FakeNvml]) -> None:
     nvml = fake_nvml(clock=0, power=0, temperature=0)
     reader = NvmlReader(load=lambda: nvml, sysfs=tree.sysfs)
     assert [reading.value for reading in readings(reader)[1:]] == [None] * 3
@@ -166,9 +158,7 @@ def test_a_suspended_gpu_is_not_woken(tree: Tree, fake_nvml: Callable[..., FakeN
 def test_other_suspended_devices_do_not_matter(tree: Tree, fake_nvml: Callable[..., FakeNvml]) -> None:
     for slot, vendor, kind in (("00", "0x8086", "0x030000"), ("01", "0x10de", "0x040300")):
         card = f"sys/bus/pci/devices/0000:{slot}:00.0"
-        tree.write(
-            {f"{card}/vendor": vendor, f"{card}/class": kind, f"{card}/power/runtime_status": "suspended"}
-        )
+        tree.write({f"{card}/vendor": vendor, f"{card}/class": kind, f"{card}/power/runtime_status": "suspended"})
     reader = NvmlReader(load=lambda: fake_nvml(power=30_000), sysfs=tree.sysfs)
     assert reader.power().value == 30.0
 

@@ -34,9 +34,7 @@ def power(tree: Tree) -> Reading:
         ("thor", 53.0, "ina238:VIN"),
     ],
 )
-def test_each_board_has_one_total_and_counts_nothing_twice(
-    board: Board, name: str, watts: float, source: str
-) -> None:
+def test_each_board_has_one_total_and_counts_nothing_twice(board: Board, name: str, watts: float, source: str) -> None:
     reading = power(board(name))
     assert reading.value == pytest.approx(watts)
     assert (reading.source, reading.unit) == (source, "W")

@@ -226,9 +226,7 @@ def test_the_gpu_load_is_smoothed_and_the_clock_is_not(clock: FakeClock) -> None
     assert sampler.sample_once().gpu_load.value == 0.2  # nothing to average with after a pause
 
 
-STEPS = st.lists(
-    st.tuples(st.none() | st.floats(1.0, 100.0), st.sampled_from([0.1, 0.5, 1.0, 1.5, 4.0])), max_size=30
-)
+STEPS = st.lists(st.tuples(st.none() | st.floats(1.0, 100.0), st.sampled_from([0.1, 0.5, 1.0, 1.5, 4.0])), max_size=30)
 
 
 @settings(deadline=None)

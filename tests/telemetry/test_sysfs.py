@@ -65,9 +65,7 @@ def test_reading_leaves_no_descriptor_open(tmp_path: Path) -> None:
     assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
-def test_a_power_gated_sensor_surfaces_as_blocking_io_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_power_gated_sensor_surfaces_as_blocking_io_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def gated(descriptor: int, size: int, offset: int) -> bytes:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 

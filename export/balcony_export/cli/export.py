@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from balcony_edge.bundle import Exactness, Precision
-from balcony_export.cli.train import parse_splits
 from balcony_export.extras import require_workstation
 
 
@@ -19,7 +18,7 @@ def export(
         str, typer.Option(help="A folder of trained exits; init: copies of the last layer, to try speeds; none.")
     ] = "none",
     splits: Annotated[
-        Optional[str], typer.Option(help="Layers after which exits hang, as 3,6,9. Default: those of the exits.")
+        str | None, typer.Option(help="Layers after which exits hang, as 3,6,9. Default: those of the exits.")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Weights of base, exits and head.")] = "fp32",
     block_size: Annotated[int, typer.Option(min=16, help="Weights that share a scale (int8, int4).")] = 32,
@@ -27,11 +26,12 @@ def export(
         Exactness,
         typer.Option(help="bit: one position and many give the same bits (about 4 % slower); float: within 1e-4."),
     ] = "bit",
-    revision: Annotated[Optional[str], typer.Option(help="Hub revision.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
 ) -> None:
     """Split a frozen base into ONNX segments, with one Balcony exit graph per split and one shared head."""
     require_workstation()
+    from balcony_export.architectures import parse_splits
     from balcony_export.bundle_writer import export_bundle
     from balcony_export.hub import resolve
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from balcony_edge.errors import ModelError
 from balcony_export.extras import require_workstation
 
 if TYPE_CHECKING:
@@ -55,8 +54,9 @@ def train(
     Run the same command again after an interruption: it goes on where the last saved state left off.
     """
     require_workstation()
-    chosen = parse_splits(splits)
     from balcony_export import architectures, hub
+
+    chosen = architectures.parse_splits(splits)
 
     folder = hub.resolve(model, revision, offline)
     architecture = architectures.read(folder)
@@ -91,16 +91,6 @@ def train(
         gate_steps=gate_steps,
     )
     report(train_exits(job, config), model, out)
-
-
-def parse_splits(text: str) -> list[int]:
-    """``"3,6,9"`` as numbers. Raises ModelError for anything else."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ModelError(
-            f"cannot read the splits {text!r}", "write layer counts with commas, as in --splits 3,6,9"
-        ) from error
 
 
 def report(exits: Exits, model: str, folder: Path) -> None:

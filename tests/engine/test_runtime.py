@@ -1,0 +1,73 @@
+"""ONNX Runtime found, missing, doubled or too old; providers asked for and not obtained."""
+
+from __future__ import annotations
+
+import importlib
+import types
+from pathlib import Path
+
+import pytest
+
+from balcony_edge import Bundle, BundleError, ProviderError, RuntimeMissingError
+from balcony_edge.engine import runtime
+from balcony_edge.engine.runtime import Runtime
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, installed: list[str], module: object) -> None:
+    """An environment with these distributions, where importing onnxruntime gives ``module`` (or raises it)."""
+
+    def import_module(name: str) -> object:
+        if isinstance(module, Exception):
+            raise module
+        return module
+
+    monkeypatch.setattr(runtime, "installed_distributions", lambda: installed)
+    monkeypatch.setattr(runtime.importlib, "import_module", import_module)
+
+
+def test_no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, [], ImportError("No module named 'onnxruntime'"))
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'balcony-edge\[gpu\]'"):
+        runtime.onnxruntime()
+
+
+def test_two_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, ["onnxruntime", "onnxruntime-gpu"], types.SimpleNamespace(__version__="1.32.0"))
+    with pytest.raises(RuntimeMissingError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        runtime.onnxruntime()
+
+
+def test_an_old_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, ["onnxruntime"], types.SimpleNamespace(__version__="1.19.2"))
+    with pytest.raises(RuntimeMissingError, match=r"1\.19\.2 is too old"):
+        runtime.onnxruntime()
+
+
+def test_this_environment_has_one_runtime() -> None:
+    assert len(runtime.installed_distributions()) == 1
+    assert runtime.onnxruntime() is importlib.import_module("onnxruntime")
+
+
+def test_unknown_providers_and_late_thread_counts() -> None:
+    with pytest.raises(ProviderError, match="choose one of auto, cpu, cuda"):
+        Runtime.start("tpu")
+    threads = Runtime.start("cpu").threads
+    assert threads >= 1
+    with pytest.raises(ProviderError, match="already runs"):
+        Runtime.start("cpu", threads + 1)
+
+
+def test_cuda_is_an_error_where_it_is_not_had() -> None:
+    """Either this ONNX Runtime lacks the provider, or a session silently falls back: both must be said."""
+    if runtime._has_nvidia_device():
+        pytest.skip("this machine may really have CUDA")
+    graph = Bundle.demo().manifest.head
+    with pytest.raises(ProviderError, match="CUDA"):
+        Runtime.start("cuda").session(Bundle.demo().file(graph.file))
+
+
+def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"not a graph")
+    with pytest.raises(BundleError, match=r"broken\.onnx"):
+        Runtime.start("cpu").session(path)

@@ -1,0 +1,112 @@
+"""The command line: text on stdout, the rest on stderr, clear errors and exit codes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from balcony_edge import Bundle
+from balcony_edge.cli.app import repeat_options
+
+
+def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script's function in a process of its own."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.run(
+        [sys.executable, "-c", "from balcony_edge.cli.app import main; main()", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+    )
+
+
+def fails(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 1, one message with a next step, no traceback, nothing on stdout."""
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.startswith("balcony-edge: ")
+    assert "→" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for word in words:
+        assert word in result.stderr
+
+
+def test_run_streams_text_to_stdout_and_figures_to_stderr() -> None:
+    result = cli("run", "-p", "Once upon a time", "-n", "12", "--budget", "full")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.split()) > 4
+    assert "tok/s" not in result.stdout
+    figures = result.stderr.strip().splitlines()
+    assert len(figures) == 1
+    for word in ("prompt 4 tokens", "first token", "ms/token", "budget full", "full 100%", "lossless"):
+        assert word in figures[0]
+
+
+def test_run_reads_prompts_from_stdin_and_files(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("The little dog")
+    by_file = cli("run", "-f", str(tmp_path / "prompt.txt"), "-n", "5")
+    by_stdin = cli("run", "-p", "-", "-n", "5", stdin="The little dog")
+    by_dash = cli("run", "-", "-n", "5", stdin="The little dog")
+    assert by_file.returncode == by_stdin.returncode == by_dash.returncode == 0
+    assert by_file.stdout == by_stdin.stdout == by_dash.stdout != "\n"
+
+
+def test_the_budget_comes_from_the_environment_too() -> None:
+    result = cli("run", "-p", "Once", "-n", "4", BALCONY_BUDGET="500ms")
+    assert "budget 500.0ms" in result.stderr
+
+
+def test_bad_input() -> None:
+    fails(cli("run", "nowhere", "-p", "x"), "nowhere", "balcony-edge export")
+    fails(cli("run", "-p", "x", "--budget", "25 parsecs"), "parsecs", "40tok/s")
+    fails(cli("run"), "no prompt", "-p")
+    fails(cli("run", "-f", "nowhere.txt"), "nowhere.txt")
+    fails(cli("run", "-p", "x", "-f", "y"), "both")
+    fails(cli("run", "-p", "long " * 2000), "context", "shorten")
+    fails(cli("run", "-p", "x", "--provider", "tpu"), "tpu", "cuda")
+    fails(cli("run", "-p", "x", "--temp", "-1"), "--temp")
+
+
+def test_a_damaged_bundle_is_named(tmp_path: Path) -> None:
+    shutil.copytree(Bundle.demo().path, tmp_path / "b")
+    (tmp_path / "b" / "weights.bin").write_bytes(b"")
+    fails(cli("run", str(tmp_path / "b"), "-p", "x"), "weights.bin", "truncated")
+
+
+def test_wrong_usage_is_exit_code_two() -> None:
+    assert cli("run", "--no-such-option").returncode == 2
+    assert cli("no-such-verb").returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_and_version(arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.returncode == 0
+    assert result.stdout
+
+
+def test_options_may_take_several_files() -> None:
+    given = ["train", "m", "--data", "a", "b", "c", "-o", "d", "--heldout", "e", "f"]
+    assert repeat_options(given) == [
+        *["train", "m", "--data", "a", "--data", "b", "--data", "c", "-o", "d", "--heldout", "e", "--heldout", "f"]
+    ]
+    assert repeat_options(["run", "-p", "--data"]) == ["run", "-p", "--data"]
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, balcony_edge\n"
+        "balcony_edge.AdaptiveSession, balcony_edge.Budget, balcony_edge.Bundle\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'optimum', 'balcony_export'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": paths}, timeout=120)

@@ -1,0 +1,165 @@
+"""AdaptiveSession: streaming, budgets, agreement and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.runtime import Runtime
+from balcony_edge.telemetry import FakeSensors
+
+PROMPT = "Once upon a time, there was a little"
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[AdaptiveSession]:
+    with AdaptiveSession(sensors=FakeSensors(), provider="cpu") as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def _full_budget(session: AdaptiveSession) -> None:
+    session.budget = None
+
+
+def plain_greedy(prompt: list[int], count: int) -> list[int]:
+    """Greedy decoding of the full path alone."""
+    ladder = Ladder(Bundle.demo(), Runtime.start("cpu"))
+    ladder.append(prompt)
+    out: list[int] = []
+    for _ in range(count):
+        out.append(int(ladder.next_logits(ladder.full).argmax()))
+        ladder.append(out[-1:])
+    return out
+
+
+def test_without_a_budget_every_token_is_the_full_models(session: AdaptiveSession) -> None:
+    ids = session.codec.encode(PROMPT)
+    tokens = list(session.stream(PROMPT, 24))
+    assert [token.id for token in tokens] == plain_greedy(ids, 24)[: len(tokens)]
+    assert {token.depth for token in tokens} == {session.ladder.full}
+    assert session.report().lossless
+    assert session.report().agreement == 1.0
+
+
+def test_text_of_the_tokens_is_the_text_of_the_reply(session: AdaptiveSession) -> None:
+    tokens = list(session.stream(PROMPT, 32))
+    whole = session.codec.decode([*session.codec.encode(PROMPT), *(token.id for token in tokens)])
+    assert PROMPT + "".join(token.text for token in tokens) == whole
+    assert session.generate(PROMPT, 32) == "".join(token.text for token in tokens)
+
+
+def test_a_tight_budget_stays_shallow_and_says_so(session: AdaptiveSession) -> None:
+    session.budget = "0.000001ms"
+    tokens = list(session.stream(PROMPT, 24))
+    assert {token.depth for token in tokens} == {session.ladder.depths[0]}
+    report = session.report()
+    assert not report.lossless
+    assert report.agreement is None
+    assert "unknown" in report.line()
+    assert report.depth_shares == {session.ladder.depths[0]: 1.0}
+
+
+def test_the_budget_can_change_while_tokens_stream(session: AdaptiveSession) -> None:
+    session.budget = "0.000001ms"
+    stream = session.stream(PROMPT, 20)
+    shallow = [next(stream).depth for _ in range(6)]
+    session.budget = "full"
+    deep = [token.depth for token in stream]
+    assert set(shallow) == {session.ladder.depths[0]}
+    assert set(deep) == {session.ladder.full}
+
+
+def test_deep_passes_verify_what_exits_said(session: AdaptiveSession) -> None:
+    """The measured agreement is that of the exits' choices with the full model on the very same tokens."""
+    session.budget = "0.000001ms"
+    stream = session.stream(PROMPT, 30)
+    emitted = [next(stream) for _ in range(12)]
+    session.budget = None
+    emitted += list(stream)
+    shallow = sum(token.depth != session.ladder.full for token in emitted)
+    ids = session.codec.encode(PROMPT) + [token.id for token in emitted]
+    full = session.logits(ids).argmax(axis=1)
+    start = len(session.codec.encode(PROMPT)) - 1
+    agreed = sum(
+        token.id == full[start + index] for index, token in enumerate(emitted) if token.depth != session.ladder.full
+    )
+    report_counts = (shallow, agreed)
+    session.budget = "0.000001ms"
+    stream = session.stream(PROMPT, 30)
+    for _ in range(12):
+        next(stream)
+    session.budget = None
+    list(stream)
+    report = session.report()
+    assert (report.verified, report.agreed) == report_counts
+
+
+def test_logits_are_the_ladders_at_every_depth(session: AdaptiveSession) -> None:
+    ids = session.codec.encode(PROMPT)
+    for depth in session.ladder.depths:
+        logits = session.logits(ids, depth)
+        assert logits.shape == (len(ids), session.ladder.vocabulary)
+    np.testing.assert_array_equal(session.logits(ids), session.logits(ids, session.ladder.full))
+    with pytest.raises(PromptError, match="no depth"):
+        session.logits(ids, 5)
+
+
+def test_a_second_reply_ends_the_first(session: AdaptiveSession) -> None:
+    first = session.stream(PROMPT, 20)
+    next(first)
+    second = session.stream("The cat", 5)
+    next(second)
+    assert list(first) == []
+    assert len(list(second)) <= 4
+
+
+def test_sampling_repeats_with_its_seed(session: AdaptiveSession) -> None:
+    draws = [session.generate(PROMPT, 24, temp=1.0, seed=seed) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_stop_tokens_end_a_reply(session: AdaptiveSession) -> None:
+    tokens = list(session.stream(PROMPT, 24))
+    stopped = list(session.stream(PROMPT, 24, stop=[tokens[5].id]))
+    first = next(index for index, token in enumerate(tokens) if token.id == tokens[5].id)
+    assert [token.id for token in stopped] == [token.id for token in tokens[:first]]
+
+
+def test_a_reply_ends_where_the_context_does(session: AdaptiveSession) -> None:
+    prompt = [5] * (session.ladder.context - 3)
+    assert len(list(session.stream(prompt, 50, stop=[]))) <= 3
+    with pytest.raises(PromptError, match="context"):
+        session.stream([5] * session.ladder.context)
+
+
+@pytest.mark.parametrize("prompt", [[], [-1], [10**9]])
+def test_prompts_that_cannot_be_run(session: AdaptiveSession, prompt: list[int]) -> None:
+    with pytest.raises(PromptError):
+        session.stream(prompt)
+
+
+def test_settings_that_make_no_sense(session: AdaptiveSession) -> None:
+    for settings in ({"temp": -1.0}, {"top_p": 0.0}, {"min_p": 2.0}, {"top_k": -1}, {"repeat_penalty": 0.0}):
+        with pytest.raises(PromptError, match="out of range"):
+            session.stream(PROMPT, **settings)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="0 tokens"):
+        session.stream(PROMPT, 0)
+
+
+def test_budgets_that_cannot_be_read(session: AdaptiveSession) -> None:
+    with pytest.raises(BudgetError, match="character 3"):
+        session.budget = "25"
+    with pytest.raises(BudgetError):
+        AdaptiveSession(budget="8 parsecs")
+    session.budget = Budget(3.0)
+    assert str(session.budget) == "3.0ms"
+
+
+def test_unknown_signals_are_reported_as_unknown(session: AdaptiveSession) -> None:
+    list(session.stream(PROMPT, 2))
+    assert "gpu unknown" in session.report().line()
