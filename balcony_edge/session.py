@@ -40,9 +40,11 @@ class Token:
 
 
 @dataclass(frozen=True)
-class _Unverified:
-    """A token that an exit gave: which exit, the agreement expected, and the exit's likeliest token."""
+class _Waiting:
+    """A token that an exit gave and no deep pass has verified: the position whose logits gave it, the exit, the
+    agreement expected of it, and the exit's likeliest token."""
 
+    position: int
     depth: int
     expected: float
     choice: int
@@ -105,7 +107,7 @@ class AdaptiveSession:
         self._heard: Snapshot | None = None
         self._reply = 0
         self._figures = _Figures()
-        self._unverified: list[_Unverified] = []
+        self._waiting: list[_Waiting] = []
 
     # --- the budget -----------------------------------------------------------------------------------------------
 
@@ -154,6 +156,7 @@ class AdaptiveSession:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
         self._reply += 1
+        self._waiting = []
         observer, self.ladder.observer = self.ladder.observer, None
         try:
             self.ladder.rewind(0)
@@ -182,6 +185,19 @@ class AdaptiveSession:
             bit_exact=self.calibration.bit_exact,
             machine=self._sensors.snapshot.describe(),
         )
+
+    def audit(self) -> Report:
+        """Verify the tokens of the last reply that no deep pass has seen, in one batched pass, and report.
+
+        The pass is not charged to the reply; it ends a reply that still streams.
+        """
+        self._reply += 1
+        observer, self.ladder.observer = self.ladder.observer, None
+        try:
+            self._verify_waiting()
+        finally:
+            self.ladder.observer = observer
+        return self.report()
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -214,7 +230,7 @@ class AdaptiveSession:
         ladder, governor = self.ladder, self.governor
         self._reply = reply = self._reply + 1
         self._figures = figures = _Figures(prompt_tokens=len(ids))
-        self._unverified = []
+        self._waiting = []
         begun = time.perf_counter()
         ladder.rewind(0)
         ladder.append(ids)
@@ -231,7 +247,8 @@ class AdaptiveSession:
             depth, expected = self._choose_depth()
             logits = ladder.next_logits(depth)
             token = sampler(logits, history)
-            self._note_agreement(depth, expected, int(logits.argmax()))
+            if token not in ends:
+                self._note_agreement(depth, expected, int(logits.argmax()))
             history.append(token)
             piece = "" if token in ends else text.step(token)
             elapsed_ms = (time.perf_counter() - begun) * 1e3
@@ -260,25 +277,26 @@ class AdaptiveSession:
         return split, 1.0
 
     def _note_agreement(self, depth: int, expected: float, choice: int) -> None:
-        """Remember what an exit chose; on a full-depth token compare all that waits with the full model's choice.
+        """Remember what an exit chose; a full-depth token settles all that waits.
 
         The deep pass that caught up the caches has the hidden states of those positions: only the head is added.
         """
-        ladder = self.ladder
-        if depth != ladder.full:
-            self._unverified.append(_Unverified(depth, expected, choice))
-            return
-        waiting = self._unverified[-Head.MAX_ROWS :]
-        self._unverified = []
-        if not waiting:
-            return
-        stop = ladder.length - 1
-        rows = ladder.logits_view(ladder.full, stop - len(waiting), stop)
-        for item, answer in zip(waiting, rows.argmax(axis=1), strict=True):
-            agreed = item.choice == int(answer)
-            self._figures.verified += 1
-            self._figures.agreed += agreed
-            self.governor.feedback(item.depth, item.expected, agreed)
+        if depth == self.ladder.full:
+            self._verify_waiting()
+        else:
+            self._waiting.append(_Waiting(self.ladder.length - 1, depth, expected, choice))
+
+    def _verify_waiting(self) -> None:
+        """Compare what exits chose with the full model's choices at the same positions."""
+        waiting, self._waiting = self._waiting, []
+        for first in range(0, len(waiting), Head.MAX_ROWS):
+            group = waiting[first : first + Head.MAX_ROWS]
+            rows = self.ladder.logits_view(self.ladder.full, group[0].position, group[-1].position + 1)
+            for item, answer in zip(group, rows.argmax(axis=1), strict=True):
+                agreed = item.choice == int(answer)
+                self._figures.verified += 1
+                self._figures.agreed += agreed
+                self.governor.feedback(item.depth, item.expected, agreed)
 
     def _listen(self) -> None:
         """Pass a new look at the machine on to the governor."""

@@ -34,6 +34,10 @@ def run(
         int | None,
         typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores."),
     ] = None,
+    audit: Annotated[
+        bool,
+        typer.Option("--audit/--no-audit", help="After the reply, measure how many tokens are the full model's."),
+    ] = True,
     max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
 ) -> None:
     """Stream a reply under a budget: text to stdout, one line of figures to stderr."""
@@ -56,7 +60,8 @@ def run(
             interrupted = True
         sys.stdout.write("\n")
         sys.stdout.flush()
-        print(session.report().line(), file=sys.stderr)
+        report = session.audit() if audit else session.report()
+        print(report.line(), file=sys.stderr)
     if interrupted:
         raise typer.Exit(130)
 

@@ -74,7 +74,7 @@ class Runtime:
     def start(cls, provider: str = "auto", threads: int | None = None) -> Runtime:
         """Choose a provider and set up the thread pool that every session of the process shares.
 
-        "auto" takes CUDA where the installed runtime lists it and a session really gets it, else the CPU.
+        "auto" means CUDA where the installed runtime lists it and the machine has an NVIDIA device, else the CPU.
         The pool is made once; a later call that asks for another size raises ProviderError.
         """
         global _pool_threads

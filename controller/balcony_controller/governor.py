@@ -76,22 +76,24 @@ class Governor:
         return self._plan.depths[0]
 
     def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
-        """(None, expected agreement) to emit at ``split``, or (the next depth to look at, that of the best option)."""
+        """(None, expected agreement) to emit at ``split``, or (the next depth to look at, that of the best option).
+
+        ``split`` is one that ``first_split`` or this method has named for the token in progress.
+        """
         if split == self.shape.full:
             return None, 1.0
         index = self.quality.bin(split, gate_logit)
-        price = self.price
+        # The steps are in profiled milliseconds: one factor makes them this device's, now.
+        price = self.price * self.cost.slowdown.factor
         best_depth, best_value, best_agreement = split, -float("inf"), 0.0
-        for depth in self._plan.depths:
-            if depth < split:
-                continue
+        for depth, step_ms in self._steps[split]:
             agreement = self.quality.agreement(split, index, depth)
-            value = agreement - price * step_cost(self.shape, self.cost, split, depth)
+            value = agreement - price * step_ms
             if value > best_value:
                 best_depth, best_value, best_agreement = depth, value, agreement
         if best_depth == split:
             return None, best_agreement
-        return next(depth for depth in self._plan.depths if depth > split), best_agreement
+        return self._steps[split][1][0], best_agreement
 
     def observe(self, stage: str, positions: int, elapsed_ms: float) -> None:
         """A graph has run for the token in progress."""
@@ -128,6 +130,15 @@ class Governor:
         self._plan = make_plan(
             self.shape, self.cost, self.quality, self.budget.latency_ms, self._pending, self._remaining
         )
+        depths = self._plan.depths
+        self._steps = {
+            split: [
+                (depth, step_cost(self.shape, self.cost, split, depth) / self._planned_factor)
+                for depth in depths
+                if depth >= split
+            ]
+            for split in depths
+        }
 
     def _reference_price(self) -> float:
         """The price at which the shallowest exit starts to beat full depth on average: the scale of prices."""

@@ -10,12 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+import numpy.typing as npt
+
 from balcony_controller.cost import CostModel
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import HEAD, LadderShape
 
+Array = npt.NDArray[np.float64]
+
 # Prices tried, in agreement per budget's worth of milliseconds.
-PRICE_GRID = (0.0, *(0.01 * 1.35**step for step in range(24)))
+PRICE_GRID: Array = np.array([0.0, *(0.01 * 1.35**step for step in range(24))])
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,12 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class _Mix:
-    price: float
-    cost_ms: float
-    agreement: float
+class _Mixes:
+    """What every price of the grid leads to, cheapest price (so dearest mix) first. All arrays [prices]."""
+
+    price: Array
+    cost_ms: Array
+    agreement: Array
 
 
 def make_plan(
@@ -58,13 +65,13 @@ def make_plan(
             cost.slope_ms(stage) * max(0, (pending or {}).get(stage, 0) - 1) / max(1, remaining)
             for stage in used_stages(shape, depths)
         )
-        mixes = [_mix(shape, cost, quality, depths, price / budget_ms, backlog) for price in PRICE_GRID]
+        mixes = _mixes(shape, cost, quality, depths, PRICE_GRID / budget_ms, backlog)
         plan = _at_budget(depths, mixes, budget_ms)
         if plan is not None and (best is None or plan.agreement > best.agreement + 1e-9):
             best = plan
-        low = min(mixes, key=lambda mix: mix.cost_ms)
-        if cheapest is None or low.cost_ms < cheapest.cost_ms:
-            cheapest = Plan(depths, low.price, low.cost_ms, low.agreement)
+        last = Plan(depths, float(mixes.price[-1]), float(mixes.cost_ms[-1]), float(mixes.agreement[-1]))
+        if cheapest is None or last.cost_ms < cheapest.cost_ms:
+            cheapest = last
     assert cheapest is not None
     return best or cheapest
 
@@ -99,39 +106,39 @@ def _subsets(depths: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [subset for size in range(1, len(depths) + 1) for subset in combinations(depths, size)]
 
 
-def _mix(
+def _mixes(
     shape: LadderShape,
     cost: CostModel,
     quality: QualityModel,
     depths: tuple[int, ...],
-    price: float,
-    backlog: float,
-) -> _Mix:
-    """Expected cost and agreement of choosing among ``depths`` at the first one's split, by price."""
+    prices: Array,
+    backlog_ms: float,
+) -> _Mixes:
+    """Expected cost and agreement of choosing among ``depths`` at the first one's split, at each price."""
     first = depths[0]
-    base = fixed_cost(shape, cost, depths) + backlog
+    base_ms = fixed_cost(shape, cost, depths) + backlog_ms
     if first == shape.full:
-        return _Mix(price, base, 1.0)
-    here = step_cost(shape, cost, first, first)
-    extra = {depth: step_cost(shape, cost, first, depth) - here for depth in depths}
-    total_cost, total_agreement = base, 0.0
-    for index, share in enumerate(quality.tables[first].share):
-        values = {depth: quality.agreement(first, index, depth) for depth in depths}
-        chosen = max(depths, key=lambda depth: values[depth] - price * extra[depth])
-        total_cost += share * extra[chosen]
-        total_agreement += share * values[chosen]
-    return _Mix(price, total_cost, total_agreement)
+        return _Mixes(prices, np.full_like(prices, base_ms), np.ones_like(prices))
+    share = np.asarray(quality.tables[first].share)
+    extra = np.array([step_cost(shape, cost, first, depth) for depth in depths])
+    extra -= extra[0]
+    agreement = np.array([[quality.agreement(first, index, depth) for depth in depths] for index in range(len(share))])
+    # [prices, bins]: the depth that each bin takes.
+    chosen = (agreement - prices[:, None, None] * extra).argmax(axis=2)
+    taken = np.take_along_axis(agreement[None], chosen[..., None], axis=2)[..., 0]
+    return _Mixes(prices, base_ms + extra[chosen] @ share, taken @ share)
 
 
-def _at_budget(depths: tuple[int, ...], mixes: list[_Mix], budget_ms: float) -> Plan | None:
+def _at_budget(depths: tuple[int, ...], mixes: _Mixes, budget_ms: float) -> Plan | None:
     """Where the mixes, dearest first, cross the budget: between two prices tokens can alternate."""
-    above: _Mix | None = None
-    for mix in mixes:
-        if mix.cost_ms <= budget_ms:
-            if above is None:
-                return Plan(depths, mix.price, mix.cost_ms, mix.agreement)
-            part = (budget_ms - mix.cost_ms) / (above.cost_ms - mix.cost_ms)
-            agreement = mix.agreement + part * (above.agreement - mix.agreement)
-            return Plan(depths, (mix.price + above.price) / 2, budget_ms, agreement)
-        above = mix
-    return None
+    affordable = np.flatnonzero(mixes.cost_ms <= budget_ms)
+    if not len(affordable):
+        return None
+    index = int(affordable[0])
+    price, cost_ms, agreement = mixes.price[index], mixes.cost_ms[index], mixes.agreement[index]
+    if index:
+        part = (budget_ms - cost_ms) / (mixes.cost_ms[index - 1] - cost_ms)
+        price = (price + mixes.price[index - 1]) / 2
+        agreement += part * (mixes.agreement[index - 1] - agreement)
+        cost_ms = budget_ms
+    return Plan(depths, float(price), float(cost_ms), float(agreement))

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from balcony_edge.errors import BalconyError
 
-WORKSTATION = ("torch", "transformers", "safetensors")
+WORKSTATION = ("torch", "transformers", "safetensors", "onnx", "optimum")
 
 
 def require_workstation() -> None:

@@ -30,7 +30,7 @@ class PretrainConfig:
     heads: int = 4
     kv_heads: int = 2
     intermediate: int = 352
-    context: int = 512
+    context: int = 256
     steps: int = 2000
     rows: int = 16
     length: int = 256
