@@ -58,7 +58,8 @@ class Ladder:
             source = self.trunk[below[graph.stop]].outputs
             self.exits[graph.stop] = Stage(session, graph, arch, source, control, self.context, slots)
         self._trunk_to = below
-        self._head = Head(runtime.session(bundle.file(manifest.head.file)), arch.vocabulary)
+        tops = [self.trunk[-1].outputs, *(stage.outputs for stage in self.exits.values())]
+        self._head = Head(runtime.session(bundle.file(manifest.head.file)), arch.vocabulary, tops)
 
     @property
     def stages(self) -> list[Stage]:

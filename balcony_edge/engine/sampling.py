@@ -44,7 +44,8 @@ def make_sampler(
         if temp == 0.0:
             return int(logits.argmax())
         probabilities = distribution(logits, temp, top_k, top_p, min_p)
-        return int(rng.choice(len(probabilities), p=probabilities))
+        cumulative = np.cumsum(probabilities)
+        return int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
 
     return sample
 
@@ -70,9 +71,12 @@ def distribution(
         probabilities[probabilities < min_p * probabilities.max()] = 0.0
     probabilities /= probabilities.sum()
     if top_p < 1.0:
-        order = np.argsort(-probabilities, kind="stable")
+        # Tokens below this share cannot be in the set: all of them together are less than what is left out.
+        candidates = np.flatnonzero(probabilities >= (1.0 - top_p) / len(probabilities))
+        order = candidates[np.argsort(-probabilities[candidates], kind="stable")]
         # Keep the token that crosses the line: the set's probability must reach top_p.
-        kept = int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1
-        probabilities[order[kept:]] = 0.0
-        probabilities /= probabilities.sum()
+        kept = order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1]
+        nucleus = np.zeros_like(probabilities)
+        nucleus[kept] = probabilities[kept] / probabilities[kept].sum()
+        return nucleus
     return probabilities

@@ -32,6 +32,79 @@ class Control:
         self._position.host()[0] = start
 
 
+class _Caller:
+    """One graph's calls over a range of positions: what changes from call to call is bound by address.
+
+    A single position, the common case of decoding, has a binding of its own on the CPU that never changes: its row is
+    copied in and out, which costs a tenth of binding anew. ``inputs`` and ``outputs`` map tensor names to the buffers
+    that they read and write by position; the fixed ones (lengths, caches) stay bound. With ``to_top`` outputs go to the
+    first rows of their buffers, wherever the inputs lie.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        inputs: dict[str, Buffer],
+        outputs: dict[str, Buffer],
+        fixed_inputs: dict[str, Any],
+        fixed_outputs: dict[str, Any],
+        to_top: bool = False,
+    ) -> None:
+        self._run = session.run_with_iobinding
+        self._inputs = inputs
+        self._outputs = outputs
+        self._to_top = to_top
+        self._ranged = self._bound(session, fixed_inputs, fixed_outputs)
+        self._rows: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+        self._row_outputs: list[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = []
+        self._single = None
+        buffers = [*inputs.values(), *outputs.values()]
+        if all(buffer.device == "cpu" for buffer in buffers):
+            self._single = self._bound(session, fixed_inputs, fixed_outputs)
+            for name, buffer in inputs.items():
+                row = Buffer((1, 1, *buffer.shape[2:]), buffer.dtype)
+                self._single.bind_ortvalue_input(name, row.value)
+                self._rows.append((row.host()[0], buffer.host()[0]))
+            for name, buffer in outputs.items():
+                if to_top:
+                    buffer.bind_rows(self._single.bind_output, name, 0, 1)
+                    continue
+                row = Buffer((1, 1, *buffer.shape[2:]), buffer.dtype)
+                self._single.bind_ortvalue_output(name, row.value)
+                self._row_outputs.append((row.host()[0], buffer.host()[0]))
+        self.elapsed_ms = 0.0
+
+    @staticmethod
+    def _bound(session: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+        binding = session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        return binding
+
+    def __call__(self, start: int, stop: int) -> None:
+        """Run positions [start, stop)."""
+        if stop - start == 1 and self._single is not None:
+            for row, values in self._rows:
+                row[0] = values[start]
+            begun = time.perf_counter()
+            self._run(self._single)
+            self.elapsed_ms = (time.perf_counter() - begun) * 1e3
+            for row, values in self._row_outputs:
+                values[start] = row[0]
+            return
+        binding = self._ranged
+        offset = 0 if self._to_top else start
+        for name, buffer in self._inputs.items():
+            buffer.bind_rows(binding.bind_input, name, start, stop)
+        for name, buffer in self._outputs.items():
+            buffer.bind_rows(binding.bind_output, name, offset, offset + stop - start)
+        begun = time.perf_counter()
+        self._run(binding)
+        self.elapsed_ms = (time.perf_counter() - begun) * 1e3
+
+
 class Stage:
     """A segment or an exit of the ladder.
 
@@ -40,64 +113,48 @@ class Stage:
     """
 
     def __init__(
-        self,
-        session: Any,
-        graph: Graph,
-        arch: Architecture,
-        source: Buffer,
-        control: Control,
-        rows: int,
-        slots: int,
+        self, session: Any, graph: Graph, arch: Architecture, source: Buffer, control: Control, rows: int, slots: int
     ) -> None:
         device = source.device if graph.start else _device(session)
         self.graph = graph
+        # How timings and reports call the stage.
+        self.name = f"segment {graph.start}-{graph.stop}" if graph.kind == "segment" else f"exit {graph.stop}"
         self.cursor = 0
-        self.source = source
         self.outputs = Buffer((1, rows, arch.hidden), np.float32, device)
         self.gates = Buffer((1, rows, 1), np.float32) if graph.gate else None
-        self.elapsed_ms = 0.0
-        self._session = session
         self._control = control
-        self._binding = session.io_binding()
-        self._input = "input_ids" if graph.kind == "segment" and graph.start == 0 else "hidden"
-        self._caches = [
-            (index, part, Buffer((1, arch.kv_heads, slots, arch.head_dim), np.float32, device))
+        self._caches = {
+            f"{part}.{index}": Buffer((1, arch.kv_heads, slots, arch.head_dim), np.float32, device)
             for index in range(graph.caches)
             for part in ("key", "value")
-        ]
-        for index, part, buffer in self._caches:
-            # One buffer as past and present: the graph appends in place.
-            self._binding.bind_ortvalue_input(f"past_{part}.{index}", buffer.value)
-            self._binding.bind_ortvalue_output(f"present_{part}.{index}", buffer.value)
+        }
         names = {item.name for item in session.get_inputs()}
-        for name, value in control.values.items():
-            if name in names:
-                self._binding.bind_ortvalue_input(name, value)
+        lengths = {name: value for name, value in control.values.items() if name in names}
+        self._call = _Caller(
+            session,
+            {"input_ids" if graph.kind == "segment" and graph.start == 0 else "hidden": source},
+            {"hidden_out": self.outputs} | ({} if self.gates is None else {"gate": self.gates}),
+            # One buffer as past and present: the graph appends in place.
+            lengths | {f"past_{name}": buffer.value for name, buffer in self._caches.items()},
+            {f"present_{name}": buffer.value for name, buffer in self._caches.items()},
+        )
 
     @property
-    def name(self) -> str:
-        """How timings and reports call the stage: "segment 3-6", "exit 3"."""
-        graph = self.graph
-        return f"segment {graph.start}-{graph.stop}" if graph.kind == "segment" else f"exit {graph.stop}"
+    def elapsed_ms(self) -> float:
+        """Milliseconds of the last call's graph run."""
+        return self._call.elapsed_ms
 
     def consume(self, stop: int) -> int:
-        """Run positions [cursor, stop) in one batched call; returns how many that were. Sets ``elapsed_ms``."""
+        """Run positions [cursor, stop) in one batched call; returns how many that were."""
         start = self.cursor
         self._control.set(start, stop)
-        binding = self._binding
-        self.source.bind_rows(binding.bind_input, self._input, start, stop)
-        self.outputs.bind_rows(binding.bind_output, "hidden_out", start, stop)
-        if self.gates is not None:
-            self.gates.bind_rows(binding.bind_output, "gate", start, stop)
-        begun = time.perf_counter()
-        self._session.run_with_iobinding(binding)
-        self.elapsed_ms = (time.perf_counter() - begun) * 1e3
+        self._call(start, stop)
         self.cursor = stop
         return stop - start
 
     def cache_arrays(self) -> list[npt.NDArray[np.float32]]:
         """The KV cache's tensors [1, KV, slots, D] on the host; positions from the cursor on are stale."""
-        return [buffer.host() for _, _, buffer in self._caches]
+        return [buffer.host() for buffer in self._caches.values()]
 
 
 class Head:
@@ -105,19 +162,19 @@ class Head:
 
     MAX_ROWS = 64
 
-    def __init__(self, session: Any, vocabulary: int) -> None:
-        self._session = session
-        self._binding = session.io_binding()
+    def __init__(self, session: Any, vocabulary: int, sources: list[Buffer]) -> None:
         self._logits = Buffer((1, self.MAX_ROWS, vocabulary), np.float32)
+        self._calls = {
+            id(source): _Caller(session, {"hidden": source}, {"logits": self._logits}, {}, {}, to_top=True)
+            for source in sources
+        }
         self.elapsed_ms = 0.0
 
     def rows(self, hidden: Buffer, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Logits of positions [start, stop), at most MAX_ROWS: a view that the next call overwrites."""
-        hidden.bind_rows(self._binding.bind_input, "hidden", start, stop)
-        self._logits.bind_rows(self._binding.bind_output, "logits", 0, stop - start)
-        begun = time.perf_counter()
-        self._session.run_with_iobinding(self._binding)
-        self.elapsed_ms = (time.perf_counter() - begun) * 1e3
+        call = self._calls[id(hidden)]
+        call(start, stop)
+        self.elapsed_ms = call.elapsed_ms
         return self._logits.host()[0, : stop - start]
 
 

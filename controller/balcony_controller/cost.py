@@ -8,6 +8,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class StageProfile:
         (m0, t0), (m1, t1) = points[index - 1], points[index]
         return t0 + (t1 - t0) * (positions - m0) / (m1 - m0)
 
-    @property
+    @cached_property
     def slope_ms(self) -> float:
         """Milliseconds that one more pending position adds, taken at small batches, where decoding lives."""
         near = next((point for point in self.points if point[0] >= 8), self.points[-1])

@@ -21,8 +21,9 @@ class Governor:
     token goes on iff some deeper exit's gain in agreement is worth its extra calls at the current price.
     """
 
-    # A plan is made again when the device's speed has moved by this much since.
-    REPLAN_CHANGE = 0.15
+    # A plan is made again when the device's speed has moved by this much since, but not at every token.
+    REPLAN_CHANGE = 0.2
+    REPLAN_TOKENS = 32
     # Loads jitter; a larger move between two looks loosens the cost model.
     SIGNAL_CHANGE = 0.2
 
@@ -108,8 +109,9 @@ class Governor:
                 self._queue.settle(token_ms)
         self._profiled_ms = self._graphs_ms = 0.0
         self._remaining = max(1, self._remaining - 1)
-        planned = self._planned_factor
-        if abs(self.cost.slowdown.factor - planned) > self.REPLAN_CHANGE * planned:
+        self._planned_ago += 1
+        moved = abs(self.cost.slowdown.factor / self._planned_factor - 1.0)
+        if moved > self.REPLAN_CHANGE and self._planned_ago >= self.REPLAN_TOKENS:
             self._make_plan()
             if self._queue is not None:
                 self._queue.retune(self._plan.price, self._reference_price())
@@ -127,6 +129,7 @@ class Governor:
 
     def _make_plan(self) -> None:
         self._planned_factor = self.cost.slowdown.factor
+        self._planned_ago = 0
         self._plan = make_plan(
             self.shape, self.cost, self.quality, self.budget.latency_ms, self._pending, self._remaining
         )

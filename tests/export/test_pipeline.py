@@ -30,7 +30,8 @@ def test_train_export_run(app: typer.Typer, tiny_model: Path, tmp_path: Path) ->
     texts = []
     for name in ("a.txt", "b.txt"):
         texts.append(tmp_path / name)
-        texts[-1].write_text("the quick brown fox jumps over the lazy dog\n<|endoftext|>\n" * 40)
+        story = [f"{word} quick brown fox jumps over the lazy dog" for word in ("the", "a", name) for _ in range(40)]
+        texts[-1].write_text("\n".join(story))
     exits, bundle = tmp_path / "exits", tmp_path / "bundle"
     common = ["--max-steps", "4", "--gate-steps", "2", "--rows", "2", "--length", "16"]
     files = [str(path) for path in texts]
