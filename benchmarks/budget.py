@@ -2,15 +2,15 @@
 
     python benchmarks/budget.py [BUNDLE] [--rounds 5] [--tokens 200]
 
-Measures the cost of the shallowest exit and of full depth first, sets budgets between the two, and runs all of them
-interleaved, round by round, over several prompts. Prints a table and, last, one JSON document.
+Each round measures the cost of the shallowest exit and of full depth first, then sets budgets at shares of the way
+between the two and runs several prompts under each. Replies are audited, so that agreement counts every token. Prints a
+table and, last, one JSON document.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections import Counter
 
 from balcony_edge import AdaptiveSession
@@ -26,7 +26,7 @@ def reply(session: AdaptiveSession, prompt: str, budget: str, tokens: int) -> Re
     session.budget = budget
     for _ in session.stream(prompt, tokens, temp=0.8, top_p=0.95, seed=1):
         pass
-    return session.report()
+    return session.audit()
 
 
 def mean_ms(reports: list[Report]) -> float:
@@ -61,43 +61,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=200)
     options = parser.parse_args()
+    runs: dict[str, list[Report]] = {}
+    budgets: dict[str, list[float]] = {}
     with AdaptiveSession(options.bundle) as session:
         for prompt in PROMPTS:  # warm up
             reply(session, prompt, "full", options.tokens)
-        ends = {
-            name: statistics.median(
-                mean_ms([reply(session, prompt, budget, options.tokens) for prompt in PROMPTS])
-                for _ in range(options.rounds)
-            )
-            for name, budget in (("shallowest", SHALLOWEST), ("full", "full"))
-        }
-        low, high = ends["shallowest"], ends["full"]
-        budgets = {share: low + share * (high - low) for share in SHARES}
-        runs: dict[str, list[Report]] = {}
         for _ in range(options.rounds):
-            for name, budget in [
-                ("shallowest", SHALLOWEST),
-                *((f"{share:.2f}", f"{budget}ms") for share, budget in budgets.items()),
-                ("full", "full"),
-            ]:
+            ends = {}
+            for name, budget in (("shallowest", SHALLOWEST), ("full", "full")):
+                reports = [reply(session, prompt, budget, options.tokens) for prompt in PROMPTS]
+                runs.setdefault(name, []).extend(reports)
+                ends[name] = mean_ms(reports)
+            for share in SHARES:
+                name = f"{share:.2f}"
+                budget_ms = ends["shallowest"] + share * (ends["full"] - ends["shallowest"])
                 for prompt in PROMPTS:
-                    runs.setdefault(name, []).append(reply(session, prompt, budget, options.tokens))
-    results = {name: summary(reports) for name, reports in runs.items()}
-    for share, budget in budgets.items():
-        name = f"{share:.2f}"
-        results[name] |= {
-            "budget_ms": round(budget, 4),
-            "mean_over_budget": round(mean_ms(runs[name]) / budget, 4),
-        }
+                    runs.setdefault(name, []).append(reply(session, prompt, f"{budget_ms}ms", options.tokens))
+                    budgets.setdefault(name, []).append(budget_ms)
     full_ms = mean_ms(runs["full"])
+    order = ["shallowest", *budgets, "full"]
+    results = {name: summary(runs[name]) | {"of_full": round(mean_ms(runs[name]) / full_ms, 4)} for name in order}
+    for name, values in budgets.items():
+        spent = sum((report.mean_ms or 0.0) * (report.tokens - 1) for report in runs[name])
+        allowed = sum(value * (report.tokens - 1) for value, report in zip(values, runs[name], strict=True))
+        results[name]["mean_over_budget"] = round(spent / allowed, 4)
     print(f"{'budget':>10} {'of full':>8} {'kept to':>8} {'agreement':>10}  depths")
     for name, result in results.items():
         kept = result.get("mean_over_budget", "")
-        print(
-            f"{name:>10} {mean_ms(runs[name]) / full_ms:8.3f} {kept!s:>8} {result['agreement']!s:>10}  "
-            f"{result['depth_shares']}"
-        )
-    print(json.dumps({"benchmark": "budget", "ends_ms": ends, "results": results}))
+        print(f"{name:>10} {result['of_full']:>8} {kept!s:>8} {result['agreement']!s:>10}  {result['depth_shares']}")
+    print(json.dumps({"benchmark": "budget", "tokens_per_reply": options.tokens, "results": results}))
 
 
 if __name__ == "__main__":

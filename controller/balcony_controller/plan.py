@@ -60,12 +60,16 @@ def make_plan(
         return Plan((shape.full,), 0.0, fixed_cost(shape, cost, (shape.full,)), 1.0)
     best: Plan | None = None
     cheapest: Plan | None = None
+    waiting = pending or {}
+    backlog_ms = {
+        stage: cost.slope_ms(stage) * max(0, waiting.get(stage, 0) - 1) / max(1, remaining)
+        for stage in used_stages(shape, shape.depths)
+    }
+    options = {first: _Options.seen_from(first, shape, cost, quality) for first in shape.depths}
+    prices = PRICE_GRID / budget_ms
     for depths in _subsets(shape.depths):
-        backlog = sum(
-            cost.slope_ms(stage) * max(0, (pending or {}).get(stage, 0) - 1) / max(1, remaining)
-            for stage in used_stages(shape, depths)
-        )
-        mixes = _mixes(shape, cost, quality, depths, PRICE_GRID / budget_ms, backlog)
+        base_ms = fixed_cost(shape, cost, depths) + sum(backlog_ms[stage] for stage in used_stages(shape, depths))
+        mixes = options[depths[0]].mixes(depths, prices, base_ms)
         plan = _at_budget(depths, mixes, budget_ms)
         if plan is not None and (best is None or plan.agreement > best.agreement + 1e-9):
             best = plan
@@ -106,27 +110,35 @@ def _subsets(depths: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [subset for size in range(1, len(depths) + 1) for subset in combinations(depths, size)]
 
 
-def _mixes(
-    shape: LadderShape,
-    cost: CostModel,
-    quality: QualityModel,
-    depths: tuple[int, ...],
-    prices: Array,
-    backlog_ms: float,
-) -> _Mixes:
-    """Expected cost and agreement of choosing among ``depths`` at the first one's split, at each price."""
-    first = depths[0]
-    base_ms = fixed_cost(shape, cost, depths) + backlog_ms
-    if first == shape.full:
-        return _Mixes(prices, np.full_like(prices, base_ms), np.ones_like(prices))
-    share = np.asarray(quality.tables[first].share)
-    extra = np.array([step_cost(shape, cost, first, depth) for depth in depths])
-    extra -= extra[0]
-    agreement = np.array([[quality.agreement(first, index, depth) for depth in depths] for index in range(len(share))])
-    # [prices, bins]: the depth that each bin takes.
-    chosen = (agreement - prices[:, None, None] * extra).argmax(axis=2)
-    taken = np.take_along_axis(agreement[None], chosen[..., None], axis=2)[..., 0]
-    return _Mixes(prices, base_ms + extra[chosen] @ share, taken @ share)
+@dataclass(frozen=True)
+class _Options:
+    """What can be had from one split on: ``depths`` [n], ``extra_ms`` [n] beyond stopping there, ``share`` [bins] and
+    ``agreement`` [bins, n]."""
+
+    depths: tuple[int, ...]
+    extra_ms: Array
+    share: Array
+    agreement: Array
+
+    @classmethod
+    def seen_from(cls, first: int, shape: LadderShape, cost: CostModel, quality: QualityModel) -> _Options:
+        """The options at the gate of ``first``; at full depth there is only one, and no gate."""
+        depths = tuple(depth for depth in shape.depths if depth >= first)
+        extra = np.array([step_cost(shape, cost, first, depth) for depth in depths])
+        if first == shape.full:
+            return cls(depths, extra - extra[0], np.ones(1), np.ones((1, 1)))
+        share = np.asarray(quality.tables[first].share)
+        rows = [[quality.agreement(first, index, depth) for depth in depths] for index in range(len(share))]
+        return cls(depths, extra - extra[0], share, np.array(rows))
+
+    def mixes(self, depths: tuple[int, ...], prices: Array, base_ms: float) -> _Mixes:
+        """Expected cost and agreement of choosing among ``depths`` by the gate's bin, at each price."""
+        columns = [self.depths.index(depth) for depth in depths]
+        extra, agreement = self.extra_ms[columns], self.agreement[:, columns]
+        # [prices, bins]: the column that each bin takes.
+        chosen = (agreement - prices[:, None, None] * extra).argmax(axis=2)
+        taken = agreement[np.arange(len(agreement)), chosen]
+        return _Mixes(prices, base_ms + extra[chosen] @ self.share, taken @ self.share)
 
 
 def _at_budget(depths: tuple[int, ...], mixes: _Mixes, budget_ms: float) -> Plan | None:
