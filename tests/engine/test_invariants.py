@@ -37,6 +37,7 @@ def demo() -> Ladder:
 @pytest.fixture(scope="module")
 def demo_fp32(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
     """The demo's checkpoint and exits, exported at fp32."""
+    pytest.importorskip("torch")
     from balcony_export.bundle_writer import export_bundle
 
     out = tmp_path_factory.mktemp("demo") / "fp32"
@@ -124,6 +125,7 @@ def test_the_demo_equals_transformers(demo_fp32: Ladder) -> None:
 
 def test_small_heads_take_the_separate_rope(stories260k: Path, tmp_path: Path) -> None:
     """Heads of 8 cannot be rotated inside the attention kernel."""
+    pytest.importorskip("torch")
     from balcony_export.bundle_writer import export_bundle
 
     bundle = export_bundle(stories260k, tmp_path / "b", model="stories260K", exits="init", splits=[1, 2, 3, 4])
