@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from balcony_edge.bundle import Bundle
+from balcony_edge.chat import ChatTemplate, Message
 from balcony_edge.errors import BundleError, PromptError
 
 
@@ -22,6 +25,7 @@ class TextCodec:
         self._vocabulary = bundle.manifest.architecture.vocabulary
         self._start = [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
         self._fallback = generation.bos_token_id
+        self.chat_template = ChatTemplate.of(bundle)
 
     def encode(self, prompt: str) -> list[int]:
         """Token ids of a prompt, the start token in front where the model was trained with one.
@@ -34,6 +38,17 @@ class TextCodec:
         if not ids:
             raise PromptError("the prompt is empty and this model has no start token", 'give a prompt: -p "TEXT"')
         return self.check(ids)
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, each message with ``role`` and ``content``, by the model's own template.
+
+        Raises PromptError if the model has none or refuses the messages.
+        """
+        if self.chat_template is None:
+            raise PromptError("this model has no chat template", "give plain text, or use --no-chat-template")
+        text = self.chat_template.render(messages)
+        # The template writes the start token itself.
+        return self.check(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def check(self, ids: list[int]) -> list[int]:
         """The ids, if all are of the vocabulary. Raises PromptError naming the first that is not."""

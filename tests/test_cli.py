@@ -6,12 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from balcony_edge import Bundle
+from balcony_edge import AdaptiveSession, Bundle, Token
 from balcony_edge.cli.app import repeat_options
+from balcony_edge.cli.run import run
 
 
 def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -110,3 +114,22 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     )
     paths = os.pathsep.join(path for path in sys.path if path)
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": paths}, timeout=120)
+
+
+def test_ctrl_c_ends_the_text_and_still_gives_the_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = AdaptiveSession.stream
+
+    def interrupted(self: AdaptiveSession, *arguments: Any, **settings: Any) -> Iterator[Token]:
+        tokens = original(self, *arguments, **settings)
+        yield from (next(tokens) for _ in range(3))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AdaptiveSession, "stream", interrupted)
+    with pytest.raises(typer.Exit) as ended:
+        run(prompt="Once upon a time", provider="cpu")
+    assert ended.value.exit_code == 130
+    out, err = capsys.readouterr()
+    assert out.endswith("\n")
+    assert "3 tokens" in err

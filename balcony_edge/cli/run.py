@@ -34,6 +34,9 @@ def run(
         int | None,
         typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores."),
     ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's chat template if it has one.")
+    ] = True,
     audit: Annotated[
         bool,
         typer.Option("--audit/--no-audit", help="After the reply, measure how many tokens are the full model's."),
@@ -51,7 +54,11 @@ def run(
 
     with AdaptiveSession(bundle, budget=budget, provider=provider, threads=threads, max_context=max_context) as session:
         interrupted = False
-        tokens = session.stream(text, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
+        if chat_template and session.codec.chat_template is not None:
+            given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])
+        else:
+            given = text
+        tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
         try:
             for token in tokens:
                 sys.stdout.write(token.text)
