@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -153,7 +154,19 @@ def _write_graphs(
     block_size: int,
     exactness: Exactness,
 ) -> list[Graph]:
-    weights = WeightFile(work, precision, block_size)
+    with closing(WeightFile(work, precision, block_size)) as weights:
+        return _write_graphs_into(weights, work, base, exits, arch, splits, exactness)
+
+
+def _write_graphs_into(
+    weights: WeightFile,
+    work: Path,
+    base: Checkpoint,
+    exits: Tensors | None,
+    arch: Architecture,
+    splits: list[int],
+    exactness: Exactness,
+) -> list[Graph]:
     entries: list[Graph] = []
 
     def builder() -> graphs.GraphBuilder:
@@ -172,7 +185,6 @@ def _write_graphs(
             entries.append(Graph(kind="exit", file=name, start=split, stop=split, caches=1))
     graphs.head(builder(), base, work / "head.onnx")
     entries.append(Graph(kind="head", file="head.onnx"))
-    weights.close()
     return entries
 
 

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from balcony_edge.errors import BalconyError
 
-WORKSTATION = ("torch", "transformers", "safetensors", "onnx", "optimum")
+WORKSTATION = ("torch", "transformers", "safetensors", "onnx", "onnx_ir", "optimum")
 
 
 def require_workstation() -> None:

@@ -15,9 +15,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from balcony_edge.errors import DataError
 from balcony_export import corpus, state
 from balcony_export.progress import Progress
 from balcony_export.schedule import cosine
+
+SAVE_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,13 @@ def pretrain(config: PretrainConfig, texts: list[Path], folder: Path, state_fold
     shipped checkpoint is half the size and *is* the base, bit for bit.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    data = _tokens(texts, tokenizer, state_folder)
+    data = corpus.load(texts, tokenizer, end_id=tokenizer.eos_token_id)
+    if len(data.train) < config.length or len(data.heldout) < config.context:
+        raise DataError(
+            f"{len(data.train)} training and {len(data.heldout)} held-out tokens are too few",
+            f"give --data at least {config.length} and {config.context} tokens of text",
+        )
+    state_folder.mkdir(parents=True, exist_ok=True)
     model = config.model()
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -91,13 +100,16 @@ def pretrain(config: PretrainConfig, texts: list[Path], folder: Path, state_fold
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             progress.advance(f"loss {loss.item():.3f}")
-            if (step + 1) % 100 == 0:
+            if (step + 1) % SAVE_EVERY == 0:
                 record = {"step": step + 1, "loss": loss.item(), "elapsed_s": time.monotonic() - started}
                 log.write(json.dumps(record) + "\n")
                 log.flush()
                 _save_state(state_folder, model, optimizer, step + 1, config)
     rounded: Any = model.bfloat16()
-    rounded.save_pretrained(folder)
+    rounded.save_pretrained(state_folder / "model")
+    # The weights last: where they are, the folder is whole.
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        (state_folder / "model" / name).replace(folder / name)
     loss = heldout_loss(rounded.float(), data.heldout, config.context)
     (state_folder / "heldout.json").write_text(json.dumps({"heldout_loss_nats": loss, **asdict(config)}) + "\n")
     print(f"held-out loss {loss:.4f} nats a token")
@@ -110,11 +122,6 @@ def heldout_loss(model: Any, stream: corpus.Tokens, length: int) -> float:
     with torch.inference_mode():
         losses = [model(input_ids=part, labels=part).loss.item() * len(part) for part in torch.split(rows, 8)]
     return float(sum(losses) / len(rows))
-
-
-def _tokens(texts: list[Path], tokenizer: Any, state_folder: Path) -> corpus.Corpus:
-    state_folder.mkdir(parents=True, exist_ok=True)
-    return corpus.load(texts, tokenizer, end_id=tokenizer.eos_token_id)
 
 
 def _save_state(
