@@ -21,7 +21,7 @@ class Governor:
     token goes on iff some deeper exit's gain in agreement is worth its extra calls at the current price.
     """
 
-    # A plan is made again when the device's speed has moved by this much since, but not at every token.
+    # A plan is made again when the device's speed has moved by this much since (or it is cornered), but not each token.
     REPLAN_CHANGE = 0.2
     REPLAN_TOKENS = 32
     # Loads jitter; a larger move between two looks loosens the cost model.
@@ -110,8 +110,7 @@ class Governor:
         self._profiled_ms = self._graphs_ms = 0.0
         self._remaining = max(1, self._remaining - 1)
         self._planned_ago += 1
-        moved = abs(self.cost.slowdown.factor / self._planned_factor - 1.0)
-        if moved > self.REPLAN_CHANGE and self._planned_ago >= self.REPLAN_TOKENS:
+        if self._planned_ago >= self.REPLAN_TOKENS and self._plan_is_stale():
             self._make_plan()
             if self._queue is not None:
                 self._queue.retune(self._plan.price, self._reference_price())
@@ -126,6 +125,17 @@ class Governor:
     def feedback(self, depth: int, expected: float, agreed: bool) -> None:
         """A deep pass has shown whether an exit's token was the full model's."""
         self.quality.feedback(depth, expected, agreed)
+
+    def _plan_is_stale(self) -> bool:
+        """Whether the device's speed has moved since, or the plan's own depths cannot steer back to the budget."""
+        if abs(self.cost.slowdown.factor / self._planned_factor - 1.0) > self.REPLAN_CHANGE:
+            return True
+        if self._queue is None:
+            return False
+        debt = self._queue.overspend_ms > VirtualQueue.PLACEHOLDER_TOKENS * self._queue.budget_ms
+        cornered = debt and self._plan.depths[0] != self.shape.depths[0]
+        idle = self._queue.price <= 0.0 and self._plan.depths[-1] != self.shape.full
+        return cornered or idle
 
     def _make_plan(self) -> None:
         self._planned_factor = self.cost.slowdown.factor

@@ -49,6 +49,17 @@ def test_a_device_that_is_not_as_profiled_keeps_the_budget(slowdown: float) -> N
     assert mean(costs) == pytest.approx(8 * slowdown, rel=0.05)
 
 
+@pytest.mark.parametrize("slowdown", [0.9, 1.12])
+def test_a_plan_that_cannot_steer_back_is_made_again(slowdown: float) -> None:
+    """A drift too small to notice as such: at full depth's own cost, the plan has nothing else to choose from."""
+    device = FakeDevice(governor("13.2ms"))
+    device.reply(100)
+    device.slowdown = slowdown
+    costs, depths = device.reply(400)
+    assert mean(costs) <= 13.2 * 1.03
+    assert (set(depths) == {SHAPE.full}) == (slowdown < 1)
+
+
 def test_contention_that_begins_halfway_is_absorbed() -> None:
     device = FakeDevice(governor("9ms"))
     device.reply(200)
