@@ -20,8 +20,9 @@ import numpy as np
 import platformdirs
 
 from balcony_controller.cost import StageProfile
+from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle
-from balcony_edge.engine.ladder import HEAD, Ladder
+from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 
 POSITIONS = (1, 2, 4, 8, 16, 32)

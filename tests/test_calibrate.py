@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from balcony_controller.shape import HEAD
 from balcony_edge import Bundle
 from balcony_edge.calibrate import Calibration, cache_file, load_or_measure, measure
-from balcony_edge.engine.ladder import HEAD, Ladder
+from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
@@ -20,8 +21,6 @@ from balcony_edge.errors import PromptError
 Logits = npt.NDArray[np.float32]
 # Called after each graph run with the stage's name, the number of positions and the elapsed milliseconds.
 Observer = Callable[[str, int, float], None]
-
-HEAD = "head"
 
 
 class Ladder:

@@ -25,8 +25,10 @@ class StageProfile:
     def ms(self, positions: int) -> float:
         """Time of one call over ``positions``: straight lines between the points, the last one prolonged."""
         points = self.points
-        if positions <= 1 or len(points) == 1:
-            return points[0][1] * max(1, positions) if len(points) == 1 else points[0][1]
+        if len(points) == 1:
+            return points[0][1] * max(1, positions)
+        if positions <= 1:
+            return points[0][1]
         index = min(bisect_right(points, (positions, float("inf"))), len(points) - 1)
         (m0, t0), (m1, t1) = points[index - 1], points[index]
         return t0 + (t1 - t0) * (positions - m0) / (m1 - m0)
@@ -38,11 +40,6 @@ class StageProfile:
         if near[0] == 1:
             return near[1]
         return max(0.0, (near[1] - self.points[0][1]) / (near[0] - 1))
-
-    @property
-    def call_ms(self) -> float:
-        """What the call itself costs, before any position: the part that waiting and batching saves."""
-        return max(0.0, self.points[0][1] - self.slope_ms)
 
 
 class SlowDown:

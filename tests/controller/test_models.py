@@ -16,7 +16,6 @@ def test_profiles_interpolate_and_prolong() -> None:
     profile = StageProfile(((1, 2.0), (2, 3.0), (8, 9.0)))
     assert [profile.ms(n) for n in (1, 2, 5, 8, 16)] == [2.0, 3.0, 6.0, 9.0, 17.0]
     assert profile.slope_ms == pytest.approx(1.0)
-    assert profile.call_ms == pytest.approx(1.0)
     assert StageProfile(((1, 2.0),)).ms(4) == 8.0
 
 
