@@ -2,9 +2,9 @@
 
     python benchmarks/budget.py [BUNDLE] [--rounds 5] [--tokens 200]
 
-Each round measures the cost of the shallowest exit and of full depth first, then sets budgets at shares of the way
-between the two and runs several prompts under each. Replies are audited, so that agreement counts every token. Prints a
-table and, last, one JSON document.
+Each round measures the cost of the shallowest exit and of full depth, sets budgets at shares of the way between the
+two, runs several prompts under each, and measures the two ends again; rounds in which they moved by a tenth are dropped
+and counted. Replies are audited, so that agreement counts every token. Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -17,16 +17,29 @@ from balcony_edge import AdaptiveSession
 from balcony_edge.report import Report
 
 PROMPTS = ["Once upon a time", "One day, a little girl named Lily", "The big dog", "Tom and his mom went to the park"]
-SHARES = (0.15, 0.3, 0.5, 0.7, 0.85)
+SHARES = (0.2, 0.4, 0.6, 0.8)
+NAMES = tuple(f"{share:.1f}" for share in SHARES)
+# A round counts if the ends before and after it differ by less: else its budgets were not where they should be.
+STEADY = 0.1
 SHALLOWEST = "0.000001ms"
 
 
-def reply(session: AdaptiveSession, prompt: str, budget: str, tokens: int) -> Report:
-    """One reply of exactly ``tokens`` tokens (end tokens are sampled away by a long story) under a budget."""
-    session.budget = budget
+def reply(session: AdaptiveSession, prompt: str, tokens: int) -> Report:
+    """One reply of at most ``tokens`` tokens, sampled, and audited."""
     for _ in session.stream(prompt, tokens, temp=0.8, top_p=0.95, seed=1):
         pass
     return session.audit()
+
+
+def replies(session: AdaptiveSession, budget: str, tokens: int) -> list[Report]:
+    """One reply to every prompt under one budget, set once."""
+    session.budget = budget
+    return [reply(session, prompt, tokens) for prompt in PROMPTS]
+
+
+def ends(session: AdaptiveSession, tokens: int) -> tuple[list[Report], list[Report]]:
+    """The same replies at the shallowest exit and at full depth."""
+    return replies(session, SHALLOWEST, tokens), replies(session, "full", tokens)
 
 
 def mean_ms(reports: list[Report]) -> float:
@@ -62,34 +75,42 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=200)
     options = parser.parse_args()
     runs: dict[str, list[Report]] = {}
-    budgets: dict[str, list[float]] = {}
+    kept: dict[str, list[float]] = {}
+    moved = 0
     with AdaptiveSession(options.bundle) as session:
-        for prompt in PROMPTS:  # warm up
-            reply(session, prompt, "full", options.tokens)
-        for _ in range(options.rounds):
-            ends = {}
-            for name, budget in (("shallowest", SHALLOWEST), ("full", "full")):
-                reports = [reply(session, prompt, budget, options.tokens) for prompt in PROMPTS]
-                runs.setdefault(name, []).extend(reports)
-                ends[name] = mean_ms(reports)
-            for share in SHARES:
-                name = f"{share:.2f}"
-                budget_ms = ends["shallowest"] + share * (ends["full"] - ends["shallowest"])
-                for prompt in PROMPTS:
-                    runs.setdefault(name, []).append(reply(session, prompt, f"{budget_ms}ms", options.tokens))
-                    budgets.setdefault(name, []).append(budget_ms)
+        ends(session, options.tokens)  # warm up
+        before = ends(session, options.tokens)
+        while len(kept.get(NAMES[0], [])) < options.rounds and moved <= 3 * options.rounds:
+            low, high = (mean_ms(reports) for reports in before)
+            round_runs = {}
+            for name, share in zip(NAMES, SHARES, strict=True):
+                round_runs[name] = replies(session, f"{low + share * (high - low)}ms", options.tokens)
+            after = ends(session, options.tokens)
+            steady = all(abs(mean_ms(b) / mean_ms(a) - 1) < STEADY for a, b in zip(before, after, strict=True))
+            if steady:
+                for name, share in zip(NAMES, SHARES, strict=True):
+                    runs.setdefault(name, []).extend(round_runs[name])
+                    kept.setdefault(name, []).append(mean_ms(round_runs[name]) / (low + share * (high - low)))
+                runs.setdefault("shallowest", []).extend(after[0])
+                runs.setdefault("full", []).extend(after[1])
+            moved += not steady
+            before = after
+    if not kept:
+        raise SystemExit("the machine never held still: run it with nothing beside it")
+    order = ["shallowest", *NAMES, "full"]
     full_ms = mean_ms(runs["full"])
-    order = ["shallowest", *budgets, "full"]
     results = {name: summary(runs[name]) | {"of_full": round(mean_ms(runs[name]) / full_ms, 4)} for name in order}
-    for name, values in budgets.items():
-        spent = sum((report.mean_ms or 0.0) * (report.tokens - 1) for report in runs[name])
-        allowed = sum(value * (report.tokens - 1) for value, report in zip(values, runs[name], strict=True))
-        results[name]["mean_over_budget"] = round(spent / allowed, 4)
+    for name, ratios in kept.items():
+        results[name] |= {
+            "mean_over_budget": round(sum(ratios) / len(ratios), 4),
+            "by_round": [round(ratio, 4) for ratio in ratios],
+        }
     print(f"{'budget':>10} {'of full':>8} {'kept to':>8} {'agreement':>10}  depths")
     for name, result in results.items():
-        kept = result.get("mean_over_budget", "")
-        print(f"{name:>10} {result['of_full']:>8} {kept!s:>8} {result['agreement']!s:>10}  {result['depth_shares']}")
-    print(json.dumps({"benchmark": "budget", "tokens_per_reply": options.tokens, "results": results}))
+        ratio = result.get("mean_over_budget", "")
+        print(f"{name:>10} {result['of_full']:>8} {ratio!s:>8} {result['agreement']!s:>10}  {result['depth_shares']}")
+    document = {"benchmark": "budget", "tokens_per_reply": options.tokens, "rounds_dropped": moved, "results": results}
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

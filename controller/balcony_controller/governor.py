@@ -52,23 +52,23 @@ class Governor:
 
     @property
     def overspend_ms(self) -> float:
-        """Milliseconds spent above the budget since the reply began (negative: saved)."""
+        """Milliseconds spent above the budget since it was set (negative: saved)."""
         return 0.0 if self._queue is None else self._queue.overspend_ms
 
     def set_budget(self, budget: Budget) -> None:
         """Take a new budget from the next token on; past overspend is forgiven."""
         self.budget = budget
+        self._queue = None if budget.latency_ms is None else VirtualQueue(budget.latency_ms)
         self._make_plan()
-        if budget.latency_ms is None:
-            self._queue = None
-        else:
-            self._queue = VirtualQueue(budget.latency_ms, self._plan.price, self._reference_price())
 
     def begin(self, pending: Mapping[str, int], remaining: int) -> None:
-        """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed."""
+        """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed.
+
+        What earlier replies under the same budget overspent or saved still counts.
+        """
         self._pending = pending
         self._remaining = remaining
-        self.set_budget(self.budget)
+        self._make_plan()
 
     def first_split(self) -> int:
         """The shallowest depth worth looking at; the full depth straight away while depth is free."""
@@ -112,8 +112,6 @@ class Governor:
         self._planned_ago += 1
         if self._planned_ago >= self.REPLAN_TOKENS and self._plan_is_stale():
             self._make_plan()
-            if self._queue is not None:
-                self._queue.retune(self._plan.price, self._reference_price())
 
     def hear(self, signals: Signals) -> None:
         """The latest look at the machine: a jump of load or clock makes the cost model follow faster."""
@@ -152,6 +150,8 @@ class Governor:
             ]
             for split in depths
         }
+        if self._queue is not None:
+            self._queue.retune(self._plan.price, self._reference_price())
 
     def _reference_price(self) -> float:
         """The price at which the shallowest exit starts to beat full depth on average: the scale of prices."""

@@ -15,7 +15,7 @@ class VirtualQueue:
     PLACEHOLDER_TOKENS = 4.0
     LONGEST_TOKENS = 50.0
 
-    def __init__(self, budget_ms: float, plan_price: float, reference_price: float) -> None:
+    def __init__(self, budget_ms: float, plan_price: float = 0.0, reference_price: float = 1.0) -> None:
         self.budget_ms = budget_ms
         self.overspend_ms = 0.0
         self._scale_ms = self.PLACEHOLDER_TOKENS * budget_ms
@@ -25,6 +25,7 @@ class VirtualQueue:
         """A new plan: keep the overspend, move the place-holder. A plan at price zero learns its price on overspend."""
         self._reference = plan_price if plan_price > 0 else reference_price
         self._placeholder_ms = self._scale_ms if plan_price > 0 else 0.0
+        self.overspend_ms = max(self.overspend_ms, -self._placeholder_ms)
 
     @property
     def price(self) -> float:
