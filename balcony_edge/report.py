@@ -20,6 +20,7 @@ class Report:
     first_token_ms: float | None
     mean_ms: float | None
     depth_counts: dict[int, int]
+    shallowest_depth: int
     full_depth: int
     verified: int
     agreed: int
@@ -40,6 +41,13 @@ class Report:
     def lossless(self) -> bool:
         """Whether every token came from the full depth."""
         return set(self.depth_counts) <= {self.full_depth}
+
+    @property
+    def out_of_reach(self) -> bool:
+        """Whether the budget was missed with every token at the shallowest depth: this device cannot keep it."""
+        if self.budget_ms is None or self.mean_ms is None:
+            return False
+        return self.mean_ms > self.budget_ms and set(self.depth_shares) == {self.shallowest_depth}
 
     @property
     def depth_shares(self) -> dict[int, float]:
@@ -63,6 +71,7 @@ class Report:
             f"{'full' if depth == self.full_depth else f'exit {depth}'} {share:.0%}"
             for depth, share in sorted(self.depth_shares.items())
         )
+        beyond = ", below what the shallowest depth costs here" if self.out_of_reach else ""
         known = self.depth_counts.get(self.full_depth, 0) + self.verified
         quality = (
             "lossless (full depth)"
@@ -73,6 +82,6 @@ class Report:
             f"prompt {self.prompt_tokens} tokens {number(self.prompt_tok_s, '.0f')} tok/s, "
             f"first token {number(self.first_token_ms, '.1f')} ms | "
             f"{self.tokens} tokens {number(self.decode_tok_s, '.0f')} tok/s, "
-            f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}) | "
+            f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}{beyond}) | "
             f"{depths or 'no tokens'} | {quality} | {self.machine}"
         )

@@ -179,6 +179,7 @@ class AdaptiveSession:
             first_token_ms=figures.first_ms,
             mean_ms=figures.decode_ms / after_first if after_first > 0 else None,
             depth_counts=dict(figures.depth_counts),
+            shallowest_depth=self.ladder.depths[0],
             full_depth=self.ladder.full,
             verified=figures.verified,
             agreed=figures.agreed,

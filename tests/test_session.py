@@ -44,6 +44,7 @@ def test_without_a_budget_every_token_is_the_full_models(session: AdaptiveSessio
     assert {token.depth for token in tokens} == {session.ladder.full}
     assert session.report().lossless
     assert session.report().agreement == 1.0
+    assert not session.report().out_of_reach
 
 
 def test_text_of_the_tokens_is_the_text_of_the_reply(session: AdaptiveSession) -> None:
@@ -60,6 +61,8 @@ def test_a_tight_budget_stays_shallow_and_says_so(session: AdaptiveSession) -> N
     report = session.report()
     assert not report.lossless
     assert report.agreement is None
+    assert report.out_of_reach
+    assert "below what the shallowest depth costs here" in report.line()
     assert "unknown" in report.line()
     assert report.depth_shares == {session.ladder.depths[0]: 1.0}
 

@@ -12,11 +12,13 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer
 
+from balcony_edge import AdaptiveSession
 from balcony_edge.bundle import Bundle, Precision
 from balcony_edge.cli.app import add_plugins
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
+from balcony_edge.telemetry import FakeSensors
 from balcony_export import exits
 from balcony_export.base import load_base
 from balcony_export.bundle_writer import export_bundle, read_weights
@@ -117,6 +119,8 @@ def test_segments_alone(tiny_model: Path, tmp_path: Path) -> None:
     ladder = Ladder(bundle, Runtime.start("cpu"))
     ladder.append([1, 2, 3])
     assert ladder.next_logits(5).shape == (288,)
+    with AdaptiveSession(bundle, budget="0.001ms", provider="cpu", sensors=FakeSensors()) as session:
+        assert {token.depth for token in session.stream([1, 2, 3], 4, stop=[])} <= {5}
 
 
 def test_an_untied_head_has_its_own_weight(tiny_model: Path, tmp_path: Path) -> None:
