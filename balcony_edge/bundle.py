@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from balcony_edge.errors import BundleError
 
 MANIFEST_NAME = "balcony.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-Precision = Literal["fp32", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Activations = Literal["fp32", "fp16", "bf16"]
+Cache = Literal["fp32", "fp16", "bf16", "int8"]
+Provider = Literal["cpu", "cuda"]
 Exactness = Literal["bit", "float"]
 
 
@@ -38,9 +41,25 @@ class Architecture(_Record):
     intermediate: int
     vocabulary: int
     context: int
-    norm_epsilon: float
-    rope_theta: float
     tied_head: bool
+
+
+class Formats(_Record):
+    """How a bundle keeps its numbers, and for which ONNX Runtime provider its graphs were built.
+
+    ``base``, ``exits`` and ``head`` are those of the weights (the embedding goes with the head); ``activations`` those
+    of the hidden states between graphs, ``cache`` those of keys and values. Weights of int8 and int4 share one scale
+    per ``block_size``, and have zero points unless ``symmetric``.
+    """
+
+    provider: Provider = "cpu"
+    base: Precision = "fp32"
+    exits: Precision = "fp32"
+    head: Precision = "fp32"
+    activations: Activations = "fp32"
+    cache: Cache = "fp32"
+    block_size: int = 32
+    symmetric: bool = True
 
 
 class BaseInfo(_Record):
@@ -55,6 +74,8 @@ class Graph(_Record):
 
     kind "segment": base layers ``start+1 … stop``; "exit": the Balcony of split ``stop``; "head": LM head.
     ``caches``: how many layers keep a KV cache in it. ``gate``: whether it also answers the gate of split ``stop``.
+    ``legacy_file``: the same graph for ONNX Runtime 1.23, which takes a sliding window for one position wider than
+    later versions do; only where the two differ.
     """
 
     kind: Literal["segment", "exit", "head"]
@@ -63,6 +84,7 @@ class Graph(_Record):
     stop: int = 0
     caches: int = 0
     gate: bool = False
+    legacy_file: str | None = None
 
 
 class GateBins(_Record):
@@ -113,13 +135,13 @@ class FileEntry(_Record):
 class Manifest(_Record):
     """All of ``balcony.json``."""
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     base: BaseInfo
     architecture: Architecture
     splits: list[int]
-    precision: Precision
-    block_size: int
+    formats: Formats
     exactness: Exactness
+    minimum_onnxruntime: tuple[int, int] = (1, 23)
     graphs: Annotated[list[Graph], Field(min_length=2)]
     quality: dict[int, ExitQuality]
     generation: Generation
@@ -143,8 +165,9 @@ class Manifest(_Record):
         if sum(graph.kind == "head" for graph in self.graphs) != 1:
             raise ValueError("a bundle has exactly one head")
         for graph in self.graphs:
-            if graph.file not in self.files:
-                raise ValueError(f"graph file {graph.file} is not among the bundle's files")
+            for name in filter(None, (graph.file, graph.legacy_file)):
+                if name not in self.files:
+                    raise ValueError(f"graph file {name} is not among the bundle's files")
         for name in self.files:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:

@@ -56,6 +56,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     """Bundles of the tiny model with untrained exits at 1, 2 and 4, made once per precision and exactness."""
     from balcony_export.bundle_writer import export_bundle
+    from balcony_export.formats import Choice
 
     made: dict[tuple[Precision, Exactness], Bundle] = {}
 
@@ -69,8 +70,7 @@ def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 model=str(tiny_model),
                 exits="init",
                 splits=[1, 2, 4],
-                precision=precision,
-                exactness=exactness,
+                choice=Choice(precision=precision, exactness=exactness),
             )
         return made[key]
 

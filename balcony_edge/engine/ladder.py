@@ -46,19 +46,19 @@ class Ladder:
         self.trunk: list[Stage] = []
         source = self._ids
         for graph in manifest.segments:
-            session = runtime.session(bundle.file(graph.file))
-            stage = Stage(session, graph, arch, source, control, self.context, slots)
+            session = runtime.graph(bundle, graph)
+            stage = Stage(session, graph, arch, manifest.formats, source, control, self.context, slots)
             self.trunk.append(stage)
             source = stage.outputs
         below = {stage.graph.stop: index for index, stage in enumerate(self.trunk)}
         self.exits: dict[int, Stage] = {}
         for graph in manifest.exits:
-            session = runtime.session(bundle.file(graph.file))
+            session = runtime.graph(bundle, graph)
             source = self.trunk[below[graph.stop]].outputs
-            self.exits[graph.stop] = Stage(session, graph, arch, source, control, self.context, slots)
+            self.exits[graph.stop] = Stage(session, graph, arch, manifest.formats, source, control, self.context, slots)
         self._trunk_to = below
         tops = [self.trunk[-1].outputs, *(stage.outputs for stage in self.exits.values())]
-        self._head = Head(runtime.session(bundle.file(manifest.head.file)), arch.vocabulary, tops)
+        self._head = Head(runtime.graph(bundle, manifest.head), arch.vocabulary, tops)
 
     @property
     def stages(self) -> list[Stage]:

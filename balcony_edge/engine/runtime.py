@@ -8,12 +8,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from balcony_edge.bundle import Bundle, Graph
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
 
 # Distributions that install the folder ``onnxruntime``; NVIDIA's Jetson wheels call themselves onnxruntime-gpu too.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MINIMUM_VERSION = (1, 23)
+# From this version on, a sliding window counts the token itself.
+WINDOW_COUNTS_ITSELF = (1, 24)
 
 _pool_threads: int | None = None
 
@@ -40,7 +43,7 @@ def onnxruntime() -> Any:
         )
     try:
         module = importlib.import_module("onnxruntime")
-        version = tuple(int(part) for part in module.__version__.split(".")[:2])
+        version = _version(module)
     except (ImportError, AttributeError) as error:
         raise RuntimeMissingError(
             f"ONNX Runtime is not installed ({error})",
@@ -99,6 +102,26 @@ class Runtime:
             )
         return cls(provider, _pool_threads)
 
+    def graph(self, bundle: Bundle, graph: Graph) -> Any:
+        """A session for one graph of a bundle, in the form that this ONNX Runtime's version needs.
+
+        Raises ProviderError where the bundle was built for another provider or a newer version.
+        """
+        formats, minimum, version = bundle.manifest.formats, bundle.manifest.minimum_onnxruntime, _version()
+        if version < minimum:
+            raise ProviderError(
+                f"{bundle.path} needs ONNX Runtime {minimum[0]}.{minimum[1]} or newer for its {formats.cache} KV cache;"
+                f" this is {version[0]}.{version[1]}",
+                "upgrade ONNX Runtime, or export the bundle without --cache",
+            )
+        if formats.provider == "cuda" and self.provider != "cuda" and formats.activations == "bf16":
+            raise ProviderError(
+                f"{bundle.path} was exported for CUDA with bf16 activations, which the CPU cannot compute",
+                "run it with --provider cuda, or export it again with --provider cpu",
+            )
+        legacy = graph.legacy_file if version < WINDOW_COUNTS_ITSELF else None
+        return self.session(bundle.file(legacy or graph.file))
+
     def session(self, path: Path) -> Any:
         """A session for one graph. Raises BundleError if the graph cannot be loaded, ProviderError if CUDA is not had.
 
@@ -122,6 +145,11 @@ class Runtime:
                 "check the CUDA and cuDNN versions that this onnxruntime-gpu needs, or use --provider cpu",
             )
         return session
+
+
+def _version(module: Any = None) -> tuple[int, int]:
+    major, minor = (module or onnxruntime()).__version__.split(".")[:2]
+    return int(major), int(minor)
 
 
 def _has_nvidia_device() -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_edge.bundle import Architecture, Graph
+from balcony_edge.bundle import Architecture, Formats, Graph
 from balcony_edge.engine.memory import Buffer
 
 
@@ -20,9 +20,9 @@ class Control:
         self._total = Buffer((), np.int32)
         self._position = Buffer((1,), np.int64)
         self.values = {
-            "seqlens_k": self._seqlens.value,
-            "total_sequence_length": self._total.value,
-            "position": self._position.value,
+            "seqlens_k": self._seqlens,
+            "total_sequence_length": self._total,
+            "position": self._position,
         }
 
     def set(self, start: int, stop: int) -> None:
@@ -46,8 +46,8 @@ class _Caller:
         session: Any,
         inputs: dict[str, Buffer],
         outputs: dict[str, Buffer],
-        fixed_inputs: dict[str, Any],
-        fixed_outputs: dict[str, Any],
+        fixed_inputs: dict[str, Buffer],
+        fixed_outputs: dict[str, Buffer],
         to_top: bool = False,
     ) -> None:
         self._run = session.run_with_iobinding
@@ -63,24 +63,24 @@ class _Caller:
             self._single = self._bound(session, fixed_inputs, fixed_outputs)
             for name, buffer in inputs.items():
                 row = Buffer((1, 1, *buffer.shape[2:]), buffer.dtype)
-                self._single.bind_ortvalue_input(name, row.value)
+                row.bind(self._single.bind_input, name)
                 self._rows.append((row.host()[0], buffer.host()[0]))
             for name, buffer in outputs.items():
                 if to_top:
                     buffer.bind_rows(self._single.bind_output, name, 0, 1)
                     continue
                 row = Buffer((1, 1, *buffer.shape[2:]), buffer.dtype)
-                self._single.bind_ortvalue_output(name, row.value)
+                row.bind(self._single.bind_output, name)
                 self._row_outputs.append((row.host()[0], buffer.host()[0]))
         self.elapsed_ms = 0.0
 
     @staticmethod
-    def _bound(session: Any, inputs: dict[str, Any], outputs: dict[str, Any]) -> Any:
+    def _bound(session: Any, inputs: dict[str, Buffer], outputs: dict[str, Buffer]) -> Any:
         binding = session.io_binding()
-        for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, value in outputs.items():
-            binding.bind_ortvalue_output(name, value)
+        for name, buffer in inputs.items():
+            buffer.bind(binding.bind_input, name)
+        for name, buffer in outputs.items():
+            buffer.bind(binding.bind_output, name)
         return binding
 
     def __call__(self, start: int, stop: int) -> None:
@@ -109,22 +109,31 @@ class Stage:
     """A segment or an exit of the ladder.
 
     ``cursor`` positions have been consumed. ``source`` holds what the stage reads (ids or hidden states, by position),
-    ``outputs`` what it wrote: hidden fp32 [1, rows, H]. ``gates`` (fp32 [1, rows, 1], or None) are the gate's logits.
+    ``outputs`` what it wrote: hidden [1, rows, H] in the bundle's activations.
+    ``gates`` (fp32 [1, rows, 1], or None) are the gate's logits.
     """
 
     def __init__(
-        self, session: Any, graph: Graph, arch: Architecture, source: Buffer, control: Control, rows: int, slots: int
+        self,
+        session: Any,
+        graph: Graph,
+        arch: Architecture,
+        formats: Formats,
+        source: Buffer,
+        control: Control,
+        rows: int,
+        slots: int,
     ) -> None:
         device = source.device if graph.start else _device(session)
         self.graph = graph
         # How timings and reports call the stage.
         self.name = f"segment {graph.start}-{graph.stop}" if graph.kind == "segment" else f"exit {graph.stop}"
         self.cursor = 0
-        self.outputs = Buffer((1, rows, arch.hidden), np.float32, device)
+        self.outputs = Buffer((1, rows, arch.hidden), formats.activations, device)
         self.gates = Buffer((1, rows, 1), np.float32) if graph.gate else None
         self._control = control
         self._caches = {
-            f"{part}.{index}": Buffer((1, arch.kv_heads, slots, arch.head_dim), np.float32, device)
+            f"{part}.{index}": Buffer((1, arch.kv_heads, slots, arch.head_dim), formats.cache, device)
             for index in range(graph.caches)
             for part in ("key", "value")
         }
@@ -135,8 +144,8 @@ class Stage:
             {"input_ids" if graph.kind == "segment" and graph.start == 0 else "hidden": source},
             {"hidden_out": self.outputs} | ({} if self.gates is None else {"gate": self.gates}),
             # One buffer as past and present: the graph appends in place.
-            lengths | {f"past_{name}": buffer.value for name, buffer in self._caches.items()},
-            {f"present_{name}": buffer.value for name, buffer in self._caches.items()},
+            lengths | {f"past_{name}": buffer for name, buffer in self._caches.items()},
+            {f"present_{name}": buffer for name, buffer in self._caches.items()},
         )
 
     @property

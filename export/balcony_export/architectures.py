@@ -1,18 +1,20 @@
-"""What a base model is made of, read from its ``config.json``: one row per supported family, one vocabulary for all."""
+"""From a model folder's ``config.json`` to its blueprint."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from optimum.utils import NormalizedConfigManager
+from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
 
 from balcony_edge.bundle import Architecture
 from balcony_edge.errors import ModelError
+from balcony_export.blueprint import Activation, Blueprint, LayerPlan
+from balcony_export.families import FAMILIES, Family, Flag
+from balcony_export.rope import exact_context, read_ropes
 
-SUPPORTED = {"llama": "Llama 2/3, SmolLM2 and every checkpoint of transformers' LlamaForCausalLM"}
+ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -31,58 +33,122 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read(folder: Path) -> Architecture:
-    """The architecture of a model folder.
+def read(folder: Path, context: int | None = None) -> Blueprint:
+    """The blueprint of a model folder, for at most ``context`` positions.
 
     Raises ModelError for a family, activation or rope variant that the graphs do not reproduce exactly: an export
     that is silently wrong would be worse than none.
     """
-    config = read_config(folder)
-    family = config.get("model_type")
-    if family not in SUPPORTED:
-        families = "; ".join(f"{name} ({what})" for name, what in SUPPORTED.items())
+    raw = read_config(folder)
+    name = str(raw.get("model_type"))
+    family = FAMILIES.get(name)
+    if family is None:
         raise ModelError(
-            f"{folder} holds a model of type {family!r}, which balcony-edge cannot run yet",
-            f"supported: {families}",
+            f"{folder} holds a model of type {name!r}, for which balcony-edge has no graphs of its own",
+            f"supported: {', '.join(f'{row.title} ({key})' for key, row in FAMILIES.items())}",
         )
-    rope = config.get("rope_parameters") or {}
-    scaling = config.get("rope_scaling")
-    rope_type = rope.get("rope_type") or (scaling or {}).get("rope_type") or (scaling or {}).get("type") or "default"
-    unsupported = {
-        "rope scaling": rope_type if rope_type != "default" else None,
-        "hidden_act": config.get("hidden_act", "silu") if config.get("hidden_act", "silu") != "silu" else None,
-        "attention_bias": config.get("attention_bias") or None,
-        "mlp_bias": config.get("mlp_bias") or None,
-    }
-    for what, value in unsupported.items():
-        if value is not None:
-            raise ModelError(
-                f"{folder}: {what} = {value!r} is not supported yet",
-                "use a Llama checkpoint with plain rope, silu and no biases",
-            )
     try:
-        # optimum knows under which name each family keeps its numbers.
-        numbers = NormalizedConfigManager.get_normalized_config_class(family)(SimpleNamespace(**config))
-        heads = int(numbers.num_attention_heads)
-        hidden = int(numbers.hidden_size)
-        return Architecture(
-            family=str(family),
-            hidden=hidden,
-            layers=int(numbers.num_layers),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            intermediate=int(config["intermediate_size"]),
-            vocabulary=int(numbers.vocab_size),
-            context=int(config["max_position_embeddings"]),
-            norm_epsilon=float(config["rms_norm_eps"]),
-            rope_theta=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
-            tied_head=bool(config.get("tie_word_embeddings", False)),
-        )
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        return _blueprint(name, family, _config(folder), context)
+    except ModelError:
+        raise
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"{folder}/config.json lacks or garbles a number: {error}", "download the model again"
         ) from error
+
+
+def _config(folder: Path) -> Any:
+    """The config as transformers reads it, with its defaults and its one vocabulary for rope and layer types."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"transformers cannot read {folder}/config.json: {reason}", "download the model again"
+        ) from error
+
+
+def _blueprint(name: str, family: Family, config: Any, context: int | None) -> Blueprint:
+    # optimum knows under which name each family keeps its numbers.
+    try:
+        numbers = NormalizedConfigManager.get_normalized_config_class(name)(config)
+    except KeyError:  # newer than optimum's table: transformers' own names
+        numbers = NormalizedTextConfig(config)
+    heads, hidden, layers = int(numbers.num_attention_heads), int(numbers.hidden_size), int(numbers.num_layers)
+    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
+    limit = exact_context(config)
+    if context is not None and not 0 < context <= limit:
+        raise ModelError(
+            f"the model has a context of {limit} positions, not {context}", f"use --context {limit} or less"
+        )
+    context = context or limit
+    if getattr(config, "use_bidirectional_attention", False):
+        raise ModelError("this model attends to later tokens: it cannot decode one by one", "use a causal model")
+    ropes = read_ropes(config)
+    scale = float(getattr(config, family.attention_scale)) if family.attention_scale else float(head_dim)
+    squared = family.scale_is_square or family.attention_scale is None
+    return Blueprint(
+        arch=Architecture(
+            family=name,
+            hidden=hidden,
+            layers=layers,
+            heads=heads,
+            kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+            head_dim=head_dim,
+            intermediate=int(config.intermediate_size),
+            vocabulary=int(numbers.vocab_size),
+            context=context,
+            tied_head=bool(config.tie_word_embeddings),
+        ),
+        norm_epsilon=float(config.rms_norm_eps),
+        layers=tuple(_plan(config, family, set(ropes), context, index) for index in range(layers)),
+        ropes=ropes,
+        norms=family.norms,
+        norm_offset=family.norm_offset,
+        qk_norm=family.qk_norm,
+        qkv_bias=_flag(config, family.qkv_bias),
+        out_bias=_flag(config, family.out_bias),
+        mlp_bias=_flag(config, family.mlp_bias),
+        packed=family.packed,
+        activation=_activation(config),
+        attention_scale=scale**-0.5 if squared else scale,
+        attention_softcap=float((family.softcaps and config.attn_logit_softcapping) or 0.0),
+        embedding_scale=hidden**0.5 if family.embedding_scale == "root" else _number(config, family.embedding_scale),
+        residual_scale=_number(config, family.residual_scale),
+        logit_divisor=_number(config, family.logit_divisor),
+        logit_softcap=float((family.softcaps and config.final_logit_softcapping) or 0.0),
+    )
+
+
+def _plan(config: Any, family: Family, ropes: set[str], context: int, index: int) -> LayerPlan:
+    kind = config.layer_types[index] if family.windows == "typed" and config.layer_types else "full_attention"
+    slides = family.windows == "all" or kind == "sliding_attention"
+    window = int(config.sliding_window) if slides and config.sliding_window else None
+    # A window as wide as the context hides nothing.
+    window = None if window is None or window >= context else window
+    rope: str | None = "rope" if ropes == {"rope"} else f"rope.{kind}"
+    if not (getattr(config, "no_rope_layers", None) or [1] * (index + 1))[index]:
+        rope = None
+    return LayerPlan(window, rope)
+
+
+def _activation(config: Any) -> Activation:
+    name = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+    if name not in ACTIVATIONS:
+        raise ModelError(
+            f"the activation {name!r} is not supported", f"use a model with one of {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[name]
+
+
+def _flag(config: Any, flag: Flag) -> bool:
+    return flag if isinstance(flag, bool) else bool(getattr(config, flag, False))
+
+
+def _number(config: Any, attribute: str | None) -> float:
+    return 1.0 if attribute is None else float(getattr(config, attribute))
 
 
 def check_splits(splits: list[int], layers: int) -> list[int]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,23 +15,26 @@ import numpy as np
 
 from balcony_edge.bundle import (
     MANIFEST_NAME,
-    Architecture,
     BaseInfo,
     Bundle,
     Exactness,
     ExitQuality,
+    Formats,
     Generation,
     Graph,
     Manifest,
-    Precision,
     file_entry,
 )
 from balcony_edge.errors import ModelError
 from balcony_export import architectures, graphs
+from balcony_export.blueprint import Blueprint
+from balcony_export.builder import GraphBuilder
 from balcony_export.checkpoint import Array, Checkpoint, Tensors
 from balcony_export.exits import Exits, base_digest, load
-from balcony_export.weights import FILE_NAME, WeightFile
+from balcony_export.formats import Choice
+from balcony_export.weights import BITS, FILE_NAME, WeightFile
 
+DEFAULT = Choice()
 COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"]
 
 
@@ -40,21 +45,22 @@ def export_bundle(
     model: str,
     exits: Path | str | None = None,
     splits: list[int] | None = None,
-    precision: Precision = "fp32",
-    block_size: int = 32,
-    exactness: Exactness = "bit",
+    choice: Choice = DEFAULT,
+    context: int | None = None,
 ) -> Bundle:
     """Export the model in ``folder`` to the bundle ``out`` and return it, verified.
 
     ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
-    defaults to those of the exits. An existing bundle at ``out`` is replaced only once the new one is whole.
-    Raises ModelError or ExitsError for input that does not fit.
+    defaults to those of the exits. ``context`` shortens the model's. An existing bundle at ``out`` is replaced only
+    once the new one is whole. Raises ModelError or ExitsError for input that does not fit.
     """
-    arch = architectures.read(folder)
-    if precision != "fp32" and arch.hidden % block_size:
+    blueprint = architectures.read(folder, context)
+    arch = blueprint.arch
+    formats = choice.formats()
+    if formats.head in BITS and arch.hidden % formats.block_size:
         raise ModelError(
-            f"block size {block_size} does not divide the model's hidden size {arch.hidden}",
-            "choose another --block-size (16, 32, 64 …) or --precision fp32",
+            f"block size {formats.block_size} does not divide the model's hidden size {arch.hidden}",
+            "choose another --block-size (16, 32, 64 …) or --head fp32",
         )
     if not (folder / "tokenizer.json").is_file():
         raise ModelError(
@@ -62,25 +68,25 @@ def export_bundle(
             "save the fast tokenizer beside the model: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
         )
     base = Checkpoint(folder)
-    source, quality, splits = _exits(exits, splits, base, arch, folder)
+    source, quality, splits = _exits(exits, splits, base, blueprint, folder)
     if out.exists() and not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
         raise ModelError(f"{out} exists and is no bundle", "choose another -o folder, or empty this one")
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        entries = _write_graphs(work, base, source, arch, splits, precision, block_size, exactness)
+        entries = _write_graphs(work, base, source, blueprint, splits, formats, choice.attention())
         for name in COPIED:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, work / name)
-        (work / "README.md").write_text(_card(model, splits, precision))
+        (work / "README.md").write_text(_card(model, splits, formats.base))
         manifest = Manifest(
-            schema_version=1,
+            schema_version=2,
             base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
             architecture=arch,
             splits=splits,
-            precision=precision,
-            block_size=block_size,
-            exactness=exactness,
+            formats=formats,
+            exactness=choice.attention(),
+            minimum_onnxruntime=choice.minimum_onnxruntime(),
             graphs=entries,
             quality=quality,
             generation=_generation(folder),
@@ -102,23 +108,23 @@ def model_name(model: str) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
-def initial_exits(base: Checkpoint, arch: Architecture, splits: list[int]) -> Tensors:
+def initial_exits(base: Checkpoint, blueprint: Blueprint, splits: list[int]) -> Tensors:
     """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
-    last = f"model.layers.{arch.layers - 1}."
-    parts = ["input_layernorm", "post_attention_layernorm"]
-    parts += [f"self_attn.{part}_proj" for part in "qkvo"] + [f"mlp.{part}_proj" for part in ("gate", "up", "down")]
+    last = f"model.layers.{blueprint.arch.layers - 1}."
+    layer = {name: base.tensor(f"{last}{name}") for name in blueprint.layer_shapes()}
+    norm = base.tensor("model.norm.weight")
     tensors: dict[str, Array] = {}
     for split in splits:
-        for part in parts:
-            tensors[f"exits.{split}.layer.{part}.weight"] = base.tensor(f"{last}{part}.weight")
-        tensors[f"exits.{split}.norm.weight"] = base.tensor("model.norm.weight")
+        tensors |= {f"exits.{split}.layer.{name}": value for name, value in layer.items()}
+        tensors[f"exits.{split}.norm.weight"] = norm
     return Tensors(tensors)
 
 
 def _exits(
-    exits: Path | str | None, splits: list[int] | None, base: Checkpoint, arch: Architecture, folder: Path
+    exits: Path | str | None, splits: list[int] | None, base: Checkpoint, blueprint: Blueprint, folder: Path
 ) -> tuple[Tensors | None, dict[int, ExitQuality], list[int]]:
     """The exits' tensors, their measured quality and the splits, from what the caller named."""
+    arch = blueprint.arch
     if isinstance(exits, Path):
         trained: Exits = load(exits)
         trained.check_base(folder)
@@ -134,7 +140,7 @@ def _exits(
     if splits is None:
         splits = sorted({max(1, arch.layers * part // 4) for part in (1, 2, 3)} - {arch.layers})
     chosen = architectures.check_splits(splits, arch.layers)
-    return (initial_exits(base, arch, chosen) if exits == "init" else None), {}, chosen
+    return (initial_exits(base, blueprint, chosen) if exits == "init" else None), {}, chosen
 
 
 def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:
@@ -148,43 +154,38 @@ def _write_graphs(
     work: Path,
     base: Checkpoint,
     exits: Tensors | None,
-    arch: Architecture,
+    blueprint: Blueprint,
     splits: list[int],
-    precision: Precision,
-    block_size: int,
-    exactness: Exactness,
-) -> list[Graph]:
-    with closing(WeightFile(work, precision, block_size)) as weights:
-        return _write_graphs_into(weights, work, base, exits, arch, splits, exactness)
-
-
-def _write_graphs_into(
-    weights: WeightFile,
-    work: Path,
-    base: Checkpoint,
-    exits: Tensors | None,
-    arch: Architecture,
-    splits: list[int],
+    formats: Formats,
     exactness: Exactness,
 ) -> list[Graph]:
     entries: list[Graph] = []
+    with closing(WeightFile(work)) as weights:
 
-    def builder() -> graphs.GraphBuilder:
-        return graphs.GraphBuilder(arch, weights, exactness)
+        def write(entry: Graph, build: Callable[..., None]) -> None:
+            """The graph of an entry, and a second one for ONNX Runtime 1.23 where a window makes them differ."""
+            builder = GraphBuilder(blueprint, weights, formats, exactness)
+            build(builder, path=work / entry.file)
+            legacy = None
+            if builder.windowed:
+                legacy = entry.file.replace(".onnx", ".ort123.onnx")
+                build(GraphBuilder(blueprint, weights, formats, exactness, legacy=True), path=work / legacy)
+            entries.append(entry.model_copy(update={"caches": builder.caches, "legacy_file": legacy}))
 
-    cuts = [0, *splits, arch.layers]
-    for start, stop in pairwise(cuts):
-        gated = exits is not None and f"gates.{stop}.up.weight" in exits
-        name = f"segment_{start}_{stop}.onnx"
-        graphs.segment(builder(), base, exits if gated else None, start, stop, work / name)
-        entries.append(Graph(kind="segment", file=name, start=start, stop=stop, caches=stop - start, gate=gated))
-    if exits is not None:
-        for split in splits:
-            name = f"exit_{split}.onnx"
-            graphs.balcony_exit(builder(), exits, split, work / name)
-            entries.append(Graph(kind="exit", file=name, start=split, stop=split, caches=1))
-    graphs.head(builder(), base, work / "head.onnx")
-    entries.append(Graph(kind="head", file="head.onnx"))
+        for start, stop in pairwise([0, *splits, blueprint.arch.layers]):
+            gates = exits if exits is not None and f"gates.{stop}.up.weight" in exits else None
+            name = f"segment_{start}_{stop}.onnx"
+            write(
+                Graph(kind="segment", file=name, start=start, stop=stop, gate=gates is not None),
+                partial(graphs.segment, base=base, gates=gates, start=start, stop=stop),
+            )
+        for split in splits if exits is not None else []:
+            assert exits is not None
+            write(
+                Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split),
+                partial(graphs.balcony_exit, exits=exits, split=split),
+            )
+        write(Graph(kind="head", file="head.onnx"), partial(graphs.head, base=base))
     return entries
 
 

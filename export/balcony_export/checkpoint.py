@@ -50,6 +50,22 @@ class Checkpoint:
             raise self._broken(self._shards[name], error) from error
         return values
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, from the header alone."""
+        return tuple(self._handle(self._shards[name]).get_slice(name).get_shape())
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise ModelError unless the tensor is there in that shape."""
+        if name not in self:
+            self.tensor(name)
+        if self.shape(name) != shape:
+            raise ModelError(f"{name} has shape {self.shape(name)}, not {shape}", "download the model again")
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Rows [start, stop) of a tensor as float32."""
+        rows: Array = self._handle(self._shards[name]).get_slice(name)[start:stop].float().numpy()
+        return rows
+
     def _handle(self, shard: str) -> Any:
         if shard not in self._open:
             try:
@@ -74,6 +90,19 @@ class Tensors:
     def tensor(self, name: str) -> Array:
         """One tensor as float32."""
         return self._tensors[name]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor."""
+        return self._tensors[name].shape
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise ModelError unless the tensor is there in that shape."""
+        if name not in self or self.shape(name) != shape:
+            raise ModelError(f"{name} is not there in shape {shape}", "train the exits again")
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Rows [start, stop) of a tensor as float32."""
+        return self._tensors[name][start:stop]
 
 
 Source = Checkpoint | Tensors

@@ -15,6 +15,7 @@ import typer
 
 from balcony_export import architectures, corpus, exits
 from balcony_export.bundle_writer import export_bundle
+from balcony_export.formats import Choice
 from balcony_export.pretrain import PretrainConfig, pretrain
 from balcony_export.recipe import Job, train_exits
 from balcony_export.tokenizer import train_tokenizer
@@ -42,7 +43,7 @@ def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
     """The exits and gates of the base under ``out/exits``; returns that folder."""
     target = out / "exits"
     if not (target / exits.MANIFEST).exists():
-        config = TrainConfig.for_base(architectures.read(folder), SPLITS, steps=EXIT_STEPS, length=EXIT_LENGTH)
+        config = TrainConfig.for_base(architectures.read(folder).arch, SPLITS, steps=EXIT_STEPS, length=EXIT_LENGTH)
         train_exits(Job(folder=folder, name=NAME, texts=tuple(texts), out=target), config)
     return target
 
@@ -55,7 +56,7 @@ def recipe(
     """Build the demo bundle from text alone."""
     folder = base(data, out)
     trained = balconies(data, folder, out)
-    export_bundle(folder, bundle, model=NAME, exits=trained, precision="int8")
+    export_bundle(folder, bundle, model=NAME, exits=trained, choice=Choice(precision="int8"))
 
 
 if __name__ == "__main__":

@@ -29,18 +29,6 @@ GATE_WIDTH = 64
 GATE_EPSILON = 1e-6
 RETRAIN = "train the exits again: balcony-edge train"
 
-LAYER_TENSORS = (
-    "input_layernorm.weight",
-    "self_attn.q_proj.weight",
-    "self_attn.k_proj.weight",
-    "self_attn.v_proj.weight",
-    "self_attn.o_proj.weight",
-    "post_attention_layernorm.weight",
-    "mlp.gate_proj.weight",
-    "mlp.up_proj.weight",
-    "mlp.down_proj.weight",
-)
-
 Array = npt.NDArray[np.float32]
 
 
@@ -57,7 +45,8 @@ class Exits:
 
     def layer(self, split: int) -> dict[str, Array]:
         """The decoder layer of one exit, named as in a Hugging Face layer: ``self_attn.q_proj.weight``, …"""
-        return {name: self.tensors[f"exits.{split}.layer.{name}"] for name in LAYER_TENSORS}
+        prefix = f"exits.{split}.layer."
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
     def norm(self, split: int) -> Array:
         """The exit's own norm before the shared head, [hidden]."""
@@ -180,8 +169,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _check_tensors(path: Path, exits: Exits) -> None:
     """Every tensor present, fp32, and every gate and norm of one hidden size."""
+    # Every exit is the same kind of layer; whether it is the base's kind, the exporter checks.
+    layer = sorted({name for split in exits.splits for name in exits.layer(split)}) or ["input_layernorm.weight"]
     for split in exits.splits:
-        names = [f"exits.{split}.layer.{name}" for name in LAYER_TENSORS] + [f"exits.{split}.norm.weight"]
+        names = [f"exits.{split}.layer.{name}" for name in layer] + [f"exits.{split}.norm.weight"]
         names += [f"gates.{split}.{name}" for name in gate_shapes(1)]
         missing = [name for name in names if name not in exits.tensors]
         if missing:

@@ -40,7 +40,7 @@ class Job:
 def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     """Distil the exits, train and calibrate the gates, measure, write the folder. Resumes by itself."""
     started = time.monotonic()
-    architecture = architectures.read(job.folder)
+    architecture = architectures.read(job.folder).arch
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), architecture.layers)))
     _check(config, architecture.context)
     data = _load_corpus(job, architecture.vocabulary)

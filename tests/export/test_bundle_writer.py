@@ -23,6 +23,7 @@ from balcony_export import exits
 from balcony_export.base import load_base
 from balcony_export.bundle_writer import export_bundle, read_weights
 from balcony_export.checkpoint import Checkpoint, Source, Tensors, joined
+from balcony_export.formats import Choice
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park with her dog."
@@ -37,10 +38,10 @@ def same(actual: np.ndarray, expected: np.ndarray) -> None:
 def check_layer(found: dict[str, np.ndarray], name: str, source: Source, prefix: str) -> None:
     """One decoder layer in the weights file against its source, tensor by tensor."""
     qkv = joined(source, [f"{prefix}self_attn.{part}_proj.weight" for part in "qkv"])
-    same(found[f"{name}.attn.qkv_proj.weight_t"].T, qkv)
-    same(found[f"{name}.attn.o_proj.weight_t"].T, source.tensor(f"{prefix}self_attn.o_proj.weight"))
+    same(found[f"{name}.attn.qkv_proj.weight"], qkv)
+    same(found[f"{name}.attn.o_proj.weight"], source.tensor(f"{prefix}self_attn.o_proj.weight"))
     for part in ("gate", "up", "down"):
-        same(found[f"{name}.mlp.{part}_proj.weight_t"].T, source.tensor(f"{prefix}mlp.{part}_proj.weight"))
+        same(found[f"{name}.mlp.{part}_proj.weight"], source.tensor(f"{prefix}mlp.{part}_proj.weight"))
     for part in ("input_layernorm", "post_attention_layernorm"):
         same(found[f"{name}.{part}.weight"], source.tensor(f"{prefix}{part}.weight"))
 
@@ -104,7 +105,7 @@ def test_quantised_weights_stay_near(tmp_path: Path, precision: Precision, limit
     logits = {}
     names: tuple[Precision, ...] = ("fp32", precision)
     for name in names:
-        bundle = export_bundle(DEMO_BASE, tmp_path / name, model="demo", splits=[6], precision=name)
+        bundle = export_bundle(DEMO_BASE, tmp_path / name, model="demo", splits=[6], choice=Choice(precision=name))
         ladder = Ladder(bundle, Runtime.start("cpu"))
         ladder.append(tokens)
         logits[name] = torch.log_softmax(torch.from_numpy(ladder.logits(ladder.full)), -1)
@@ -154,10 +155,11 @@ def test_splits_out_of_range(tiny_model: Path, tmp_path: Path, splits: list[int]
     ("change", "word"),
     [
         ({"model_type": "mamba"}, "mamba"),
-        ({"attention_bias": True}, "attention_bias"),
-        ({"hidden_act": "gelu"}, "gelu"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ({"hidden_size": None}, "number"),
+        ({"attention_bias": True}, "bias"),
+        ({"hidden_act": "relu"}, "relu"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "spiral"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"intermediate_size": 100}, "shape"),
     ],
 )
 def test_models_that_would_export_wrongly(

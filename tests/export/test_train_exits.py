@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from balcony_edge.errors import ExitsError
 from balcony_export import exits
-from balcony_export.exits import LAYER_TENSORS, Exits, gate_shapes
+from balcony_export.exits import Exits, gate_shapes
 
+LAYER_TENSORS = ("input_layernorm.weight", "self_attn.q_proj.weight", "mlp.down_proj.weight")
 HIDDEN = 6
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.bundle import Exactness, Precision
+from balcony_edge.bundle import Cache, Exactness, Precision, Provider
 from balcony_export.extras import require_workstation
 
 
@@ -20,12 +20,23 @@ def export(
     splits: Annotated[
         str | None, typer.Option(help="Layers after which exits hang, as 3,6,9. Default: those of the exits.")
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Weights of base, exits and head.")] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Weights of the base; exits and head follow.")] = "fp32",
+    exit_precision: Annotated[Precision | None, typer.Option(help="Weights of the exits.")] = None,
+    head: Annotated[Precision | None, typer.Option(help="Weights of the LM head and the embedding.")] = None,
+    cache: Annotated[Cache | None, typer.Option(help="Keys and values. Default: as the provider computes.")] = None,
+    provider: Annotated[Provider, typer.Option(help="The ONNX Runtime provider to build the graphs for.")] = "cpu",
     block_size: Annotated[int, typer.Option(min=16, help="Weights that share a scale (int8, int4).")] = 32,
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Zero points beside the scales (int8, int4).")
+    ] = False,
     exactness: Annotated[
-        Exactness,
-        typer.Option(help="bit: one position and many give the same bits (about 4 % slower); float: within 1e-4."),
-    ] = "bit",
+        Exactness | None,
+        typer.Option(
+            help="bit: one position and many give the same bits (about 4 % slower; the CPU's default); "
+            "float: within 1e-4."
+        ),
+    ] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="Positions, at most the model's own.")] = None,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
 ) -> None:
@@ -33,17 +44,19 @@ def export(
     require_workstation()
     from balcony_export.architectures import parse_splits
     from balcony_export.bundle_writer import export_bundle
+    from balcony_export.formats import Choice
     from balcony_export.hub import resolve
 
+    choice = Choice(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
+    choice.formats()
     bundle = export_bundle(
         resolve(model, revision, offline),
         out,
         model=model,
         exits=None if exits == "none" else "init" if exits == "init" else Path(exits),
         splits=None if splits is None else parse_splits(splits),
-        precision=precision,
-        block_size=block_size,
-        exactness=exactness,
+        choice=choice,
+        context=context,
     )
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(

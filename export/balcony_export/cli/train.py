@@ -59,7 +59,7 @@ def train(
     chosen = architectures.parse_splits(splits)
 
     folder = hub.resolve(model, revision, offline)
-    architecture = architectures.read(folder)
+    architecture = architectures.read(folder).arch
     architectures.check_splits(chosen, architecture.layers)
 
     from transformers.utils import logging
