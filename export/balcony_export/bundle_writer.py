@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +17,6 @@ from balcony_edge.bundle import (
     Bundle,
     Exactness,
     ExitQuality,
-    Generation,
     Graph,
     Manifest,
     Precision,
@@ -26,8 +24,10 @@ from balcony_edge.bundle import (
 )
 from balcony_edge.errors import ModelError
 from balcony_export import architectures, graphs
+from balcony_export.atomic import whole_folder
 from balcony_export.checkpoint import Array, Checkpoint, Tensors
 from balcony_export.exits import Exits, base_digest, load
+from balcony_export.generation import check_tokenizer, read_generation
 from balcony_export.weights import FILE_NAME, WeightFile
 
 COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"]
@@ -56,18 +56,11 @@ def export_bundle(
             f"block size {block_size} does not divide the model's hidden size {arch.hidden}",
             "choose another --block-size (16, 32, 64 …) or --precision fp32",
         )
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json",
-            "save the fast tokenizer beside the model: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
-        )
+    check_tokenizer(folder)
+    generation = read_generation(folder)
     base = Checkpoint(folder)
     source, quality, splits = _exits(exits, splits, base, arch, folder)
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
-        raise ModelError(f"{out} exists and is no bundle", "choose another -o folder, or empty this one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out) as work:
         entries = _write_graphs(work, base, source, arch, splits, precision, block_size, exactness)
         for name in COPIED:
             if (folder / name).is_file():
@@ -83,17 +76,10 @@ def export_bundle(
             exactness=exactness,
             graphs=entries,
             quality=quality,
-            generation=_generation(folder),
+            generation=generation,
             files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         )
         (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
-        work.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        work.replace(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return Bundle(out)
 
 
@@ -186,18 +172,6 @@ def _write_graphs_into(
     graphs.head(builder(), base, work / "head.onnx")
     entries.append(Graph(kind="head", file="head.onnx"))
     return entries
-
-
-def _generation(folder: Path) -> Generation:
-    """Start and end tokens: generation_config.json before config.json; whether prompts start with bos."""
-    merged = dict(architectures.read_config(folder))
-    path = folder / "generation_config.json"
-    if path.is_file():
-        merged |= {key: value for key, value in json.loads(path.read_text()).items() if value is not None}
-    end = merged.get("eos_token_id")
-    ends = [] if end is None else [int(e) for e in (end if isinstance(end, list) else [end])]
-    start = merged.get("bos_token_id")
-    return Generation(bos_token_id=start, eos_token_ids=ends, add_bos=start is not None and start not in ends)
 
 
 def _card(model: str, splits: list[int], precision: str) -> str:
