@@ -106,31 +106,38 @@ def export_bundle(
     splits: list[int] | None = None,
     choice: Choice = DEFAULT,
     context: int | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> Bundle:
     """Export the model in ``folder`` to the bundle ``out`` and return it, verified.
 
     ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
-    defaults to those of the exits. ``context`` shortens the model's. ``progress`` is called with the bytes of weights
-    written so far. An existing bundle at ``out`` is replaced only once the new one is whole. Raises ModelError or
-    ExitsError for input that does not fit.
+    defaults to those of the exits. ``context`` shortens the model's. Raises ModelError or ExitsError for input that
+    does not fit.
     """
     plan = plan_export(folder, exits=exits, splits=splits, choice=choice, context=context)
+    return write_bundle(plan, out, model=model)
+
+
+def write_bundle(plan: Plan, out: Path, *, model: str, progress: Callable[[int], None] | None = None) -> Bundle:
+    """Carry out a plan. A bundle at ``out`` is replaced only once the new one is whole.
+
+    ``progress`` is called with the bytes of weights written so far.
+    """
+    exactness = plan.choice.attention()
     with whole_folder(out) as work:
         with closing(WeightFile(work, progress)) as weights:
-            made = write_graphs(work, weights, plan.blueprint, plan.parts, plan.formats, choice.attention())
+            made = write_graphs(work, weights, plan.blueprint, plan.parts, plan.formats, exactness)
         for name in COPIED:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, work / name)
+            if (plan.folder / name).is_file():
+                shutil.copyfile(plan.folder / name, work / name)
         (work / "README.md").write_text(_card(model, plan.parts.splits, plan.formats.base))
         manifest = Manifest(
             schema_version=2,
-            base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
+            base=BaseInfo(model=model_name(model), sha256=base_digest(plan.folder)),
             architecture=plan.blueprint.arch,
             splits=plan.parts.splits,
             formats=plan.formats,
-            exactness=choice.attention(),
-            minimum_onnxruntime=choice.minimum_onnxruntime(),
+            exactness=exactness,
+            minimum_onnxruntime=plan.choice.minimum_onnxruntime(),
             graphs=[item.entry for item in made],
             quality=plan.quality,
             generation=plan.generation,
