@@ -18,7 +18,7 @@ def export(
         str, typer.Option(help="A folder of trained exits; init: copies of the last layer, to try speeds; none.")
     ] = "none",
     splits: Annotated[
-        str | None, typer.Option(help="Layers after which exits hang, as 3,6,9. Default: those of the exits.")
+        str | None, typer.Option(help="Layers after which exits hang, as 3,6,9; none. Default: those of the exits.")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Weights of the base; exits and head follow.")] = "fp32",
     exit_precision: Annotated[Precision | None, typer.Option(help="Weights of the exits.")] = None,
