@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from balcony_edge.bundle import (
+    CARD_NAME,
     MANIFEST_NAME,
     Architecture,
     BaseInfo,
@@ -25,12 +25,13 @@ from balcony_edge.bundle import (
     file_entry,
 )
 from balcony_edge.errors import ModelError
-from balcony_export import architectures, graphs
+from balcony_edge.whole import whole_folder
+from balcony_export import architectures, card, graphs
 from balcony_export.checkpoint import Array, Checkpoint, Tensors
 from balcony_export.exits import Exits, base_digest, load
 from balcony_export.weights import FILE_NAME, WeightFile
 
-COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"]
+COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
 
 
 def export_bundle(
@@ -48,7 +49,7 @@ def export_bundle(
 
     ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
     defaults to those of the exits. An existing bundle at ``out`` is replaced only once the new one is whole.
-    Raises ModelError or ExitsError for input that does not fit.
+    Raises ModelError or ExitsError for input that does not fit, BundleError for an ``out`` that is something else.
     """
     arch = architectures.read(folder)
     if precision != "fp32" and arch.hidden % block_size:
@@ -63,16 +64,11 @@ def export_bundle(
         )
     base = Checkpoint(folder)
     source, quality, splits = _exits(exits, splits, base, arch, folder)
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
-        raise ModelError(f"{out} exists and is no bundle", "choose another -o folder, or empty this one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with whole_folder(out) as work:
         entries = _write_graphs(work, base, source, arch, splits, precision, block_size, exactness)
         for name in COPIED:
             if (folder / name).is_file():
                 shutil.copyfile(folder / name, work / name)
-        (work / "README.md").write_text(_card(model, splits, precision))
         manifest = Manifest(
             schema_version=1,
             base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
@@ -86,14 +82,8 @@ def export_bundle(
             generation=_generation(folder),
             files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         )
+        (work / CARD_NAME).write_text(card.render(manifest, card.licence(folder)), encoding="utf-8")
         (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
-        work.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        work.replace(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return Bundle(out)
 
 
@@ -198,14 +188,6 @@ def _generation(folder: Path) -> Generation:
     ends = [] if end is None else [int(e) for e in (end if isinstance(end, list) else [end])]
     start = merged.get("bos_token_id")
     return Generation(bos_token_id=start, eos_token_ids=ends, add_bos=start is not None and start not in ends)
-
-
-def _card(model: str, splits: list[int], precision: str) -> str:
-    return (
-        f"# {model_name(model)} with Balcony exits\n\n"
-        f"A balcony-edge bundle: frozen base, exits at layers {', '.join(map(str, splits))}, {precision} weights.\n\n"
-        '    balcony-edge run . --budget 40tok/s -p "Once upon a time"\n'
-    )
 
 
 def read_weights(bundle: Bundle, graph: Graph) -> dict[str, Array]:
