@@ -32,11 +32,10 @@ class Parts:
 
 @dataclass(frozen=True)
 class Made:
-    """One graph: its entry for the manifest, its own size and the weights that one token reads, in bytes."""
+    """One graph: its entry for the manifest, and its own size without weights."""
 
     entry: Graph
     graph_bytes: int
-    weight_bytes: int
 
 
 def write_graphs(
@@ -64,8 +63,8 @@ def write_graphs(
         if builder.windowed:
             legacy_file = entry.file.replace(".onnx", f"{LEGACY}.onnx")
             size += _write(build(new(legacy=True)), folder, legacy_file)
-        entry = entry.model_copy(update={"caches": builder.caches, "legacy_file": legacy_file})
-        made.append(Made(entry, size, builder.token_bytes))
+        found = {"caches": builder.caches, "weight_bytes": builder.token_bytes, "legacy_file": legacy_file}
+        made.append(Made(entry.model_copy(update=found), size))
     return made
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from balcony_edge.bundle import (
+    CARD_NAME,
     MANIFEST_NAME,
     BaseInfo,
     Bundle,
@@ -22,9 +23,9 @@ from balcony_edge.bundle import (
     file_entry,
 )
 from balcony_edge.errors import ModelError
-from balcony_export import architectures
+from balcony_edge.whole import whole_folder
+from balcony_export import architectures, card
 from balcony_export.assembly import Made, Parts, write_graphs
-from balcony_export.atomic import whole_folder
 from balcony_export.blueprint import Blueprint
 from balcony_export.checkpoint import Array, Checkpoint
 from balcony_export.exit_source import find_exits
@@ -34,7 +35,7 @@ from balcony_export.generation import check_tokenizer, read_generation
 from balcony_export.weights import BITS, FILE_NAME, WeightFile
 
 DEFAULT = Choice()
-COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"]
+COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,6 @@ def write_bundle(plan: Plan, out: Path, *, model: str, progress: Callable[[int],
         for name in COPIED:
             if (plan.folder / name).is_file():
                 shutil.copyfile(plan.folder / name, work / name)
-        (work / "README.md").write_text(_card(model, plan.parts.splits, plan.formats.base))
         manifest = Manifest(
             schema_version=2,
             base=BaseInfo(model=model_name(model), sha256=base_digest(plan.folder)),
@@ -143,6 +143,7 @@ def write_bundle(plan: Plan, out: Path, *, model: str, progress: Callable[[int],
             generation=plan.generation,
             files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         )
+        (work / CARD_NAME).write_text(card.render(manifest, card.licence(plan.folder)), encoding="utf-8")
         (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return Bundle(out)
 
@@ -150,14 +151,6 @@ def write_bundle(plan: Plan, out: Path, *, model: str, progress: Callable[[int],
 def model_name(model: str) -> str:
     """How a manifest names the base: a Hub id as it is, of a local path only the last part."""
     return Path(model).resolve().name if Path(model).exists() else model
-
-
-def _card(model: str, splits: list[int], precision: str) -> str:
-    return (
-        f"# {model_name(model)} with Balcony exits\n\n"
-        f"A balcony-edge bundle: frozen base, exits at layers {', '.join(map(str, splits))}, {precision} weights.\n\n"
-        '    balcony-edge run . --budget 40tok/s -p "Once upon a time"\n'
-    )
 
 
 def read_weights(bundle: Bundle, graph: Graph) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from balcony_edge.traffic import depth_costs
 from balcony_export.bundle_writer import Plan
 from balcony_export.families import FAMILIES
 from balcony_export.weights import FILE_NAME
@@ -14,9 +15,8 @@ def describe(plan: Plan) -> str:
     """
     made, weight_bytes = plan.dry_run()
     arch, formats = plan.blueprint.arch, plan.formats
-    trunk = {item.entry.stop: item.weight_bytes for item in made if item.entry.kind == "segment"}
-    head = next(item.weight_bytes for item in made if item.entry.kind == "head")
-    full = sum(trunk.values()) + head
+    costs = depth_costs([item.entry for item in made])
+    full = costs[arch.layers].token_bytes
     lines = [
         f"{plan.folder}: {FAMILIES[arch.family].title}, {arch.layers} layers × {arch.hidden}, "
         f"vocabulary {arch.vocabulary}, context {arch.context}",
@@ -30,14 +30,10 @@ def describe(plan: Plan) -> str:
         layers = f"{entry.start + 1}-{entry.stop}" if entry.kind == "segment" else "1" if entry.kind == "exit" else ""
         lines.append(
             f"{entry.file:24}{layers:>8}{_size(item.graph_bytes):>12}"
-            f"{_size(item.weight_bytes):>18}{item.weight_bytes / full:>11.1%}"
+            f"{_size(entry.weight_bytes):>18}{entry.weight_bytes / full:>11.1%}"
         )
     lines += [f"{FILE_NAME:24}{'':>8}{_size(weight_bytes):>12}", "", "a token through"]
-    for item in made:
-        if item.entry.kind == "exit":
-            split = item.entry.stop
-            below = sum(size for stop, size in trunk.items() if stop <= split)
-            lines.append(f"  exit {split:<4}{(below + item.weight_bytes + head) / full:>8.1%} of full depth")
+    lines += [f"  exit {depth:<4}{cost.token:>8.1%} of full depth" for depth, cost in costs.items() if cost.token < 1]
     lines.append(f"  all {arch.layers:<5}{1:>8.1%}, {_size(full)}")
     graphs = sum(item.graph_bytes for item in made)
     lines.append(f"{_size(weight_bytes + graphs)} on disk in all, beside the tokenizer")
