@@ -132,12 +132,19 @@ def _sync_one(path: Path) -> None:
 def _explained(error: OSError, out: Path) -> ModelError | BundleError:
     """An error of the system in words; which file it was about says whether reading or writing failed."""
     reason = error.strerror or str(error)
-    name = error.filename if isinstance(error.filename, str) else ""
-    if name and not Path(name).resolve().is_relative_to(out.parent):
-        return ModelError(f"cannot read {name}: {reason}", "check the file and its permissions")
     what = f"cannot write the bundle {out}: {reason}"
+    # First: a copy that runs out of space names the file that it copies from.
     if error.errno in NO_SPACE:
         return BundleError(what, f"free some space, or {ELSEWHERE}")
+    if isinstance(error.filename, str) and not _is_output(Path(error.filename).absolute(), out):
+        return ModelError(f"cannot read {error.filename}: {reason}", "check the file and its permissions")
     if error.errno in NO_PERMISSION:
         return BundleError(what, f"change the permissions of {out.parent}, or {ELSEWHERE}")
     return BundleError(what, f"check the disk, or {ELSEWHERE}")
+
+
+def _is_output(path: Path, out: Path) -> bool:
+    """Whether ``path`` is the target, a folder that leads to it, or one of the names beside it."""
+    if out.is_relative_to(path) or path.is_relative_to(out):
+        return True
+    return path.is_relative_to(out.parent) and path.relative_to(out.parent).parts[0].startswith(f".{out.name}.")
