@@ -24,7 +24,7 @@ Exactness = Literal["bit", "float"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Architecture(_Record):
@@ -128,6 +128,10 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
+        sizes = ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocabulary", "context")
+        for name in sizes:
+            if getattr(self.architecture, name) < 1:
+                raise ValueError(f"architecture.{name} is {getattr(self.architecture, name)}, not a count")
         position = 0
         for graph in self.segments:
             if graph.start != position or graph.stop <= graph.start:
