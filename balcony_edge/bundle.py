@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from balcony_edge.errors import BundleError
+from balcony_edge.external_data import check_external_data
 
 MANIFEST_NAME = "balcony.json"
 # The model card: for people, and edited where bundles are shared. No digest guards it, nothing reads it.
@@ -31,7 +32,7 @@ Exactness = Literal["bit", "float"]
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class Architecture(_Record):
@@ -155,6 +156,10 @@ class Manifest(_Record):
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
+        sizes = ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocabulary", "context")
+        for name in sizes:
+            if getattr(self.architecture, name) < 1:
+                raise ValueError(f"architecture.{name} is {getattr(self.architecture, name)}, not a count")
         position = 0
         for graph in self.segments:
             if graph.start != position or graph.stop <= graph.start:
@@ -174,9 +179,12 @@ class Manifest(_Record):
             for name in filter(None, (graph.file, graph.legacy_file)):
                 if name not in self.files:
                     raise ValueError(f"graph file {name} is not among the bundle's files")
+                # By the ending alone ONNX Runtime chooses another format, whose insides are not checked here.
+                if not name.endswith(".onnx"):
+                    raise ValueError(f"graph file {name} does not end in .onnx")
         for name in self.files:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
+            if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
                 raise ValueError(f"file {name!r} lies outside the bundle")
         return self
 
@@ -224,7 +232,7 @@ def read_manifest(folder: Path) -> Manifest:
         if not folder.exists():
             what = f"there is no bundle at {folder}"
         raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
@@ -243,8 +251,9 @@ def read_manifest(folder: Path) -> Manifest:
 class Bundle:
     """A verified bundle folder.
 
-    ``Bundle(path)`` checks the manifest, that every file is there, and its size and digest; BundleError names the
-    first culprit. ``Bundle.demo()`` is the one that comes with the package.
+    ``Bundle(path)`` checks the manifest, that every file is there, its size and digest, and that no graph takes
+    weights from elsewhere; BundleError names the first culprit. Files that the manifest does not list are never read.
+    ``Bundle.demo()`` is the one that comes with the package.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -254,6 +263,10 @@ class Bundle:
         for name, entry in self.manifest.files.items():
             if name != CARD_NAME:
                 self._verify(root, name, entry)
+        sizes = {name: entry.bytes for name, entry in self.manifest.files.items()}
+        for graph in self.manifest.graphs:
+            for name in filter(None, (graph.file, graph.legacy_file)):
+                check_external_data(self.path / name, name, sizes)
 
     @classmethod
     def demo(cls) -> Bundle:
@@ -287,7 +300,9 @@ class Bundle:
         return cls.demo() if bundle is None else cls(bundle)
 
     def file(self, name: str) -> Path:
-        """The path of one of the bundle's files."""
+        """The path of one of the bundle's files. Raises BundleError for a file that the manifest does not list."""
+        if name != CARD_NAME and name not in self.manifest.files:
+            raise BundleError(f"the bundle {self.path} has no {name} in its manifest", "export the bundle again")
         return self.path / name
 
     @property
@@ -298,13 +313,16 @@ class Bundle:
     def _verify(self, root: Path, name: str, entry: FileEntry) -> None:
         path = self.path / name
         again = "copy the bundle again, or export it again"
-        # A link could lead out of the bundle even where the name does not.
-        if not path.resolve().is_relative_to(root):
-            raise BundleError(f"{path} leads outside the bundle", again)
-        if not path.is_file():
-            raise BundleError(f"the bundle {self.path} lacks its file {name}", again)
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise BundleError(f"{path} is truncated or changed: {size} bytes, expected {entry.bytes}", again)
-        if file_entry(path) != entry:
-            raise BundleError(f"{path} was changed: its sha256 is not the manifest's", again)
+        try:
+            # A link could lead out of the bundle even where the name does not.
+            if not path.resolve().is_relative_to(root):
+                raise BundleError(f"{path} leads outside the bundle", again)
+            if not path.is_file():
+                raise BundleError(f"the bundle {self.path} lacks its file {name}", again)
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(f"{path} is truncated or changed: {size} bytes, expected {entry.bytes}", again)
+            if file_entry(path) != entry:
+                raise BundleError(f"{path} was changed: its sha256 is not the manifest's", again)
+        except (OSError, RuntimeError) as error:  # links in a circle are a RuntimeError before Python 3.13
+            raise BundleError(f"cannot read {path}: {error}", again) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 from balcony_edge.bundle import Bundle
@@ -38,16 +39,17 @@ class ChatTemplate:
         """The template of a bundle (``chat_template.jinja``, or inside tokenizer_config.json); None without one."""
         config: dict[str, Any] = {}
         if "tokenizer_config.json" in bundle.manifest.files:
-            config = json.loads(bundle.file("tokenizer_config.json").read_text())
+            config = _settings(bundle.file("tokenizer_config.json"))
         source = config.get("chat_template")
         if "chat_template.jinja" in bundle.manifest.files:
-            source = bundle.file("chat_template.jinja").read_text()
+            source = _text(bundle.file("chat_template.jinja"))
         if isinstance(source, list):  # several named templates: the default one
-            source = next((entry["template"] for entry in source if entry.get("name") == "default"), None)
+            named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
+            source = next(named, {}).get("template")
         if not isinstance(source, str):
             return None
         special = {
-            key: str(value["content"] if isinstance(value, dict) else value)
+            key: str(value.get("content", "") if isinstance(value, dict) else value)
             for key, value in config.items()
             if key in ("bos_token", "eos_token", "unk_token", "pad_token") and value is not None
         }
@@ -55,14 +57,29 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message]) -> str:
         """The text of a conversation, up to where the assistant's reply begins. Raises PromptError if refused."""
-        from jinja2 import TemplateError
-
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
-        except TemplateError as error:
+        except Exception as error:  # the template is anybody's program: it can fail in any way
             raise PromptError(
                 f"the model's chat template refuses these messages: {error}", "use --no-chat-template"
             ) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
+    if not isinstance(content, dict):
+        raise BundleError(f"{path} holds no JSON object", "export the bundle again")
+    return content
 
 
 def _refuse(message: str) -> NoReturn:

@@ -34,6 +34,20 @@ def with_files(tmp_path: Path, **files: str) -> Bundle:
     return Bundle(target)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_settings_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer_config\.json"):
+        ChatTemplate.of(with_files(tmp_path, tokenizer_config__json=text))
+
+
+@pytest.mark.parametrize("template", ["{{ messages[7].role }}", "{{ 1 / 0 }}", "{{ messages + 1 }}"])
+def test_templates_that_fail(tmp_path: Path, template: str) -> None:
+    found = ChatTemplate.of(with_files(tmp_path, chat_template__jinja=template))
+    assert found is not None
+    with pytest.raises(PromptError, match="chat template"):
+        found.render(MESSAGES)
+
+
 def config(**entries: object) -> str:
     return json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, **entries})
 

@@ -22,7 +22,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else []
         raise ModelError(
             f"{folder} is no Hugging Face model folder: cannot read config.json ({error}); found {found or 'nothing'}",

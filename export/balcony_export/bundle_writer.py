@@ -66,6 +66,8 @@ def plan_export(
     context: int | None = None,
 ) -> Plan:
     """Check everything that can be checked without reading weights; arguments and errors as of export_bundle."""
+    architectures.read_config(folder)
+    base = Checkpoint(folder)
     blueprint = architectures.read(folder, context)
     arch, formats = blueprint.arch, choice.formats()
     if formats.head in BITS and arch.hidden % formats.block_size:
@@ -75,7 +77,6 @@ def plan_export(
         )
     check_tokenizer(folder)
     generation = read_generation(folder)
-    base = Checkpoint(folder)
     _check_tensors(base, blueprint)
     source, quality, splits = find_exits(exits, splits, base, blueprint, folder)
     return Plan(folder, blueprint, Parts(base, source, splits), choice, formats, quality, generation)

@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from balcony_edge.errors import ExitsError
+from balcony_export.checkpoint import count_not_finite
 
 SCHEMA = 1
 WEIGHTS = "exits.safetensors"
@@ -168,7 +169,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_tensors(path: Path, exits: Exits) -> None:
-    """Every tensor present, fp32, and every gate and norm of one hidden size."""
+    """Every tensor present, fp32 and finite, and every gate and norm of one hidden size."""
     # Every exit is the same kind of layer; whether it is the base's kind, the exporter checks.
     layer = sorted({name for split in exits.splits for name in exits.layer(split)}) or ["input_layernorm.weight"]
     for split in exits.splits:
@@ -183,6 +184,10 @@ def _check_tensors(path: Path, exits: Exits) -> None:
         wrong = [name for name in names if exits.tensors[name].dtype != np.float32]
         if wrong:
             raise ExitsError(f"{path}: {wrong[0]} is {exits.tensors[wrong[0]].dtype}, not float32", RETRAIN)
+        for name in names:
+            bad = count_not_finite(exits.tensors[name])
+            if bad:
+                raise ExitsError(f"{path}: {name} has {bad} values that are NaN or infinite", RETRAIN)
         hidden = len(exits.norm(split))
         for name, shape in gate_shapes(hidden).items():
             found = exits.gate(split)[name].shape

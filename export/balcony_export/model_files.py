@@ -81,7 +81,7 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 def _is_plain(name: str) -> bool:
     """Whether ``name`` is one path component: nothing that could lead out of its folder."""
-    return name == PurePosixPath(name).name and name != ".." and "\\" not in name and name.isprintable()
+    return name not in ("", "..") and name == PurePosixPath(name).name and "\\" not in name and name.isprintable()
 
 
 def _no_weights(folder: Path) -> ModelError:

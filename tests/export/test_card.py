@@ -11,8 +11,8 @@ import yaml
 from balcony_edge import Bundle
 from balcony_edge.front_matter import split_card
 from balcony_export.bundle_writer import export_bundle
-from balcony_export.formats import Choice
 from balcony_export.card import licence, render
+from balcony_export.formats import Choice
 from helpers.places import DEMO_BASE, DEMO_EXITS, ROOT, MakeBundle
 
 
@@ -45,9 +45,11 @@ def test_an_export_writes_the_card(tmp_path: Path) -> None:
     folder = tmp_path / "base"
     shutil.copytree(DEMO_BASE, folder)
     (folder / "LICENSE").write_text("MIT License\n")
-    bundle = export_bundle(folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, choice=Choice(precision="int8"))
+    bundle = export_bundle(
+        folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, choice=Choice(precision="int8")
+    )
     assert "README.md" not in bundle.manifest.files
-    head, body = split_card(bundle.file("README.md").read_text())
+    head, body = split_card((bundle.path / "README.md").read_text())
     fields = yaml.safe_load(head)
     assert fields["library_name"] == "balcony-edge"
     assert fields["pipeline_tag"] == "text-generation"

@@ -17,7 +17,7 @@ from balcony_edge.errors import ExitsError
 from balcony_export import exits
 from balcony_export.exits import Exits, gate_shapes
 
-LAYER_TENSORS = ("input_layernorm.weight", "self_attn.q_proj.weight", "mlp.down_proj.weight")
+LAYER_TENSORS = ("input_layernorm.weight", "self_attn.q_proj.weight", "mlp.up_proj.weight")
 HIDDEN = 6
 
 
