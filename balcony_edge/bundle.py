@@ -300,8 +300,8 @@ class Bundle:
         return cls.demo() if bundle is None else cls(bundle)
 
     def file(self, name: str) -> Path:
-        """The path of one of the bundle's files. Raises BundleError for a file that the manifest does not list."""
-        if name != CARD_NAME and name not in self.manifest.files:
+        """The path of the manifest, the card or a file that the manifest lists. Raises BundleError for another."""
+        if name not in (MANIFEST_NAME, CARD_NAME) and name not in self.manifest.files:
             raise BundleError(f"the bundle {self.path} has no {name} in its manifest", "export the bundle again")
         return self.path / name
 
