@@ -116,7 +116,7 @@ def test_a_trace_is_what_transformers_computes(base: Base) -> None:
         reference = base.model(input_ids=tokens, output_hidden_states=True)
     for split in (1, 3):
         torch.testing.assert_close(trace.hidden[split], reference.hidden_states[split])
-    torch.testing.assert_close(trace.final @ base.head.T, reference.logits)
+    torch.testing.assert_close(base.head.logits(trace.final), reference.logits)
 
 
 def test_an_exit_starts_as_a_copy_of_the_last_layer(base: Base) -> None:
@@ -144,7 +144,7 @@ def test_an_exit_sees_no_later_token(base: Base) -> None:
     outputs = []
     for row in (tokens, changed):
         trace = base.trace(row, [2])
-        outputs.append(balconies.normed(trace.hidden, trace.rope)[0].detach())
+        outputs.append(balconies.normed(trace.hidden, trace.context)[0].detach())
     torch.testing.assert_close(outputs[0][:, :8], outputs[1][:, :8])
     assert not torch.allclose(outputs[0][:, 8:], outputs[1][:, 8:])
 
@@ -263,7 +263,7 @@ def test_short_text_makes_short_sequences(job: Job, tmp_path: Path) -> None:
 def test_bf16_keeps_the_exits_in_fp32(job: Job, base: Base) -> None:
     half = load_base(job.folder, "bf16", "cpu")
     trace = half.trace(torch.randint(64, (2, 16)), [1])
-    assert half.head.dtype == torch.bfloat16
+    assert half.head.weight.dtype == torch.bfloat16
     assert trace.hidden[1].dtype == torch.float32
     trained = train_exits(job, replace(CONFIG, dtype="bf16", steps=2))
     assert trained.norm(1).dtype == np.float32
@@ -331,7 +331,7 @@ def without(folder: Path, target: Path, name: str) -> Path:
 
 
 def test_defaults_suit_the_base(toy: Path) -> None:
-    config = TrainConfig.for_base(architectures.read(toy), [1], length=None, learning_rate=None, seed=3)
+    config = TrainConfig.for_base(architectures.read(toy).arch, [1], length=None, learning_rate=None, seed=3)
     assert (config.length, config.learning_rate, config.seed) == (64, 5.7e-3, 3)
     assert config.gate_learning_rate == pytest.approx(5 * config.learning_rate)
     assert training.default_learning_rate(4096) == 5e-4
