@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
 from balcony_edge.errors import BalconyError, DataError, ExitsError, ModelError
 from balcony_export import architectures, corpus, exits, recipe, training
@@ -27,21 +25,13 @@ from balcony_export.base import Base, load_base, load_tokenizer
 from balcony_export.cli import train as command
 from balcony_export.recipe import Job, train_exits
 from balcony_export.training import TrainConfig
+from helpers.commands import invoke
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?'\n"
 SHARED = Path(os.environ.get("BALCONY_SHARED", Path(__file__).parents[2].parent / "shared"))
 CONFIG = TrainConfig(
     splits=(1, 2), steps=6, rows=2, length=16, learning_rate=1e-2, gate_steps=3, gate_learning_rate=1e-2
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Toy tensors: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -97,13 +87,7 @@ def records(job: Job, phase: str) -> list[dict[str, Any]]:
 
 
 def run(*arguments: str) -> None:
-    """The command as typed; what it raises comes out."""
-    app = typer.Typer()
-    app.command()(command.train)
-    result = CliRunner().invoke(app, arguments)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
+    invoke(command.train, *arguments)
 
 
 # --- what is trained ---
