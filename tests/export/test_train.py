@@ -25,7 +25,7 @@ from balcony_export.base import Base, load_base, load_tokenizer
 from balcony_export.cli import train as command
 from balcony_export.recipe import Job, train_exits
 from balcony_export.training import TrainConfig
-from helpers.commands import invoke
+from helpers.in_process import invoke
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?'\n"
 SHARED = Path(os.environ.get("BALCONY_SHARED", Path(__file__).parents[2].parent / "shared"))

@@ -21,8 +21,8 @@ from balcony_export.cli.export import export
 from balcony_export.cli.train import train
 from balcony_export.families import FAMILIES
 from balcony_export.tokenizer import train_tokenizer
-from helpers.commands import invoke
 from helpers.families import ROWS, SIZES, SPLITS, as_modules, make_model
+from helpers.in_process import invoke
 
 LETTERS = "abcdefghijklmnop "
 VOCABULARY = 288  # room for a byte-level tokenizer

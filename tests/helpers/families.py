@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from balcony_export.balcony import Balconies, build
@@ -98,7 +100,7 @@ SPLITS = [1, 3, 5]
 
 
 def make_model(folder: Path, model_type: str, differences: dict[str, Any]) -> Any:
-    """A random model of a family, saved as a checkpoint without a tokenizer; every bias and norm is random too."""
+    """A random model of a family, saved as a checkpoint with a dummy tokenizer; every bias and norm is random too."""
     config = AutoConfig.for_model(model_type, **(SIZES | differences))
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
@@ -108,7 +110,7 @@ def make_model(folder: Path, model_type: str, differences: dict[str, Any]) -> An
                 offset = 1.0 if name.endswith("norm.weight") and "gemma" not in model_type else 0.0
                 parameter.copy_(offset + 0.2 * torch.randn_like(parameter))
     model.eval().save_pretrained(folder)
-    (folder / "tokenizer.json").write_text("{}")
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
     return model
 
 

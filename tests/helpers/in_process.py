@@ -1,4 +1,4 @@
-"""Commands as a user types them."""
+"""Commands run in this very process, as a user types them."""
 
 from __future__ import annotations
 
