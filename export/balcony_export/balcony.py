@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from balcony_edge.errors import ModelError
 from balcony_export.base import Base
+from balcony_export.blueprint import Blueprint
 
 NORM_STARTS = ("final", "layer")
 
@@ -26,9 +29,9 @@ class Balcony(nn.Module):
         self.layer = layer
         self.norm = norm
 
-    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-        """Hidden states [rows, length, hidden] to what the head reads, same shape."""
-        normed: Tensor = self.norm(self.layer(hidden, position_embeddings=rope))
+    def forward(self, hidden: Tensor, context: Mapping[str, Any]) -> Tensor:
+        """Hidden states [rows, length, hidden] to what the head reads, same shape. ``context``: see Trace."""
+        normed: Tensor = self.norm(self.layer(hidden, **context))
         return normed
 
 
@@ -47,9 +50,25 @@ class Balconies(nn.Module):
         assert isinstance(balcony, Balcony)
         return balcony
 
-    def normed(self, hidden: dict[int, Tensor], rope: tuple[Tensor, Tensor]) -> list[Tensor]:
+    def normed(self, hidden: Mapping[int, Tensor], context: Mapping[str, Any]) -> list[Tensor]:
         """Every exit's output before the head, in the order of ``splits``."""
-        return [self.at(split)(hidden[split], rope) for split in self.splits]
+        return [self.at(split)(hidden[split], context) for split in self.splits]
+
+
+def starting_norm(blueprint: Blueprint, norm_start: str) -> str | None:
+    """Which of a base layer's norms an exit's norm starts as; None: the base's final norm.
+
+    Raises ModelError for "layer" where the family's layers have no norm in front (OLMo 2).
+    """
+    if norm_start == "final":
+        return None
+    name = blueprint.norms.before_attention
+    if name is None:
+        raise ModelError(
+            f"the layers of {blueprint.arch.family} have no norm in front that an exit could copy",
+            "use --norm-start final",
+        )
+    return name
 
 
 def build(base: Base, splits: Sequence[int], norm_start: str) -> Balconies:
@@ -57,15 +76,16 @@ def build(base: Base, splits: Sequence[int], norm_start: str) -> Balconies:
 
     ``norm_start`` "final" copies the base's final norm: an exit before the last layer then starts out exact,
     and on a 5-layer base no exit's KL after 150 steps was higher, and one's 10 % lower. "layer" copies the
-    input norm of the base layer that the exit replaces, as the paper's code does.
+    input norm of the base layer that the exit replaces, as the paper's code does; see ``starting_norm``.
     """
     inner = base.model.model
+    name = starting_norm(base.blueprint, norm_start)
     balconies = {}
     for split in splits:
         layer = copy.deepcopy(inner.layers[-1])
         # A cache that is handed to the layer must hold one layer, not the base's last.
         layer.self_attn.layer_idx = 0
-        norm = copy.deepcopy(inner.norm if norm_start == "final" else inner.layers[split].input_layernorm)
+        norm = copy.deepcopy(inner.norm if name is None else inner.layers[split].get_submodule(name))
         balconies[split] = Balcony(layer, norm)
     # eval: a config with dropout would make the distilled function, and a resumed run, random.
     return Balconies(balconies).to(base.device, torch.float32).requires_grad_(True).eval()

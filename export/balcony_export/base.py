@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ import torch
 from torch import Tensor
 
 from balcony_edge.errors import ModelError
+from balcony_export import architectures
+from balcony_export.blueprint import Blueprint
+from balcony_export.lm_head import Head
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -22,23 +26,24 @@ class Trace(NamedTuple):
     """Per split k, the hidden states after k layers: fp32 [rows, length, hidden]."""
     final: Tensor
     """The last hidden states behind the base's norm, ready for the head: [rows, length, hidden]."""
-    rope: tuple[Tensor, Tensor]
-    """Cosines and sines of the positions, [1, length, head_dim] each."""
+    context: dict[str, Any]
+    """What the base gave its last layer beside the hidden states: mask, rotations, … An exit's layer is a copy of
+    that layer, so it gets the same."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen Llama. With bf16 weights the hidden states between the layers stay fp32."""
+    """A frozen decoder of any of the families. With bf16 weights the hidden states between the layers stay fp32."""
 
     model: Any
     device: torch.device
     dtype: torch.dtype
+    blueprint: Blueprint
 
     @property
-    def head(self) -> Tensor:
-        """The LM head's weight, [vocabulary, hidden]."""
-        weight: Tensor = self.model.lm_head.weight
-        return weight
+    def head(self) -> Head:
+        """The LM head, shared with the exits."""
+        return Head(self.model.lm_head.weight, self.blueprint.logit_divisor, self.blueprint.logit_softcap)
 
     def autocast(self) -> torch.autocast:
         """The precision in which base and exits compute."""
@@ -46,17 +51,28 @@ class Base:
 
     @torch.no_grad()
     def trace(self, tokens: Tensor, splits: Collection[int]) -> Trace:
-        """One pass over ``tokens`` [rows, length], each row a causal sequence from position 0."""
+        """One pass over ``tokens`` [rows, length], each row a causal sequence from position 0.
+
+        The model's own forward runs, so that every family's masks, rotations and multipliers are its own.
+        """
         inner = self.model.model
-        with self.autocast():
-            hidden = inner.embed_tokens(tokens).float()
-            rope = inner.rotary_emb(hidden, position_ids=torch.arange(tokens.shape[1], device=tokens.device)[None])
-            kept = {}
-            for depth, layer in enumerate(inner.layers, start=1):
-                hidden = layer(hidden, position_embeddings=rope)
-                if depth in splits:
-                    kept[depth] = hidden
-            return Trace(kept, inner.norm(hidden), rope)
+        kept: dict[int, Tensor] = {}
+        context: dict[str, Any] = {}
+
+        def keep(depth: int) -> Callable[[Any, Any, Tensor], None]:
+            return lambda layer, given, hidden: kept.update({depth: hidden})
+
+        def remember(layer: Any, given: Any, named: dict[str, Any]) -> None:
+            context.update(named)
+
+        with ExitStack() as hooks, self.autocast():
+            # All that follows takes its precision from the embeddings.
+            hooks.enter_context(inner.embed_tokens.register_forward_hook(lambda *call: call[-1].float()))
+            hooks.enter_context(inner.layers[-1].register_forward_pre_hook(remember, with_kwargs=True))
+            for split in splits:
+                hooks.enter_context(inner.layers[split - 1].register_forward_hook(keep(split)))
+            final = inner(tokens, use_cache=False).last_hidden_state
+        return Trace(kept, final, context)
 
     @torch.no_grad()
     def lens(self, hidden: Tensor) -> Tensor:
@@ -105,17 +121,21 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def load_base(folder: Path, dtype: str = "fp32", device: str = "auto") -> Base:
-    """Load a model folder, frozen. Only safetensors weights are read and no code of the folder runs."""
+    """Load a model folder, frozen. Only safetensors weights are read and no code of the folder runs.
+
+    Raises ModelError for a family that ``architectures.read`` refuses, and for weights that are not whole.
+    """
     from transformers import AutoModelForCausalLM
 
+    blueprint = architectures.read(folder)
     try:
-        # sdpa is causal without a mask; eager attention would look ahead.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[dtype],
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            # None: transformers' fastest for the family. Only eager attention caps scores (Gemma 2).
+            attn_implementation="eager" if blueprint.attention_softcap else None,
             output_loading_info=True,
         )
         model, report = loaded
@@ -129,7 +149,7 @@ def load_base(folder: Path, dtype: str = "fp32", device: str = "auto") -> Base:
     model.requires_grad_(False)
     model.eval()
     where = choose_device(device)
-    return Base(model.to(where), where, DTYPES[dtype])
+    return Base(model.to(where), where, DTYPES[dtype], blueprint)
 
 
 def _first_line(error: Exception) -> str:

@@ -25,7 +25,7 @@ def distill(
     def backward(step: int) -> dict[str, Tensor]:
         trace = base.trace(batch(stream, step, config, base.device, config.seed), balconies.splits)
         with base.autocast():
-            exits = balconies.normed(trace.hidden, trace.rope)
+            exits = balconies.normed(trace.hidden, trace.context)
             losses, gradients = chunked_kl(exits, trace.final, base.head)
         torch.autograd.backward(exits, gradients)
         return {str(split): loss for split, loss in zip(balconies.splits, losses, strict=True)}

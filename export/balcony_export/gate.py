@@ -62,14 +62,14 @@ def train_gates(
 ) -> Gates:
     """Untrained gates fitted by cross-entropy on training text; base and exits stay as they are."""
     torch.manual_seed(config.seed)
-    gates = Gates(balconies.splits, base.head.shape[1]).to(base.device)
+    gates = Gates(balconies.splits, base.head.hidden).to(base.device)
 
     def backward(step: int) -> dict[str, Tensor]:
         with torch.no_grad(), base.autocast():
             # Another seed: windows that the exits have not just been trained on.
             trace = base.trace(batch(stream, step, config, base.device, config.seed + 1), balconies.splits)
             full = predictions(trace.final, base.head)
-            agrees = [predictions(exit, base.head) == full for exit in balconies.normed(trace.hidden, trace.rope)]
+            agrees = [predictions(exit, base.head) == full for exit in balconies.normed(trace.hidden, trace.context)]
         losses = {
             str(split): functional.binary_cross_entropy_with_logits(gates.at(split)(trace.hidden[split]), label.float())
             for split, label in zip(balconies.splits, agrees, strict=True)

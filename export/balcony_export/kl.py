@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from balcony_export.lm_head import Head
 
 CHUNK_LOGITS = 1 << 24
 
@@ -25,11 +26,6 @@ def chunk_positions(vocabulary: int) -> int:
     return max(1, CHUNK_LOGITS // vocabulary)
 
 
-def log_probabilities(normed: Tensor, head: Tensor) -> Tensor:
-    """fp32 log-probabilities [positions, vocabulary] of normed hidden states [positions, hidden]."""
-    return torch.log_softmax(functional.linear(normed, head).float(), dim=-1)
-
-
 def chunks(positions: int, size: int) -> Iterator[slice]:
     """Slices of ``size`` positions that cover ``positions``."""
     return (slice(start, start + size) for start in range(0, positions, size))
@@ -37,33 +33,33 @@ def chunks(positions: int, size: int) -> Iterator[slice]:
 
 @torch.no_grad()
 def chunked_kl(
-    exits: Sequence[Tensor], teacher: Tensor, head: Tensor, chunk: int | None = None
+    exits: Sequence[Tensor], teacher: Tensor, head: Head, chunk: int | None = None
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Mean KL in nats of every exit, and its gradient with respect to that exit's normed hidden states.
 
-    ``exits`` and ``teacher`` are [rows, length, hidden], ``head`` is [vocabulary, hidden]. Of each chunk, the
-    teacher's logits are computed once for all exits.
+    ``exits`` and ``teacher`` are [rows, length, hidden]. Of each chunk, the teacher's logits are computed once for
+    all exits.
     """
-    vocabulary, hidden = head.shape
-    flat_teacher = teacher.reshape(-1, hidden)
-    flat_exits = [normed.reshape(-1, hidden) for normed in exits]
+    flat_teacher = teacher.reshape(-1, head.hidden)
+    flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
     positions = len(flat_teacher)
-    losses = [torch.zeros((), device=head.device) for _ in exits]
+    losses = [torch.zeros((), device=teacher.device) for _ in exits]
     gradients = [torch.empty_like(normed) for normed in flat_exits]
-    for part in chunks(positions, chunk or chunk_positions(vocabulary)):
-        log_p = log_probabilities(flat_teacher[part], head)
+    for part in chunks(positions, chunk or chunk_positions(head.vocabulary)):
+        log_p = torch.log_softmax(head.logits(flat_teacher[part]), dim=-1)
         p = log_p.exp()
         for normed, loss, gradient in zip(flat_exits, losses, gradients, strict=True):
-            log_q = log_probabilities(normed[part], head)
+            logits = head.logits(normed[part])
+            log_q = torch.log_softmax(logits, dim=-1)
             loss += (p * (log_p - log_q)).sum() / positions
             error = log_q.exp_().sub_(p).div_(positions)
-            gradient[part] = functional.linear(error, head.T)
+            gradient[part] = head.pull_back(error, logits)
     return losses, [gradient.view_as(normed) for gradient, normed in zip(gradients, exits, strict=True)]
 
 
 @torch.no_grad()
-def predictions(normed: Tensor, head: Tensor) -> Tensor:
+def predictions(normed: Tensor, head: Head) -> Tensor:
     """The most likely token at every position: int64 [rows, length] of normed hidden states."""
     flat = normed.reshape(-1, normed.shape[-1])
-    parts = chunks(len(flat), chunk_positions(len(head)))
-    return torch.cat([functional.linear(flat[part], head).argmax(-1) for part in parts]).view(normed.shape[:-1])
+    parts = chunks(len(flat), chunk_positions(head.vocabulary))
+    return torch.cat([head.logits(flat[part]).argmax(-1) for part in parts]).view(normed.shape[:-1])

@@ -52,7 +52,7 @@ def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens)
             trace = base.trace(tokens, splits)
             with base.autocast():
                 full = predictions(trace.final, base.head)
-                exits = balconies.normed(trace.hidden, trace.rope)
+                exits = balconies.normed(trace.hidden, trace.context)
                 for split, normed, mean in zip(
                     splits, exits, chunked_kl(exits, trace.final, base.head)[0], strict=True
                 ):
@@ -61,7 +61,7 @@ def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens)
                     looked = predictions(base.lens(trace.hidden[split]), base.head)
                     lens[split] += share * (looked == full).double().mean().item()
                 for row, target in zip(trace.final, tokens, strict=True):
-                    scores = functional.linear(row[:-1], base.head).float()
+                    scores = base.head.logits(row[:-1])
                     loss += functional.cross_entropy(scores, target[1:]).item() / len(rows)
             for split in splits:
                 logits[split].append(gates.at(split)(trace.hidden[split]).double().cpu().numpy())

@@ -13,8 +13,9 @@ import numpy as np
 
 from balcony_edge.errors import DataError, ExitsError, ModelError
 from balcony_export import architectures, corpus, exits, quality
-from balcony_export.balcony import NORM_STARTS, Balconies, build
+from balcony_export.balcony import NORM_STARTS, Balconies, build, starting_norm
 from balcony_export.base import DTYPES, boundary_ids, load_base, load_tokenizer
+from balcony_export.blueprint import Blueprint
 from balcony_export.distill import distill
 from balcony_export.gate import Gates, train_gates
 from balcony_export.training import Metrics, Saving, TrainConfig, check_identity
@@ -40,10 +41,10 @@ class Job:
 def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     """Distil the exits, train and calibrate the gates, measure, write the folder. Resumes by itself."""
     started = time.monotonic()
-    architecture = architectures.read(job.folder).arch
-    config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), architecture.layers)))
-    _check(config, architecture.context)
-    data = _load_corpus(job, architecture.vocabulary)
+    blueprint = architectures.read(job.folder)
+    config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
+    _check(config, blueprint)
+    data = _load_corpus(job, blueprint.arch.vocabulary)
     config = replace(config, length=_fitting(data.train, config.length, "training"))
     rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
     digest = exits.base_digest(job.folder)
@@ -72,13 +73,15 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     return trained
 
 
-def _check(config: TrainConfig, context: int) -> None:
-    """Settings that no run could use."""
+def _check(config: TrainConfig, blueprint: Blueprint) -> None:
+    """Settings that no run on this base could use."""
+    context = blueprint.arch.context
     if config.norm_start not in NORM_STARTS or config.dtype not in DTYPES:
         raise ModelError(
             f"no such choice: norm start {config.norm_start!r}, dtype {config.dtype!r}",
             f"norm starts: {', '.join(NORM_STARTS)}; dtypes: {', '.join(DTYPES)}",
         )
+    starting_norm(blueprint, config.norm_start)
     if not 0 < config.learning_rate < math.inf:
         raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
     if config.length > context:

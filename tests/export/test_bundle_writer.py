@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 from transformers import AutoTokenizer
 
 from balcony_edge import AdaptiveSession
@@ -24,6 +23,7 @@ from balcony_export.base import load_base
 from balcony_export.bundle_writer import export_bundle, read_weights
 from balcony_export.checkpoint import Checkpoint, Source, Tensors, joined
 from balcony_export.formats import Choice
+from helpers.families import as_modules
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
 
 STORY = "Once upon a time, there was a little girl named Lily. She loved to play outside in the park with her dog."
@@ -74,25 +74,21 @@ def test_the_demo_base_is_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
 
 def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
     """The trained demo exits: hidden states through the base, then the Balcony, as training runs them."""
-    from balcony_export.balcony import build
     from balcony_export.gate import Gates
 
     trained = exits.load(DEMO_EXITS)
     base = load_base(DEMO_BASE, "fp32", torch.device("cpu"))
-    modules = build(base, trained.splits, "final")
+    modules = as_modules(base, trained)
     gates = Gates(trained.splits, base.model.config.hidden_size).requires_grad_(False)
     for split in trained.splits:
-        balcony = modules.at(split)
-        balcony.layer.load_state_dict({n: torch.from_numpy(v) for n, v in trained.layer(split).items()})
-        balcony.norm.load_state_dict({"weight": torch.from_numpy(trained.norm(split))})
         gates.at(split).load_state_dict({n: torch.from_numpy(v) for n, v in trained.gate(split).items()})
     ids = np.random.default_rng(3).integers(1, 2048, 48)
     ladder = Ladder(export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
     ladder.append(ids.tolist())
     with torch.inference_mode():
         trace = base.trace(torch.from_numpy(ids[None]), trained.splits)
-        for split, normed in zip(trained.splits, modules.normed(trace.hidden, trace.rope), strict=True):
-            expected = functional.linear(normed, base.head)[0].numpy()
+        for split, normed in zip(trained.splits, modules.normed(trace.hidden, trace.context), strict=True):
+            expected = base.head.logits(normed)[0].numpy()
             np.testing.assert_allclose(ladder.logits(split), expected, rtol=0, atol=1e-4)
             logit = float(gates.at(split)(trace.hidden[split])[0, -1])
             assert ladder.gate(split) == pytest.approx(logit, abs=1e-4)

@@ -3,120 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from balcony_export.balcony import build
+from balcony_export.base import load_base
 from balcony_export.bundle_writer import export_bundle
 from balcony_export.formats import Choice
+from helpers.families import ROWS, SIZES, SPLITS, make_model
 
-SIZES = {
-    "vocab_size": 97,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-    "tie_word_embeddings": False,
-    "initializer_range": 0.15,
-}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
-LLAMA3 |= {"original_max_position_embeddings": 32, "rope_theta": 500000.0}
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "rope_theta": 10000.0}
-LINEAR = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
-LONG = {"rope_type": "longrope", "short_factor": [1.0 + 0.1 * i for i in range(6)], "long_factor": [2.0] * 6}
-LONG |= {"rope_theta": 10000.0, "partial_rotary_factor": 0.75, "original_max_position_embeddings": 64}
-LOCAL = ["sliding_attention", "full_attention"] * 3
-
-# Name of the row → model type and what its config differs in. The quirks are those of the released checkpoints.
-ROWS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Llama 2": ("llama", {"num_key_value_heads": 4}),
-    "Llama 3.x, rope llama3": ("llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
-    "Llama, yarn, biases": ("llama", {"rope_parameters": YARN, "attention_bias": True, "mlp_bias": True}),
-    "Llama, linear, heads of 24": ("llama", {"rope_parameters": LINEAR, "head_dim": 24}),
-    "SmolLM2, tied": ("llama", {"tie_word_embeddings": True, "num_attention_heads": 2, "num_key_value_heads": 1}),
-    "SmolLM3, layers without rope": ("smollm3", {"no_rope_layers": [1, 1, 0, 1, 1, 0], "tie_word_embeddings": True}),
-    "Mistral, window": ("mistral", {"sliding_window": 7, "head_dim": 32}),
-    "Qwen2.5, biases": ("qwen2", {"tie_word_embeddings": True}),
-    "Qwen2, some windows": (
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2},
-    ),
-    "Qwen3, q/k norm": ("qwen3", {"head_dim": 32, "attention_bias": True}),
-    "Phi-3, window": ("phi3", {"sliding_window": 11}),
-    "Phi-4-mini, longrope on part of a head": (
-        "phi3",
-        {"rope_parameters": LONG, "original_max_position_embeddings": 64, "tie_word_embeddings": True},
-    ),
-    "Gemma 2": (
-        "gemma2",
-        {
-            "sliding_window": 8,
-            "layer_types": LOCAL,
-            "head_dim": 32,
-            "query_pre_attn_scalar": 24,
-            "attn_logit_softcapping": 5.0,
-            "final_logit_softcapping": 3.0,
-            "tie_word_embeddings": True,
-        },
-    ),
-    "Gemma 3": (
-        "gemma3_text",
-        {
-            "sliding_window": 8,
-            "layer_types": LOCAL,
-            "head_dim": 32,
-            "query_pre_attn_scalar": 20,
-            "rope_parameters": {
-                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
-                "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
-            },
-            "tie_word_embeddings": True,
-        },
-    ),
-    "OLMo 2": ("olmo2", {}),
-    "Granite 3": (
-        "granite",
-        {
-            "attention_multiplier": 0.1,
-            "embedding_multiplier": 6.0,
-            "residual_multiplier": 0.4,
-            "logits_scaling": 3.0,
-            "attention_bias": True,
-            "mlp_bias": True,
-            "tie_word_embeddings": True,
-        },
-    ),
-}
-SPLITS = [1, 3, 5]
 PROMPT = 21
 STEPS = 32
-
-
-def make_model(folder: Path, model_type: str, differences: dict[str, Any]) -> Any:
-    """A random model of a family, saved as a checkpoint without a tokenizer; every bias and norm is random too."""
-    config = AutoConfig.for_model(model_type, **(SIZES | differences))
-    torch.manual_seed(11)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                offset = 1.0 if name.endswith("norm.weight") and "gemma" not in model_type else 0.0
-                parameter.copy_(offset + 0.2 * torch.randn_like(parameter))
-    model.eval().save_pretrained(folder)
-    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
-    return model
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -134,6 +35,9 @@ def test_family(row: str, tmp_path: Path) -> None:
     greedy = []
     for _ in range(STEPS):
         greedy.append(int(ladder.next_logits(ladder.full).argmax()))
+        # Prefill, then one position a step, for every exit too.
+        for split in SPLITS:
+            ladder.next_logits(split)
         ladder.append(greedy[-1:])
     assert ids + greedy == expected
     np.testing.assert_allclose(ladder.logits(ladder.full), outputs.logits[0], rtol=0, atol=1e-4)
@@ -141,3 +45,11 @@ def test_family(row: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(
             stage.outputs.host()[0, : len(expected)], outputs.hidden_states[split][0], rtol=0, atol=1e-4
         )
+    base = load_base(tmp_path / "model", device="cpu")
+    with torch.inference_mode():
+        trace = base.trace(torch.tensor([expected]), SPLITS)
+        exits = build(base, SPLITS, "final").normed(trace.hidden, trace.context)
+    for split, normed in zip(SPLITS, exits, strict=True):
+        np.testing.assert_allclose(ladder.logits(split), base.head.logits(normed)[0], rtol=0, atol=1e-4)
+    # The exit before the last layer is the last layer and the final norm: the whole model again.
+    np.testing.assert_allclose(ladder.logits(SPLITS[-1]), outputs.logits[0], rtol=0, atol=1e-4)

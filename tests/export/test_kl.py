@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from balcony_export.kl import chunk_positions, chunked_kl, predictions
+from balcony_export.lm_head import Head
 
+# Caps low enough to bend: the logits are some units wide.
+TWISTS = st.sampled_from([{}, {"divisor": 3.0}, {"softcap": 4.0}, {"divisor": 0.5, "softcap": 2.0}])
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(2, 8), st.integers(2, 40))
 
 
@@ -20,17 +23,26 @@ def tensors(shape: tuple[int, int, int, int], seed: int, exits: int = 2) -> tupl
     return students, [torch.randn(rows, length, hidden)], [torch.randn(vocabulary, hidden)]
 
 
-def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+def textbook_logits(normed: torch.Tensor, head: Head) -> torch.Tensor:
+    """As Granite and Gemma 2 have them in transformers."""
+    logits = normed @ head.weight.T / head.divisor
+    return torch.tanh(logits / head.softcap) * head.softcap if head.softcap else logits
+
+
+def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: Head) -> torch.Tensor:
     """As in the textbook: all logits at once, gradients by autograd."""
-    p = torch.log_softmax(teacher @ head.T, -1).flatten(0, 1)
-    q = torch.log_softmax(exit @ head.T, -1).flatten(0, 1)
+    p = torch.log_softmax(textbook_logits(teacher, head), -1).flatten(0, 1)
+    q = torch.log_softmax(textbook_logits(exit, head), -1).flatten(0, 1)
     return functional.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
 @settings(deadline=None, max_examples=40)
-@given(shape=SHAPES, chunk=st.integers(1, 40), seed=st.integers(0, 1000))
-def test_chunked_kl_is_the_plain_kl_with_its_gradients(shape: tuple[int, int, int, int], chunk: int, seed: int) -> None:
-    exits, (teacher,), (head,) = tensors(shape, seed)
+@given(shape=SHAPES, chunk=st.integers(1, 40), seed=st.integers(0, 1000), twists=TWISTS)
+def test_chunked_kl_is_the_plain_kl_with_its_gradients(
+    shape: tuple[int, int, int, int], chunk: int, seed: int, twists: dict[str, float]
+) -> None:
+    exits, (teacher,), (weight,) = tensors(shape, seed)
+    head = Head(weight, **twists)
     losses, gradients = chunked_kl(exits, teacher, head, chunk)
     for exit, loss, gradient in zip(exits, losses, gradients, strict=True):
         expected = plain_kl(exit, teacher, head)
@@ -40,7 +52,8 @@ def test_chunked_kl_is_the_plain_kl_with_its_gradients(shape: tuple[int, int, in
 
 
 def test_gradients_reach_what_lies_before_the_norm() -> None:
-    (exit, _), (teacher,), (head,) = tensors((2, 5, 6, 11), seed=3)
+    (exit, _), (teacher,), (matrix,) = tensors((2, 5, 6, 11), seed=3)
+    head = Head(matrix)
     weight = torch.randn(6, 6, requires_grad=True)
     _, gradients = chunked_kl([exit @ weight], teacher, head, chunk=3)
     torch.autograd.backward([exit @ weight], gradients)
@@ -50,8 +63,8 @@ def test_gradients_reach_what_lies_before_the_norm() -> None:
 
 
 def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
-    _, (teacher,), (head,) = tensors((2, 5, 6, 11), seed=0)
-    (loss,), (gradient,) = chunked_kl([teacher], teacher, head)
+    _, (teacher,), (weight,) = tensors((2, 5, 6, 11), seed=0)
+    (loss,), (gradient,) = chunked_kl([teacher], teacher, Head(weight))
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert gradient.abs().max().item() < 1e-7
 
@@ -59,8 +72,8 @@ def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
 @settings(deadline=None, max_examples=20)
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int], seed: int) -> None:
-    _, (teacher,), (head,) = tensors(shape, seed)
-    assert torch.equal(predictions(teacher, head), (teacher @ head.T).argmax(-1))
+    _, (teacher,), (weight,) = tensors(shape, seed)
+    assert torch.equal(predictions(teacher, Head(weight)), (teacher @ weight.T).argmax(-1))
 
 
 def test_a_chunk_holds_64_mib_of_logits_and_at_least_one_position() -> None:

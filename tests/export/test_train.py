@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from typer.testing import CliRunner
 
 from balcony_edge.errors import BalconyError, DataError, ExitsError, ModelError
 from balcony_export import architectures, corpus, exits, recipe, training
@@ -27,21 +25,13 @@ from balcony_export.base import Base, load_base, load_tokenizer
 from balcony_export.cli import train as command
 from balcony_export.recipe import Job, train_exits
 from balcony_export.training import TrainConfig
+from helpers.in_process import invoke
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?'\n"
 SHARED = Path(os.environ.get("BALCONY_SHARED", Path(__file__).parents[2].parent / "shared"))
 CONFIG = TrainConfig(
     splits=(1, 2), steps=6, rows=2, length=16, learning_rate=1e-2, gate_steps=3, gate_learning_rate=1e-2
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Toy tensors: more threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -97,13 +87,7 @@ def records(job: Job, phase: str) -> list[dict[str, Any]]:
 
 
 def run(*arguments: str) -> None:
-    """The command as typed; what it raises comes out."""
-    app = typer.Typer()
-    app.command()(command.train)
-    result = CliRunner().invoke(app, arguments)
-    if result.exception and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == 0, result.output
+    invoke(command.train, *arguments)
 
 
 # --- what is trained ---
@@ -116,7 +100,7 @@ def test_a_trace_is_what_transformers_computes(base: Base) -> None:
         reference = base.model(input_ids=tokens, output_hidden_states=True)
     for split in (1, 3):
         torch.testing.assert_close(trace.hidden[split], reference.hidden_states[split])
-    torch.testing.assert_close(trace.final @ base.head.T, reference.logits)
+    torch.testing.assert_close(base.head.logits(trace.final), reference.logits)
 
 
 def test_an_exit_starts_as_a_copy_of_the_last_layer(base: Base) -> None:
@@ -144,7 +128,7 @@ def test_an_exit_sees_no_later_token(base: Base) -> None:
     outputs = []
     for row in (tokens, changed):
         trace = base.trace(row, [2])
-        outputs.append(balconies.normed(trace.hidden, trace.rope)[0].detach())
+        outputs.append(balconies.normed(trace.hidden, trace.context)[0].detach())
     torch.testing.assert_close(outputs[0][:, :8], outputs[1][:, :8])
     assert not torch.allclose(outputs[0][:, 8:], outputs[1][:, 8:])
 
@@ -263,7 +247,7 @@ def test_short_text_makes_short_sequences(job: Job, tmp_path: Path) -> None:
 def test_bf16_keeps_the_exits_in_fp32(job: Job, base: Base) -> None:
     half = load_base(job.folder, "bf16", "cpu")
     trace = half.trace(torch.randint(64, (2, 16)), [1])
-    assert half.head.dtype == torch.bfloat16
+    assert half.head.weight.dtype == torch.bfloat16
     assert trace.hidden[1].dtype == torch.float32
     trained = train_exits(job, replace(CONFIG, dtype="bf16", steps=2))
     assert trained.norm(1).dtype == np.float32
@@ -331,7 +315,7 @@ def without(folder: Path, target: Path, name: str) -> Path:
 
 
 def test_defaults_suit_the_base(toy: Path) -> None:
-    config = TrainConfig.for_base(architectures.read(toy), [1], length=None, learning_rate=None, seed=3)
+    config = TrainConfig.for_base(architectures.read(toy).arch, [1], length=None, learning_rate=None, seed=3)
     assert (config.length, config.learning_rate, config.seed) == (64, 5.7e-3, 3)
     assert config.gate_learning_rate == pytest.approx(5 * config.learning_rate)
     assert training.default_learning_rate(4096) == 5e-4
