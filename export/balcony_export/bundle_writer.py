@@ -47,12 +47,14 @@ def export_bundle(
     splits: list[int] | None = None,
     choice: Choice = DEFAULT,
     context: int | None = None,
+    check: Callable[[Bundle], None] | None = None,
 ) -> Bundle:
     """Export the model in ``folder`` to the bundle ``out`` and return it, verified.
 
     ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
     defaults to those of the exits. ``context`` shortens the model's. An existing bundle at ``out`` is replaced only
-    once the new one is whole. Raises ModelError or ExitsError for input that does not fit.
+    once the new one is whole and ``check`` has seen it: what that raises leaves nothing behind. Raises ModelError or
+    ExitsError for input that does not fit.
     """
     blueprint = architectures.read(folder, context)
     arch = blueprint.arch
@@ -93,6 +95,8 @@ def export_bundle(
             files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         )
         (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+        if check is not None:
+            check(Bundle(work))
         work.chmod(0o755)
         if out.exists():
             shutil.rmtree(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,10 @@ def export(
         ),
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Positions, at most the model's own.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Compare with the model on a short prompt at the end."),
+    ] = True,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
 ) -> None:
@@ -49,14 +54,25 @@ def export(
 
     choice = Choice(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
     choice.formats()
+    folder = resolve(model, revision, offline)
+    trained = None if exits in ("none", "init") else Path(exits)
+    check = None
+    if verify:
+        from balcony_export.cli.verify import quiet
+        from balcony_export.guard import guard
+
+        quiet()
+        later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
+        check = guard(folder, trained, later, partial(typer.echo, err=True))
     bundle = export_bundle(
-        resolve(model, revision, offline),
+        folder,
         out,
         model=model,
-        exits=None if exits == "none" else "init" if exits == "init" else Path(exits),
+        exits=trained or ("init" if exits == "init" else None),
         splits=None if splits is None else parse_splits(splits),
         choice=choice,
         context=context,
+        check=check,
     )
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(
