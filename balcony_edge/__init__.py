@@ -6,7 +6,7 @@
         print(session.generate("Once upon a time"))
 
 Names load when they are first used, so that importing the package costs next to nothing; nothing here ever imports
-torch, transformers or onnx.
+torch, transformers, onnx or huggingface_hub.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         BundleError,
         DataError,
         ExitsError,
+        HubError,
         ModelError,
         PromptError,
         ProviderError,
@@ -43,6 +44,7 @@ __all__ = [
     "BundleError",
     "DataError",
     "ExitsError",
+    "HubError",
     "ModelError",
     "PromptError",
     "ProviderError",

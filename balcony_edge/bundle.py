@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -16,7 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from balcony_edge.errors import BundleError
 
 MANIFEST_NAME = "balcony.json"
+# The model card: for people, and edited where bundles are shared. No digest guards it, nothing reads it.
+CARD_NAME = "README.md"
 SCHEMA_VERSION = 2
+# What can be a repository of the Hugging Face Hub: owner/name.
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 Activations = Literal["fp32", "fp16", "bf16"]
@@ -74,8 +79,8 @@ class Graph(_Record):
 
     kind "segment": base layers ``start+1 … stop``; "exit": the Balcony of split ``stop``; "head": LM head.
     ``caches``: how many layers keep a KV cache in it. ``gate``: whether it also answers the gate of split ``stop``.
-    ``legacy_file``: the same graph for ONNX Runtime 1.23, which takes a sliding window for one position wider than
-    later versions do; only where the two differ.
+    ``weight_bytes``: the weights that one token reads. ``legacy_file``: the same graph for ONNX Runtime 1.23, which
+    takes a sliding window for one position wider than later versions do; only where the two differ.
     """
 
     kind: Literal["segment", "exit", "head"]
@@ -84,6 +89,7 @@ class Graph(_Record):
     stop: int = 0
     caches: int = 0
     gate: bool = False
+    weight_bytes: int = 0
     legacy_file: str | None = None
 
 
@@ -205,6 +211,35 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle folder, checked in itself; the files that it names are not looked at.
+
+    Raises BundleError.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        what = f"{folder} is no bundle: it has no {MANIFEST_NAME}"
+        if not folder.exists():
+            what = f"there is no bundle at {folder}"
+        raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path} has schema version {version!r}; this balcony-edge reads version {SCHEMA_VERSION}",
+            "export the bundle again with this version of balcony-edge",
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise BundleError(f"{path} is not valid: {where}: {first['msg']}", "export the bundle again") from error
+
+
 class Bundle:
     """A verified bundle folder.
 
@@ -214,10 +249,11 @@ class Bundle:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        self.manifest = self._read()
+        self.manifest = read_manifest(self.path)
         root = self.path.resolve()
         for name, entry in self.manifest.files.items():
-            self._verify(root, name, entry)
+            if name != CARD_NAME:
+                self._verify(root, name, entry)
 
     @classmethod
     def demo(cls) -> Bundle:
@@ -231,10 +267,23 @@ class Bundle:
         return cls(path)
 
     @classmethod
-    def open(cls, bundle: str | Path | Bundle | None) -> Bundle:
-        """A bundle from a path, a bundle, or None for the demo."""
+    def open(cls, bundle: str | Path | Bundle | None, *, revision: str | None = None, offline: bool = False) -> Bundle:
+        """A bundle from a path, a Hub id (``owner/name``, fetched once), a bundle, or None for the demo.
+
+        A path that exists goes before a Hub id. ``revision`` and ``offline`` (only what the caches hold) are for Hub
+        ids. Raises BundleError or HubError.
+        """
         if isinstance(bundle, Bundle):
             return bundle
+        if bundle is not None and HUB_ID.fullmatch(str(bundle)) and not Path(bundle).exists():
+            from balcony_edge.hub import fetch
+
+            return cls(fetch(str(bundle), revision, offline))
+        if revision is not None:
+            raise BundleError(
+                f"{bundle or 'the embedded demo'} has no revisions: it does not come from the Hugging Face Hub",
+                "leave --revision out, or name a bundle on the Hub as owner/name",
+            )
         return cls.demo() if bundle is None else cls(bundle)
 
     def file(self, name: str) -> Path:
@@ -245,30 +294,6 @@ class Bundle:
     def depths(self) -> tuple[int, ...]:
         """Depths at which a token can be emitted, in base layers, ascending; the last one is the full model."""
         return (*(graph.stop for graph in self.manifest.exits), self.manifest.architecture.layers)
-
-    def _read(self) -> Manifest:
-        path = self.path / MANIFEST_NAME
-        try:
-            content = json.loads(path.read_text())
-        except FileNotFoundError as error:
-            what = f"{self.path} is no bundle: it has no {MANIFEST_NAME}"
-            if not self.path.exists():
-                what = f"there is no bundle at {self.path}"
-            raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
-        except (OSError, ValueError) as error:
-            raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
-        version = content.get("schema_version") if isinstance(content, dict) else None
-        if version != SCHEMA_VERSION:
-            raise BundleError(
-                f"{path} has schema version {version!r}; this balcony-edge reads version {SCHEMA_VERSION}",
-                "export the bundle again with this version of balcony-edge",
-            )
-        try:
-            return Manifest.model_validate(content)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the manifest"
-            raise BundleError(f"{path} is not valid: {where}: {first['msg']}", "export the bundle again") from error
 
     def _verify(self, root: Path, name: str, entry: FileEntry) -> None:
         path = self.path / name

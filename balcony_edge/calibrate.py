@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle
+from balcony_edge.cache import cache_folder
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 
@@ -57,7 +57,6 @@ class Calibration:
 
 def cache_file(bundle: Bundle, runtime: Runtime) -> Path:
     """Where the calibration of this device and bundle is kept (``BALCONY_CACHE_DIR`` moves it)."""
-    folder = os.environ.get("BALCONY_CACHE_DIR") or platformdirs.user_cache_dir("balcony-edge")
     machine = (
         platform.machine(),
         _cpu_model(),
@@ -68,7 +67,7 @@ def cache_file(bundle: Bundle, runtime: Runtime) -> Path:
         onnxruntime().__version__,
     )
     key = hashlib.sha256(repr((bundle.manifest.digest, machine)).encode()).hexdigest()[:24]
-    return Path(folder) / "calibration" / f"{key}.json"
+    return cache_folder() / "calibration" / f"{key}.json"
 
 
 def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> Calibration:

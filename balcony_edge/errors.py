@@ -7,6 +7,7 @@ BalconyError
 ├── ExitsError            a folder of trained exits that cannot be used
 ├── BundleError           a bundle that is missing, broken or tampered with
 ├── VerifyError           a bundle that does not compute what its model does, or cannot be compared with it
+├── HubError              a bundle that cannot be sent to, or had from, where it is shared
 ├── PromptError           a prompt that cannot be run
 ├── BudgetError           a budget that cannot be read or cannot be kept on this device
 └── ProviderError         an execution provider that was asked for and not obtained
@@ -46,6 +47,10 @@ class BundleError(BalconyError):
 
 class VerifyError(BalconyError):
     """A bundle that does not compute what its model does, or that cannot be compared with it."""
+
+
+class HubError(BalconyError):
+    """A bundle that cannot be sent to, or had from, the Hugging Face Hub or a shared folder."""
 
 
 class PromptError(BalconyError):

@@ -16,31 +16,7 @@ import typer
 from balcony_edge import AdaptiveSession, Bundle, Token
 from balcony_edge.cli.app import repeat_options
 from balcony_edge.cli.run import run
-
-
-def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the console script's function in a process of its own."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.run(
-        [sys.executable, "-c", "from balcony_edge.cli.app import main; main()", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=os.environ | {"PYTHONPATH": paths} | environment,
-    )
-
-
-def fails(result: subprocess.CompletedProcess[str], *words: str) -> None:
-    """Exit code 1, one message with a next step, no traceback, nothing on stdout."""
-    assert result.returncode == 1, result.stderr
-    assert result.stderr.startswith("balcony-edge: ")
-    assert "→" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    for word in words:
-        assert word in result.stderr
+from helpers.command import cli, fails
 
 
 def test_run_streams_text_to_stdout_and_figures_to_stderr() -> None:
@@ -109,7 +85,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
         "import sys, balcony_edge\n"
         "balcony_edge.AdaptiveSession, balcony_edge.Budget, balcony_edge.Bundle\n"
-        "heavy = {'torch', 'transformers', 'onnx', 'optimum', 'balcony_export'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'optimum', 'balcony_export', 'huggingface_hub'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     paths = os.pathsep.join(path for path in sys.path if path)

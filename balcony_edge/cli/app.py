@@ -8,7 +8,9 @@ from importlib import metadata
 import typer
 
 import balcony_edge
+from balcony_edge.cli.inspect import inspect
 from balcony_edge.cli.run import run
+from balcony_edge.cli.share import pull, push
 from balcony_edge.errors import BalconyError
 
 GROUP = "balcony_edge.commands"
@@ -21,7 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="One frozen language model at many depths, under a budget.",
 )
-app.command()(run)
+for verb in (run, inspect, push, pull):
+    app.command()(verb)
 
 
 def _version(wanted: bool) -> None:

@@ -12,7 +12,9 @@ from balcony_edge.errors import PromptError
 
 
 def run(
-    bundle: Annotated[Path | None, typer.Argument(help="A bundle folder; none: the embedded demo.")] = None,
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name); none: the embedded demo.")
+    ] = None,
     source: Annotated[str | None, typer.Argument(metavar="[-]", help="-: the prompt comes from stdin.")] = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
@@ -42,17 +44,22 @@ def run(
         typer.Option("--audit/--no-audit", help="After the reply, measure how many tokens are the full model's."),
     ] = True,
     max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
 ) -> None:
     """Stream a reply under a budget: text to stdout, one line of figures to stderr."""
-    if str(bundle) == "-" and source is None:
+    if bundle == "-" and source is None:
         bundle, source = None, "-"
     if source not in (None, "-"):
         raise PromptError(f"unexpected argument {source!r}", 'a prompt is given as -p "TEXT", -f FILE or -')
     text = _prompt(prompt if source is None else "-", file)
 
-    from balcony_edge.session import AdaptiveSession
+    from balcony_edge.bundle import Bundle
+    from balcony_edge.session import AdaptiveSession, parse_budget
 
-    with AdaptiveSession(bundle, budget=budget, provider=provider, threads=threads, max_context=max_context) as session:
+    wanted = parse_budget(budget)  # before a download
+    opened = Bundle.open(bundle, revision=revision, offline=offline)
+    with AdaptiveSession(opened, budget=wanted, provider=provider, threads=threads, max_context=max_context) as session:
         interrupted = False
         if chat_template and session.codec.chat_template is not None:
             given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])

@@ -162,7 +162,9 @@ def check_splits(splits: list[int], layers: int) -> list[int]:
 
 
 def parse_splits(text: str) -> list[int]:
-    """``"3,6,9"`` as numbers. Raises ModelError for anything else."""
+    """``"3,6,9"`` as numbers, ``"none"`` as no splits. Raises ModelError for anything else."""
+    if text == "none":
+        return []
     try:
         return [int(part) for part in text.split(",")]
     except ValueError as error:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,9 @@ ONNX_TYPES = {
     "int8": TensorProto.INT8,
 }
 
+# Scales of quantised keys and values, fp32 [1, KV, 1, D] each, by layer name ("model.layers.3").
+CacheScales = Mapping[str, tuple[Array, Array]]
+
 
 class GraphBuilder:
     """Collects the nodes, weights and caches of one graph; each maker method adds one named piece.
@@ -41,6 +43,7 @@ class GraphBuilder:
         formats: Formats,
         exactness: Exactness,
         legacy: bool = False,
+        scales: CacheScales | None = None,
     ) -> None:
         self.plan = blueprint
         self.arch = blueprint.arch
@@ -49,10 +52,12 @@ class GraphBuilder:
         self.precision: Precision = formats.base
         self.exactness = exactness
         self.legacy = legacy
+        self.scales = scales
         self.caches = 0
         self.windowed = False
         self._nodes: list[onnx.NodeProto] = []
         self.made: set[str] = set()
+        self.looked_up: set[str] = set()
         self._used: dict[str, None] = {}
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: dict[str, None] = {}
@@ -187,8 +192,13 @@ class GraphBuilder:
 
     # --- the whole ----------------------------------------------------------------------------------------------
 
-    def save(self, path: Path, first: str, outputs: list[str]) -> None:
-        """Write the graph with ``first`` as its leading input; caches and lengths join by themselves."""
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of weights that one token reads: all of them, but of an embedding only a row."""
+        return sum(self.weights.place(name).length for name in self._used if name not in self.looked_up)
+
+    def model(self, first: str, outputs: list[str]) -> onnx.ModelProto:
+        """The graph with ``first`` as its leading input; caches and lengths join by themselves."""
         arch = self.arch
         activations, cache_type = ONNX_TYPES[self.formats.activations], ONNX_TYPES[self.formats.cache]
         known: dict[str, tuple[int, list[int | str]]] = {
@@ -211,10 +221,10 @@ class GraphBuilder:
         present = [name for pair in pairs[self.caches :] for name in pair]
         graph = helper.make_graph(
             self._nodes,
-            path.stem,
+            "balcony",
             infos([first, *self._inputs, *past]),
             infos(outputs + present),
             initializer=[*(self.weights.initializer(name) for name in self._used), *self._constants.values()],
         )
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
-        onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), path)
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

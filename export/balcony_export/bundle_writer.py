@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from contextlib import closing
-from functools import partial
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from balcony_edge.bundle import (
+    CARD_NAME,
     MANIFEST_NAME,
     BaseInfo,
     Bundle,
-    Exactness,
     ExitQuality,
     Formats,
     Generation,
@@ -26,16 +23,79 @@ from balcony_edge.bundle import (
     file_entry,
 )
 from balcony_edge.errors import ModelError
-from balcony_export import architectures, graphs
+from balcony_edge.whole import whole_folder
+from balcony_export import architectures, card
+from balcony_export.assembly import Made, Parts, write_graphs
 from balcony_export.blueprint import Blueprint
-from balcony_export.builder import GraphBuilder
-from balcony_export.checkpoint import Array, Checkpoint, Tensors
-from balcony_export.exits import Exits, base_digest, load
+from balcony_export.checkpoint import Array, Checkpoint
+from balcony_export.exit_source import find_exits
+from balcony_export.exits import base_digest
 from balcony_export.formats import Choice
+from balcony_export.generation import check_tokenizer, read_generation
 from balcony_export.weights import BITS, FILE_NAME, WeightFile
 
 DEFAULT = Choice()
-COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "LICENSE"]
+COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about an export that is known before any weight is read."""
+
+    folder: Path
+    blueprint: Blueprint
+    parts: Parts
+    choice: Choice
+    formats: Formats
+    quality: dict[int, ExitQuality]
+    generation: Generation
+
+    def dry_run(self) -> tuple[list[Made], int]:
+        """What each graph will be, and the size of the weights file in bytes; nothing is written."""
+        weights = WeightFile(None)
+        made = write_graphs(None, weights, self.blueprint, self.parts, self.formats, self.choice.attention())
+        return made, weights.size
+
+
+def plan_export(
+    folder: Path,
+    *,
+    exits: Path | str | None = None,
+    splits: list[int] | None = None,
+    choice: Choice = DEFAULT,
+    context: int | None = None,
+) -> Plan:
+    """Check everything that can be checked without reading weights; arguments and errors as of export_bundle."""
+    blueprint = architectures.read(folder, context)
+    arch, formats = blueprint.arch, choice.formats()
+    if formats.head in BITS and arch.hidden % formats.block_size:
+        raise ModelError(
+            f"block size {formats.block_size} does not divide the model's hidden size {arch.hidden}",
+            "choose another --block-size (16, 32, 64 …) or --head fp32",
+        )
+    check_tokenizer(folder)
+    generation = read_generation(folder)
+    base = Checkpoint(folder)
+    _check_tensors(base, blueprint)
+    source, quality, splits = find_exits(exits, splits, base, blueprint, folder)
+    return Plan(folder, blueprint, Parts(base, source, splits), choice, formats, quality, generation)
+
+
+def _check_tensors(base: Checkpoint, blueprint: Blueprint) -> None:
+    """Every tensor of the plan is there in its shape, and the checkpoint holds nothing that the graphs would drop."""
+    shapes = blueprint.base_shapes()
+    for name, shape in shapes.items():
+        base.expect(name, shape)
+    # A tied head may be stored a second time; old checkpoints keep rope frequencies, which follow from the config.
+    dropped = {"lm_head.weight"} if blueprint.arch.tied_head else set()
+    unused = [name for name in base.names() if name not in shapes and name not in dropped]
+    unused = [name for name in unused if not name.endswith("rotary_emb.inv_freq")]
+    if unused:
+        raise ModelError(
+            f"{base.folder} holds {len(unused)} tensors that a {blueprint.arch.family} model does not use, "
+            f"as {unused[0]}: exported without them it would be another model",
+            "check that config.json belongs to these weights; merge adapters into them before the export",
+        )
 
 
 def export_bundle(
@@ -47,170 +107,60 @@ def export_bundle(
     splits: list[int] | None = None,
     choice: Choice = DEFAULT,
     context: int | None = None,
-    check: Callable[[Bundle], None] | None = None,
 ) -> Bundle:
     """Export the model in ``folder`` to the bundle ``out`` and return it, verified.
 
     ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
-    defaults to those of the exits. ``context`` shortens the model's. An existing bundle at ``out`` is replaced only
-    once the new one is whole and ``check`` has seen it: what that raises leaves nothing behind. Raises ModelError or
-    ExitsError for input that does not fit.
+    defaults to those of the exits. ``context`` shortens the model's. Raises ModelError or ExitsError for input that
+    does not fit.
     """
-    blueprint = architectures.read(folder, context)
-    arch = blueprint.arch
-    formats = choice.formats()
-    if formats.head in BITS and arch.hidden % formats.block_size:
-        raise ModelError(
-            f"block size {formats.block_size} does not divide the model's hidden size {arch.hidden}",
-            "choose another --block-size (16, 32, 64 …) or --head fp32",
-        )
-    if not (folder / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{folder} has no tokenizer.json",
-            "save the fast tokenizer beside the model: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
-        )
-    base = Checkpoint(folder)
-    source, quality, splits = _exits(exits, splits, base, blueprint, folder)
-    if out.exists() and not (out / MANIFEST_NAME).is_file() and any(out.iterdir()):
-        raise ModelError(f"{out} exists and is no bundle", "choose another -o folder, or empty this one")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        entries = _write_graphs(work, base, source, blueprint, splits, formats, choice.attention())
+    plan = plan_export(folder, exits=exits, splits=splits, choice=choice, context=context)
+    return write_bundle(plan, out, model=model)
+
+
+def write_bundle(
+    plan: Plan,
+    out: Path,
+    *,
+    model: str,
+    progress: Callable[[int], None] | None = None,
+    check: Callable[[Bundle], None] | None = None,
+) -> Bundle:
+    """Carry out a plan. A bundle at ``out`` is replaced only once the new one is whole.
+
+    ``progress`` is called with the bytes of weights written so far, ``check`` with the new bundle before it takes its
+    place: what that raises leaves nothing behind.
+    """
+    exactness = plan.choice.attention()
+    with whole_folder(out) as work:
+        with closing(WeightFile(work, progress)) as weights:
+            made = write_graphs(work, weights, plan.blueprint, plan.parts, plan.formats, exactness)
         for name in COPIED:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, work / name)
-        (work / "README.md").write_text(_card(model, splits, formats.base))
+            if (plan.folder / name).is_file():
+                shutil.copyfile(plan.folder / name, work / name)
         manifest = Manifest(
             schema_version=2,
-            base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
-            architecture=arch,
-            splits=splits,
-            formats=formats,
-            exactness=choice.attention(),
-            minimum_onnxruntime=choice.minimum_onnxruntime(),
-            graphs=entries,
-            quality=quality,
-            generation=_generation(folder),
+            base=BaseInfo(model=model_name(model), sha256=base_digest(plan.folder)),
+            architecture=plan.blueprint.arch,
+            splits=plan.parts.splits,
+            formats=plan.formats,
+            exactness=exactness,
+            minimum_onnxruntime=plan.choice.minimum_onnxruntime(),
+            graphs=[item.entry for item in made],
+            quality=plan.quality,
+            generation=plan.generation,
             files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         )
+        (work / CARD_NAME).write_text(card.render(manifest, card.licence(plan.folder)), encoding="utf-8")
         (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
         if check is not None:
             check(Bundle(work))
-        work.chmod(0o755)
-        if out.exists():
-            shutil.rmtree(out)
-        work.replace(out)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return Bundle(out)
 
 
 def model_name(model: str) -> str:
     """How a manifest names the base: a Hub id as it is, of a local path only the last part."""
     return Path(model).resolve().name if Path(model).exists() else model
-
-
-def initial_exits(base: Checkpoint, blueprint: Blueprint, splits: list[int]) -> Tensors:
-    """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
-    last = f"model.layers.{blueprint.arch.layers - 1}."
-    layer = {name: base.tensor(f"{last}{name}") for name in blueprint.layer_shapes()}
-    norm = base.tensor("model.norm.weight")
-    tensors: dict[str, Array] = {}
-    for split in splits:
-        tensors |= {f"exits.{split}.layer.{name}": value for name, value in layer.items()}
-        tensors[f"exits.{split}.norm.weight"] = norm
-    return Tensors(tensors)
-
-
-def _exits(
-    exits: Path | str | None, splits: list[int] | None, base: Checkpoint, blueprint: Blueprint, folder: Path
-) -> tuple[Tensors | None, dict[int, ExitQuality], list[int]]:
-    """The exits' tensors, their measured quality and the splits, from what the caller named."""
-    arch = blueprint.arch
-    if isinstance(exits, Path):
-        trained: Exits = load(exits)
-        trained.check_base(folder)
-        if splits is not None and not set(splits) <= set(trained.splits):
-            raise ModelError(
-                f"the exits in {exits} were trained at {list(trained.splits)}, not at {splits}",
-                "leave --splits out, or name some of those",
-            )
-        chosen = architectures.check_splits(list(splits or trained.splits), arch.layers)
-        measured = trained.quality["exits"]
-        quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
-        return Tensors(dict(trained.tensors)), quality, chosen
-    if splits is None:
-        splits = sorted({max(1, arch.layers * part // 4) for part in (1, 2, 3)} - {arch.layers})
-    chosen = architectures.check_splits(splits, arch.layers)
-    return (initial_exits(base, blueprint, chosen) if exits == "init" else None), {}, chosen
-
-
-def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:
-    """A quality record without the exits that are not exported."""
-    bins = json.loads(json.dumps(quality["bins"]))
-    bins["agreement"] = {depth: row for depth, row in bins["agreement"].items() if int(depth) in splits}
-    return {**quality, "bins": bins}
-
-
-def _write_graphs(
-    work: Path,
-    base: Checkpoint,
-    exits: Tensors | None,
-    blueprint: Blueprint,
-    splits: list[int],
-    formats: Formats,
-    exactness: Exactness,
-) -> list[Graph]:
-    entries: list[Graph] = []
-    with closing(WeightFile(work)) as weights:
-
-        def write(entry: Graph, build: Callable[..., None]) -> None:
-            """The graph of an entry, and a second one for ONNX Runtime 1.23 where a window makes them differ."""
-            builder = GraphBuilder(blueprint, weights, formats, exactness)
-            build(builder, path=work / entry.file)
-            legacy = None
-            if builder.windowed:
-                legacy = entry.file.replace(".onnx", ".ort123.onnx")
-                build(GraphBuilder(blueprint, weights, formats, exactness, legacy=True), path=work / legacy)
-            entries.append(entry.model_copy(update={"caches": builder.caches, "legacy_file": legacy}))
-
-        for start, stop in pairwise([0, *splits, blueprint.arch.layers]):
-            gates = exits if exits is not None and f"gates.{stop}.up.weight" in exits else None
-            name = f"segment_{start}_{stop}.onnx"
-            write(
-                Graph(kind="segment", file=name, start=start, stop=stop, gate=gates is not None),
-                partial(graphs.segment, base=base, gates=gates, start=start, stop=stop),
-            )
-        for split in splits if exits is not None else []:
-            assert exits is not None
-            write(
-                Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split),
-                partial(graphs.balcony_exit, exits=exits, split=split),
-            )
-        write(Graph(kind="head", file="head.onnx"), partial(graphs.head, base=base))
-    return entries
-
-
-def _generation(folder: Path) -> Generation:
-    """Start and end tokens: generation_config.json before config.json; whether prompts start with bos."""
-    merged = dict(architectures.read_config(folder))
-    path = folder / "generation_config.json"
-    if path.is_file():
-        merged |= {key: value for key, value in json.loads(path.read_text()).items() if value is not None}
-    end = merged.get("eos_token_id")
-    ends = [] if end is None else [int(e) for e in (end if isinstance(end, list) else [end])]
-    start = merged.get("bos_token_id")
-    return Generation(bos_token_id=start, eos_token_ids=ends, add_bos=start is not None and start not in ends)
-
-
-def _card(model: str, splits: list[int], precision: str) -> str:
-    return (
-        f"# {model_name(model)} with Balcony exits\n\n"
-        f"A balcony-edge bundle: frozen base, exits at layers {', '.join(map(str, splits))}, {precision} weights.\n\n"
-        '    balcony-edge run . --budget 40tok/s -p "Once upon a time"\n'
-    )
 
 
 def read_weights(bundle: Bundle, graph: Graph) -> dict[str, Array]:

@@ -15,9 +15,8 @@ maps ``hidden`` (normed) to ``logits`` fp32 [1, S, V].
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
+import onnx
 
 from balcony_export.builder import MICROSOFT, GraphBuilder
 from balcony_export.checkpoint import Source
@@ -26,7 +25,7 @@ from balcony_export.layers import EMBEDDING, Layer, Stream, decoder_layer, embed
 from balcony_export.weights import BITS
 
 
-def segment(builder: GraphBuilder, base: Source, gates: Source | None, start: int, stop: int, path: Path) -> None:
+def segment(builder: GraphBuilder, base: Source, gates: Source | None, start: int, stop: int) -> onnx.ModelProto:
     """Base layers ``start+1 … stop``; the first segment embeds, the last one norms for the head."""
     first = "input_ids" if start == 0 else "hidden"
     stream = trunk(builder, base, start, stop)
@@ -39,7 +38,7 @@ def segment(builder: GraphBuilder, base: Source, gates: Source | None, start: in
         if gates is not None:
             gate(builder, gates, stop)
             outputs.append("gate")
-    builder.save(path, first, outputs)
+    return builder.model(first, outputs)
 
 
 def trunk(builder: GraphBuilder, base: Source, start: int, stop: int) -> Stream:
@@ -52,7 +51,7 @@ def trunk(builder: GraphBuilder, base: Source, start: int, stop: int) -> Stream:
     return stream
 
 
-def balcony_exit(builder: GraphBuilder, exits: Source, split: int, path: Path) -> None:
+def balcony_exit(builder: GraphBuilder, exits: Source, split: int) -> onnx.ModelProto:
     """The Balcony of a split: one decoder layer and its own norm (paper, section 3); the head is shared."""
     name = f"exits.{split}"
     with builder.at(builder.formats.exits):
@@ -60,13 +59,13 @@ def balcony_exit(builder: GraphBuilder, exits: Source, split: int, path: Path) -
         stream = decoder_layer(builder, Stream("hidden"), layer)
     out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
     builder.node("Identity", [out], "hidden_out")
-    builder.save(path, "hidden", ["hidden_out"])
+    return builder.model("hidden", ["hidden_out"])
 
 
-def head(builder: GraphBuilder, base: Source, path: Path) -> None:
+def head(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
     """Normed hidden states to logits."""
     logits(builder, base, "hidden")
-    builder.save(path, "hidden", ["logits"])
+    return builder.model("hidden", ["logits"])
 
 
 def logits(builder: GraphBuilder, base: Source, hidden: str) -> str:

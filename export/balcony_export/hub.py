@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from balcony_edge.errors import ModelError
+from balcony_edge.hub_errors import explain, require_client
 
-# Weights as safetensors only: a pickle can run code.
+# Weights as safetensors only: a pickle can run code. The README and the licence say what the bundle's card must.
 FILES = [
     "config.json",
     "generation_config.json",
@@ -14,6 +15,9 @@ FILES = [
     "*.safetensors.index.json",
     "tokenizer*",
     "*.jinja",
+    "README.md",
+    "LICENSE*",
+    "NOTICE*",
 ]
 
 
@@ -24,13 +28,13 @@ def resolve(model: str, revision: str | None = None, offline: bool = False) -> P
         return folder
     if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
         raise ModelError(f"{model} is no model folder", "give a folder with config.json, or a Hub id like owner/name")
+    require_client()
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=offline, allow_patterns=FILES))
-    except Exception as error:  # the hub client raises many kinds: no network, no such repo, gated, offline
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # the client's errors share no base
+        reason, hint = explain(error, model)
         raise ModelError(
-            f"cannot get {model} from the Hugging Face Hub: {reason}",
-            "check the name and the network (or --offline), or give a local folder",
+            f"cannot get {model} from the Hugging Face Hub: {reason}", f"{hint}, or give a local folder"
         ) from error

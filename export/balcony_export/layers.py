@@ -78,6 +78,7 @@ def embedding(builder: GraphBuilder, source: Source) -> str:
             out = _gather_blocks(builder, matrix)
         else:
             table = builder.use(builder.stored(EMBEDDING, matrix))
+            builder.looked_up.add(table)
             out = builder.node("Gather", [table, "input_ids"], f"/{EMBEDDING}/Gather", axis=0)
             if builder.precision != builder.formats.activations:
                 out = builder.cast(out, f"/{EMBEDDING}/Cast")
@@ -94,6 +95,7 @@ def rows_of(source: Source, name: str, builder: GraphBuilder) -> Matrix:
 def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
     arch, bits = builder.arch, BITS[builder.precision]
     names = builder.blocks("lm_head" if arch.tied_head else EMBEDDING, matrix)
+    builder.looked_up |= {f"{EMBEDDING}.packed.rows", *names[1:]}
     flat = builder.weights.alias(f"{EMBEDDING}.packed.rows", names[0], (arch.vocabulary, arch.hidden * bits // 8))
     return builder.node(
         "GatherBlockQuantized",
@@ -161,8 +163,10 @@ def attention(builder: GraphBuilder, x: str, layer: Layer) -> str:
     fused = rope is not None and rope.rotated % FUSED_ROPE_MULTIPLE == 0
     tables: list[str] = []
     if rope is not None:
+        # One row more than the context: the zero row of bit-exact attention stands there.
         cos, sin = rope_table(rope, builder.arch.context + 1)
         tables = [builder.values(f"{layer.plan.rope}.cos", cos), builder.values(f"{layer.plan.rope}.sin", sin)]
+        builder.looked_up |= set(tables)
     if plan.qk_norm == "none" and (fused or rope is None):
         heads = [packed, "", ""]
     else:

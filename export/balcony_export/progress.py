@@ -35,6 +35,10 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
+    def reach(self, step: int) -> None:
+        """So many steps are done in all."""
+        self._bar.update(self._task, completed=step)
+
     def advance(self, note: str = "") -> None:
         """One step done; ``note`` replaces the text behind the bar."""
         self._bar.advance(self._task)

@@ -123,6 +123,10 @@ class WeightFile:
             self._append(part, part_shape, dtype, partial(_finished, part, kept, precision))
         return names
 
+    def place(self, name: str) -> Place:
+        """Where a tensor lies."""
+        return self._places[name]
+
     def initializer(self, name: str) -> onnx.TensorProto:
         """The ONNX tensor that points at the bytes of ``name``."""
         place = self._places[name]

@@ -17,7 +17,7 @@ from balcony_edge.bundle import Bundle, Precision
 from balcony_edge.cli.app import add_plugins
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.errors import BalconyError, ExitsError, ModelError
+from balcony_edge.errors import BalconyError, BundleError, ExitsError, ModelError
 from balcony_edge.telemetry import FakeSensors
 from balcony_export import exits
 from balcony_export.base import load_base
@@ -200,7 +200,7 @@ def test_exits_of_another_base_are_refused(tiny_model: Path, tmp_path: Path) -> 
 
 def test_a_folder_that_is_no_bundle_is_not_overwritten(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("keep me")
-    with pytest.raises(ModelError, match="no bundle"):
+    with pytest.raises(BundleError, match="no bundle"):
         export_bundle(tiny_model, tmp_path, model="m", exits="init", splits=[2])
     assert (tmp_path / "precious.txt").read_text() == "keep me"
 

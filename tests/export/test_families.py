@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from balcony_edge.engine.ladder import Ladder
@@ -113,7 +115,7 @@ def make_model(folder: Path, model_type: str, differences: dict[str, Any]) -> An
                 offset = 1.0 if name.endswith("norm.weight") and "gemma" not in model_type else 0.0
                 parameter.copy_(offset + 0.2 * torch.randn_like(parameter))
     model.eval().save_pretrained(folder)
-    (folder / "tokenizer.json").write_text("{}")
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
     return model
 
 

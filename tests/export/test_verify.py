@@ -13,6 +13,8 @@ import onnx
 import pytest
 import torch
 import typer
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
@@ -116,7 +118,7 @@ def test_families_with_quirks_pass(tmp_path: Path, family: str) -> None:
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     folder = tmp_path / "model"
     model.save_pretrained(folder)
-    (folder / "tokenizer.json").write_text("{}")
+    Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
     bundle = export_bundle(folder, tmp_path / "b", model=family, exits="init", splits=[1, 3])
     found = verify(bundle, folder, [[3, 14, 15, 92, 65, 35, 8, 9, 79]], 16)
     assert found.passed, found.table()
@@ -232,6 +234,12 @@ def test_another_model_is_refused_by_name(tiny_bundles: MakeBundle, tiny_model: 
 def test_prompts_that_cannot_be_compared(tiny_bundles: MakeBundle, tiny_model: Path, prompts: list[list[int]]) -> None:
     with pytest.raises(PromptError):
         verify(tiny_bundles("fp32", "bit"), tiny_model, prompts)
+
+
+def test_a_bundle_without_splits(tiny_model: Path, tmp_path: Path) -> None:
+    found = verify(export_bundle(tiny_model, tmp_path / "b", model="m", splits=[]), tiny_model, PROMPTS, 4)
+    assert found.passed
+    assert [row.stage for row in found.rows] == ["segment 0-5", "head", "full", "greedy"]
 
 
 def test_a_prompt_that_fills_the_context(tiny_bundles: MakeBundle, tiny_model: Path) -> None:

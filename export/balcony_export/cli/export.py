@@ -14,12 +14,12 @@ from balcony_export.extras import require_workstation
 
 def export(
     model: Annotated[str, typer.Argument(help="A Hugging Face model folder or Hub id.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle folder to write.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The bundle folder to write.")] = None,
     exits: Annotated[
         str, typer.Option(help="A folder of trained exits; init: copies of the last layer, to try speeds; none.")
     ] = "none",
     splits: Annotated[
-        str | None, typer.Option(help="Layers after which exits hang, as 3,6,9. Default: those of the exits.")
+        str | None, typer.Option(help="Layers after which exits hang, as 3,6,9; none. Default: those of the exits.")
     ] = None,
     precision: Annotated[Precision, typer.Option(help="Weights of the base; exits and head follow.")] = "fp32",
     exit_precision: Annotated[Precision | None, typer.Option(help="Weights of the exits.")] = None,
@@ -42,38 +42,46 @@ def export(
         bool,
         typer.Option("--verify/--no-verify", help="Compare with the model on a short prompt at the end."),
     ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print layers, exit costs and file sizes; read and write no weights.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
 ) -> None:
     """Split a frozen base into ONNX segments, with one Balcony exit graph per split and one shared head."""
     require_workstation()
     from balcony_export.architectures import parse_splits
-    from balcony_export.bundle_writer import export_bundle
+    from balcony_export.bundle_writer import plan_export, write_bundle
+    from balcony_export.dry_run import describe
     from balcony_export.formats import Choice
     from balcony_export.hub import resolve
+    from balcony_export.progress import Progress
 
     choice = Choice(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
     choice.formats()
+    source = None if exits == "none" else "init" if exits == "init" else Path(exits)
+    chosen = None if splits is None else parse_splits(splits)
+    if out is None and not dry_run:
+        raise typer.BadParameter("name the bundle folder to write: -o FOLDER (or --dry-run)", param_hint="-o")
     folder = resolve(model, revision, offline)
-    trained = None if exits in ("none", "init") else Path(exits)
+    plan = plan_export(folder, exits=source, splits=chosen, choice=choice, context=context)
+    if dry_run:
+        typer.echo(describe(plan))
+        return
+    assert out is not None
     check = None
     if verify:
         from balcony_export.cli.verify import quiet
         from balcony_export.guard import guard
 
         quiet()
+        trained = source if isinstance(source, Path) else None
         later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
         check = guard(folder, trained, later, partial(typer.echo, err=True))
-    bundle = export_bundle(
-        folder,
-        out,
-        model=model,
-        exits=trained or ("init" if exits == "init" else None),
-        splits=None if splits is None else parse_splits(splits),
-        choice=choice,
-        context=context,
-        check=check,
-    )
+    with Progress("weights, MB", plan.dry_run()[1] // 1_000_000) as progress:
+        bundle = write_bundle(
+            plan, out, model=model, progress=lambda done: progress.reach(done // 1_000_000), check=check
+        )
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(
         f"{out}: {len(bundle.manifest.segments)} segments, exits at {list(bundle.depths[:-1])}, "

@@ -1,0 +1,36 @@
+"""``balcony-edge push`` and ``balcony-edge pull``: bundles on the Hugging Face Hub or in a shared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+REPO = "A Hub repository as owner/name, or a folder as ./folder or file:///folder."
+
+
+def push(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    repo: Annotated[str, typer.Argument(help=REPO)],
+    private: Annotated[
+        bool, typer.Option("--private", help="If the repository is new, make it private; else it is as it is.")
+    ] = False,
+) -> None:
+    """Verify a bundle and share it, with its model card; prints where it is."""
+    from balcony_edge import hub
+    from balcony_edge.bundle import Bundle
+
+    typer.echo(hub.push(Bundle(bundle), repo, private))
+
+
+def pull(
+    repo: Annotated[str, typer.Argument(help=REPO)],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle folder to write.")],
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
+) -> None:
+    """Get a shared bundle, verified; prints the folder."""
+    from balcony_edge import hub
+
+    hub.pull(repo, out, revision)
+    typer.echo(out)

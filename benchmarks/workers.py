@@ -1,0 +1,91 @@
+"""Decoders in processes of their own, asked in turn: nobody's idle threads spin while another is measured."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+# Given a prompt and a number of tokens: greedy tokens and the seconds that decoding (not prefill) took.
+Decode = Callable[[Sequence[int], int], tuple[list[int], float]]
+
+
+def ladder_decoder(bundle: str, threads: int) -> Decode:
+    """Full depth of a bundle through the engine's own ladder."""
+    from balcony_edge.bundle import Bundle
+    from balcony_edge.engine.ladder import Ladder
+    from balcony_edge.engine.runtime import Runtime
+
+    ladder = Ladder(Bundle(bundle), Runtime.start("cpu", threads), max_context=1024)
+
+    def decode(prompt: Sequence[int], count: int) -> tuple[list[int], float]:
+        ladder.rewind(0)
+        ladder.append(prompt)
+        tokens = [int(ladder.next_logits(ladder.full).argmax())]
+        begun = time.perf_counter()
+        for _ in range(count):
+            ladder.append(tokens[-1:])
+            tokens.append(int(ladder.next_logits(ladder.full).argmax()))
+        return tokens, time.perf_counter() - begun
+
+    return decode
+
+
+def genai_decoder(folder: str, threads: int) -> Decode:
+    """onnxruntime-genai's generator over one of its own model folders (its config names the threads)."""
+    import onnxruntime_genai as genai
+
+    config = genai.Config(folder)
+    config.overlay(f'{{"model": {{"decoder": {{"session_options": {{"intra_op_num_threads": {threads}}}}}}}}}')
+    model = genai.Model(config)
+
+    def decode(prompt: Sequence[int], count: int) -> tuple[list[int], float]:
+        params = genai.GeneratorParams(model)
+        params.set_search_options(do_sample=False, max_length=1024, min_length=1024)
+        generator = genai.Generator(model, params)
+        generator.append_tokens(list(prompt))
+        generator.generate_next_token()
+        begun = time.perf_counter()
+        for _ in range(count):
+            generator.generate_next_token()
+        spent = time.perf_counter() - begun
+        return [int(token) for token in generator.get_sequence(0)[len(prompt) :]], spent
+
+    return decode
+
+
+class Worker:
+    """A process that holds one decoder."""
+
+    def __init__(self, make: Callable[..., Decode], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, make, arguments), daemon=True)
+        self._process.start()
+        ready = self._pipe.recv()
+        if ready != "ready":
+            raise RuntimeError(f"{make.__name__}{arguments}: {ready}")
+
+    def decode(self, prompt: Sequence[int], count: int) -> tuple[list[int], float]:
+        """Greedy tokens and seconds."""
+        self._pipe.send((list(prompt), count))
+        answer: tuple[list[int], float] = self._pipe.recv()
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(pipe: Connection, make: Callable[..., Decode], arguments: tuple[Any, ...]) -> None:
+    try:
+        decode = make(*arguments)
+    except Exception as error:  # told to the parent in words
+        pipe.send(f"{type(error).__name__}: {error}")
+        return
+    pipe.send("ready")
+    while True:
+        pipe.send(decode(*pipe.recv()))

@@ -1,0 +1,47 @@
+"""What an export will make, told before any weight is read: layers, cost of each exit, bytes of each file."""
+
+from __future__ import annotations
+
+from balcony_edge.traffic import depth_costs
+from balcony_export.bundle_writer import Plan
+from balcony_export.families import FAMILIES
+from balcony_export.weights import FILE_NAME
+
+
+def describe(plan: Plan) -> str:
+    """A table for people. Costs are shares of the weight bytes that one token reads at full depth.
+
+    On a device that decoding keeps at its memory bandwidth, time follows those bytes.
+    """
+    made, weight_bytes = plan.dry_run()
+    arch, formats = plan.blueprint.arch, plan.formats
+    costs = depth_costs([item.entry for item in made])
+    full = costs[arch.layers].token_bytes
+    lines = [
+        f"{plan.folder}: {FAMILIES[arch.family].title}, {arch.layers} layers × {arch.hidden}, "
+        f"vocabulary {arch.vocabulary}, context {arch.context}",
+        f"for {formats.provider}: base {formats.base}, exits {formats.exits}, head and embedding {formats.head}, "
+        f"activations {formats.activations}, KV cache {formats.cache}",
+        "",
+        f"{'graph':24}{'layers':>8}{'file':>12}{'reads per token':>18}{'of a token':>12}",
+    ]
+    for item in made:
+        entry = item.entry
+        layers = f"{entry.start + 1}-{entry.stop}" if entry.kind == "segment" else "1" if entry.kind == "exit" else ""
+        lines.append(
+            f"{entry.file:24}{layers:>8}{_size(item.graph_bytes):>12}"
+            f"{_size(entry.weight_bytes):>18}{entry.weight_bytes / full:>11.1%}"
+        )
+    lines += [f"{FILE_NAME:24}{'':>8}{_size(weight_bytes):>12}", "", "a token through"]
+    lines += [f"  exit {depth:<4}{cost.token:>8.1%} of full depth" for depth, cost in costs.items() if cost.token < 1]
+    lines.append(f"  all {arch.layers:<5}{1:>8.1%}, {_size(full)}")
+    graphs = sum(item.graph_bytes for item in made)
+    lines.append(f"{_size(weight_bytes + graphs)} on disk in all, beside the tokenizer")
+    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"

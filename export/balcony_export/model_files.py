@@ -1,0 +1,104 @@
+"""Where a model folder keeps its weights, and which folders are refused before anything is read or written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from balcony_edge.errors import ModelError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+SUFFIX = ".safetensors"
+# Formats that are pickles inside: reading one can run code.
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+AGAIN = "download the model again"
+CONVERT = (
+    "convert it, if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
+    "and save the tokenizer there too"
+)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises ModelError naming the file if it is missing, garbled or anything else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds no JSON object", AGAIN)
+    return content
+
+
+def weight_map(folder: Path) -> dict[str, str] | str:
+    """Which file holds which tensor, by the folder's index; or the name of the one file that holds them all.
+
+    The one file comes first where both lie there, as in transformers. Every file named is there, and directly in the
+    folder (it may be a link: the Hub's cache is made of them). Raises ModelError for a folder that holds no weights
+    that can be read: none, pickles, quantised ones, or an index that does not fit its folder.
+    """
+    _refuse_quantised(folder)
+    if (folder / SINGLE).is_file():
+        return SINGLE
+    if (folder / INDEX).is_file():
+        return _read_index(folder)
+    raise _no_weights(folder)
+
+
+def _refuse_quantised(folder: Path) -> None:
+    """GPTQ, AWQ, fp8 and the like: their tensors mean nothing without the scheme that packed them."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    scheme = read_json_object(path).get("quantization_config")
+    if scheme is not None:
+        method = scheme.get("quant_method") if isinstance(scheme, dict) else None
+        raise ModelError(
+            f"{folder} holds a checkpoint that is already quantised ({method or 'quantization_config'} in config.json)",
+            "give the original fp32, bf16 or fp16 checkpoint, and quantise with --precision int8 or int4",
+        )
+
+
+def _read_index(folder: Path) -> dict[str, str]:
+    path = folder / INDEX
+    found = read_json_object(path).get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ModelError(f"{path} has no weight_map that names tensors and their files", AGAIN)
+    for tensor, name in found.items():
+        if not isinstance(name, str) or not _is_plain(name):
+            raise ModelError(
+                f"{path} puts {tensor} in {name!r}, which is no file name inside the folder",
+                "do not use this checkpoint unless you know who wrote it; download it from its source",
+            )
+        if not name.endswith(SUFFIX):
+            raise ModelError(f"{path} puts {tensor} in {name}; only safetensors are read", CONVERT)
+    for name in sorted(set(found.values())):
+        if not (folder / name).is_file():
+            raise ModelError(f"{path} names {name}, which is not there", f"the checkpoint is not whole: {AGAIN}")
+    return found
+
+
+def _is_plain(name: str) -> bool:
+    """Whether ``name`` is one path component: nothing that could lead out of its folder."""
+    return name == PurePosixPath(name).name and name != ".." and "\\" not in name and name.isprintable()
+
+
+def _no_weights(folder: Path) -> ModelError:
+    found = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in found if name.endswith(PICKLES)]
+    if pickles:
+        return ModelError(
+            f"{folder} has its weights only as {pickles[0]}; balcony-edge reads safetensors only, "
+            "because a pickle can run code",
+            CONVERT,
+        )
+    if "adapter_config.json" in found:
+        return ModelError(
+            f"{folder} holds an adapter, not a whole model",
+            "merge it into its base first: model.merge_and_unload().save_pretrained(folder)",
+        )
+    return ModelError(
+        f"{folder} has no {SINGLE} and no {INDEX}; found {found[:8] or 'nothing'}",
+        "save the model as safetensors: model.save_pretrained(folder)",
+    )

@@ -1,0 +1,33 @@
+"""The console script in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+
+def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script's function in a process of its own."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.run(
+        [sys.executable, "-c", "from balcony_edge.cli.app import main; main()", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"PYTHONPATH": paths} | environment,
+    )
+
+
+def fails(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 1, one message with a next step, no traceback, nothing on stdout."""
+    assert result.returncode == 1, result.stderr
+    # The Hub's client may say something of its own before.
+    message = result.stderr[result.stderr.index("balcony-edge: ") :]
+    assert "→" in message
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for word in words:
+        assert word in message
