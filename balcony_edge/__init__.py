@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         PromptError,
         ProviderError,
         RuntimeMissingError,
+        VerifyError,
     )
     from balcony_edge.report import Report
     from balcony_edge.session import AdaptiveSession, Token
@@ -50,6 +51,7 @@ __all__ = [
     "Report",
     "RuntimeMissingError",
     "Token",
+    "VerifyError",
 ]
 
 _HOMES = {

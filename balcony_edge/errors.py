@@ -6,6 +6,7 @@ BalconyError
 ├── DataError             training or evaluation text that cannot be used
 ├── ExitsError            a folder of trained exits that cannot be used
 ├── BundleError           a bundle that is missing, broken or tampered with
+├── VerifyError           a bundle that does not compute what its model does, or cannot be compared with it
 ├── HubError              a bundle that cannot be sent to, or had from, where it is shared
 ├── PromptError           a prompt that cannot be run
 ├── BudgetError           a budget that cannot be read or cannot be kept on this device
@@ -42,6 +43,10 @@ class ExitsError(BalconyError):
 
 class BundleError(BalconyError):
     """A bundle that is missing, broken or tampered with."""
+
+
+class VerifyError(BalconyError):
+    """A bundle that does not compute what its model does, or that cannot be compared with it."""
 
 
 class HubError(BalconyError):

@@ -119,10 +119,18 @@ def export_bundle(
     return write_bundle(plan, out, model=model)
 
 
-def write_bundle(plan: Plan, out: Path, *, model: str, progress: Callable[[int], None] | None = None) -> Bundle:
+def write_bundle(
+    plan: Plan,
+    out: Path,
+    *,
+    model: str,
+    progress: Callable[[int], None] | None = None,
+    check: Callable[[Bundle], None] | None = None,
+) -> Bundle:
     """Carry out a plan. A bundle at ``out`` is replaced only once the new one is whole.
 
-    ``progress`` is called with the bytes of weights written so far.
+    ``progress`` is called with the bytes of weights written so far, ``check`` with the new bundle before it takes its
+    place: what that raises leaves nothing behind.
     """
     exactness = plan.choice.attention()
     with whole_folder(out) as work:
@@ -146,6 +154,8 @@ def write_bundle(plan: Plan, out: Path, *, model: str, progress: Callable[[int],
         )
         (work / CARD_NAME).write_text(card.render(manifest, card.licence(plan.folder)), encoding="utf-8")
         (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+        if check is not None:
+            check(Bundle(work))
     return Bundle(out)
 
 

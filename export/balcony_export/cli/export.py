@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,10 @@ def export(
         ),
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Positions, at most the model's own.")] = None,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify/--no-verify", help="Compare with the model on a short prompt at the end."),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print layers, exit costs and file sizes; read and write no weights.")
     ] = False,
@@ -64,8 +69,19 @@ def export(
         typer.echo(describe(plan))
         return
     assert out is not None
+    check = None
+    if verify:
+        from balcony_export.cli.verify import quiet
+        from balcony_export.guard import guard
+
+        quiet()
+        trained = source if isinstance(source, Path) else None
+        later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
+        check = guard(folder, trained, later, partial(typer.echo, err=True))
     with Progress("weights, MB", plan.dry_run()[1] // 1_000_000) as progress:
-        bundle = write_bundle(plan, out, model=model, progress=lambda done: progress.reach(done // 1_000_000))
+        bundle = write_bundle(
+            plan, out, model=model, progress=lambda done: progress.reach(done // 1_000_000), check=check
+        )
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(
         f"{out}: {len(bundle.manifest.segments)} segments, exits at {list(bundle.depths[:-1])}, "

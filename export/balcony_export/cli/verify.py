@@ -1,0 +1,97 @@
+"""``balcony-edge verify``: is this bundle the model it came from, and what did its precision cost?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from balcony_edge.errors import PromptError, VerifyError
+from balcony_export.extras import require_workstation
+
+if TYPE_CHECKING:
+    from balcony_edge.bundle import Bundle
+
+
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
+    model: Annotated[str, typer.Argument(help="The model that it was exported from: a folder or a Hub id.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("-p", "--prompt", help="Compare on this prompt. Repeatable. Default: three.")
+    ] = None,
+    file: Annotated[
+        list[Path] | None, typer.Option("-f", "--file", help="Read a prompt from a file. Repeatable.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=0, help="Greedy tokens after each prompt.")] = 32,
+    exits: Annotated[
+        Path | None, typer.Option(help="The trained exits of the bundle, to compare exits and gates with.")
+    ] = None,
+    max_kl: Annotated[
+        float | None, typer.Option(min=0, help="Fail if the full depth lies further from the model (nats a token).")
+    ] = None,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead: what precision and exits cost on this text (plain, .xz, .gz). Repeatable."),
+    ] = None,
+    window: Annotated[int, typer.Option(min=2, help="Tokens per sequence of --text.")] = 1024,
+    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    provider: Annotated[
+        str, typer.Option(help="cpu or cuda runs the bundle; auto: the one that it was exported for.")
+    ] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
+) -> None:
+    """Compare a bundle, stage by stage, with its model in fp32. Exit code 1 if a stage fails."""
+    require_workstation()
+    from balcony_edge.bundle import Bundle
+    from balcony_export import hub, verification
+    from balcony_export.verify import verify as compare
+
+    opened = Bundle(bundle)
+    folder = hub.resolve(model, revision, offline)
+    quiet()
+    if text:
+        from balcony_export.precision import measure
+
+        losses = measure(opened, folder, text, window, provider)
+        typer.echo(losses.to_json() if json else losses.table())
+        return
+    found = compare(
+        opened,
+        folder,
+        _prompts(opened, prompt or [], file or []),
+        tokens,
+        exits=exits,
+        max_kl=max_kl,
+        provider=provider,
+    )
+    typer.echo(found.to_json() if json else found.table())
+    if (failure := found.first_failure) is not None:
+        raise VerifyError(
+            f"{bundle} does not compute what {found.model} does: {verification.explain(failure)}",
+            f"export it again: balcony-edge export {model} -o {bundle}; report it if that fails too",
+        )
+    if not json:
+        typer.echo(found.line(), err=True)
+
+
+def quiet() -> None:
+    """No bars and warnings of transformers between the lines of a report."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
+    """Token ids of the prompts that were given; None for none."""
+    from balcony_export.pair import encode_prompts
+
+    given = list(texts)
+    for path in files:
+        try:
+            given.append(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PromptError(f"cannot read the prompt file {path}: {error}", "give a UTF-8 text file") from error
+    return encode_prompts(bundle, given) if given else None
