@@ -70,7 +70,9 @@ def verify(
     if (failure := found.first_failure) is not None:
         raise VerifyError(
             f"{bundle} does not compute what {found.model} does: {verification.explain(failure)}",
-            f"export it again: balcony-edge export {model} -o {bundle}; report it if that fails too",
+            "allow more with --max-kl, or keep more bits: balcony-edge export --precision … --head …"
+            if failure.kl_nats is not None and failure.limit is None
+            else "run balcony-edge export again; if that bundle fails too, report it with the model's name",
         )
     if not json:
         typer.echo(found.line(), err=True)
