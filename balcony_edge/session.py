@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_controller import Budget, BudgetSyntaxError, CostModel, Governor, LadderShape, QualityModel
+from balcony_controller import Budget, BudgetSyntaxError, CostModel, Governor, LadderShape, Outcome, QualityModel
 from balcony_controller.quality import BinTable
 from balcony_controller.signals import Signals
 from balcony_edge.bundle import Bundle
@@ -253,7 +253,7 @@ class AdaptiveSession:
             history.append(token)
             piece = "" if token in ends else text.step(token)
             elapsed_ms = (time.perf_counter() - begun) * 1e3
-            governor.settle(elapsed_ms, charge=count > 0)
+            governor.settle(1, elapsed_ms, charge=count > 0)
             self._listen()
             if token in ends:
                 return
@@ -290,6 +290,7 @@ class AdaptiveSession:
     def _verify_waiting(self) -> None:
         """Compare what exits chose with the full model's choices at the same positions."""
         waiting, self._waiting = self._waiting, []
+        outcomes: list[Outcome] = []
         for first in range(0, len(waiting), Head.MAX_ROWS):
             group = waiting[first : first + Head.MAX_ROWS]
             rows = self.ladder.logits_view(self.ladder.full, group[0].position, group[-1].position + 1)
@@ -297,7 +298,8 @@ class AdaptiveSession:
                 agreed = item.choice == int(answer)
                 self._figures.verified += 1
                 self._figures.agreed += agreed
-                self.governor.feedback(item.depth, item.expected, agreed)
+                outcomes.append(Outcome(item.depth, item.expected, agreed))
+        self.governor.verified(outcomes)
 
     def _listen(self) -> None:
         """Pass a new look at the machine on to the governor."""

@@ -8,13 +8,17 @@ from balcony_controller.cost import CostModel, StageProfile
 from balcony_controller.governor import Governor
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import LadderShape
+from balcony_controller.verdict import Confidence, Outcome, Verdict
 
 __all__ = [
     "Budget",
     "BudgetSyntaxError",
+    "Confidence",
     "CostModel",
     "Governor",
     "LadderShape",
+    "Outcome",
     "QualityModel",
     "StageProfile",
+    "Verdict",
 ]

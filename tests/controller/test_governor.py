@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcony_controller import Budget
+from balcony_controller import Budget, Confidence, Governor, Outcome, Verdict
 from balcony_controller.plan import fixed_cost, make_plan
 from balcony_controller.signals import Signals
 from helpers.fakes import SHAPE, FakeDevice, governor
@@ -127,3 +127,20 @@ def test_a_jump_of_load_loosens_the_cost_model() -> None:
 def test_the_same_world_gives_the_same_decisions() -> None:
     runs = [FakeDevice(governor("8ms"), seed=5).reply(150) for _ in range(2)]
     assert runs[0] == runs[1]
+
+
+def test_lossless_rounds_hold_drafts_until_they_are_worth_a_deep_pass() -> None:
+    control = governor("full", rounds=True)
+    verdicts = []
+    for held in range(Governor.MOST_DRAFTS):
+        split = control.first_split()
+        if split == SHAPE.full:
+            break
+        assert control.stop_at(split, 2.0)[0] is None
+        verdicts.append(control.judge(split, 2.0, Confidence(-0.1, 4.0), held))
+        if verdicts[-1] is Verdict.VERIFY:
+            break
+    assert verdicts[-1] is Verdict.VERIFY
+    assert Verdict.EMIT not in verdicts
+    control.verified([Outcome(3, control.expected, True)])
+    assert control.first_split() == 3

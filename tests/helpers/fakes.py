@@ -38,9 +38,10 @@ def tables() -> dict[int, BinTable]:
     }
 
 
-def governor(budget: str) -> Governor:
+def governor(budget: str, *, rounds: bool = False) -> Governor:
     """A fresh governor over the fake ladder."""
-    return Governor(SHAPE, CostModel(profiles()), QualityModel(tables(), SHAPE.depths), Budget.parse(budget))
+    model = QualityModel(tables(), SHAPE.depths)
+    return Governor(SHAPE, CostModel(profiles()), model, Budget.parse(budget), rounds=rounds)
 
 
 class FakeDevice:
@@ -62,7 +63,7 @@ class FakeDevice:
         costs, depths = [], []
         for index in range(tokens):
             cost, depth = self._token()
-            self.control.settle(cost, charge=index > 0)
+            self.control.settle(1, cost, charge=index > 0)
             self.position += 1
             if index:
                 costs.append(cost)
