@@ -21,6 +21,9 @@ class Verdict(Enum):
     VERIFY = "verify"
     """Keep it as a draft and make one batched deep pass: the drafts' accepted prefix and one token of the full
     model's own are shown, rejected drafts are rewound."""
+    DEEPEN = "deepen"
+    """Drop it and make the deep pass at this very position, as if the gate had said so: the accepted prefix of the
+    drafts held before it and one token of the full model's own are shown. For tokens that are likely wrong."""
 
 
 @dataclass(frozen=True)
