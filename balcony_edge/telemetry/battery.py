@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from balcony_edge.telemetry.battery_slope import Slope
 from balcony_edge.telemetry.reading import Clock, Reading
 from balcony_edge.telemetry.sysfs import Sysfs
 
@@ -22,11 +23,12 @@ _FULLEST = 1.1  # a fresh gauge may read a little above full; more than that is 
 
 
 class BatteryReadings(NamedTuple):
-    """The three battery signals of a :class:`~balcony_edge.telemetry.reading.Snapshot`, read together."""
+    """The battery signals of a :class:`~balcony_edge.telemetry.reading.Snapshot`, read together."""
 
     level: Reading
     power: Reading
     mains: Reading
+    energy: Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,10 @@ class _Charge:
 
     level: float
     full_wh: float | None
+
+    @property
+    def left_wh(self) -> float | None:
+        return None if self.full_wh is None else self.level * self.full_wh
 
 
 class BatteryReader:
@@ -45,12 +51,25 @@ class BatteryReader:
     ) -> None:
         self._sysfs = sysfs or Sysfs(root)
         self._clock = clock
+        self._slopes: dict[str, Slope] = {}
 
     def read(self) -> BatteryReadings:
-        """Level (0 to 1), power (W, positive while discharging) and mains (1.0 or 0.0)."""
+        """Level (0 to 1), power (W, positive while discharging), mains (1.0 or 0.0) and energy left (Wh)."""
         batteries, feeds = self._supplies()
         mains = self._mains(batteries, feeds)
-        return BatteryReadings(self._level(batteries), self._power(batteries, mains), mains)
+        charges = {battery: self._charge(battery) for battery in batteries}
+        return BatteryReadings(self._level(charges), self._power(charges, mains), mains, self._energy(charges))
+
+    def system_power(self) -> Reading:
+        """What the whole device draws, W: only the battery's power, and only while nothing else feeds it."""
+        readings = self.read()
+        if not readings.power.known:
+            return readings.power
+        if readings.mains.value != 0:
+            return self._unknown("W", readings.mains.reason or "on mains a battery's power is not the device's")
+        if not (readings.power.value or 0) > 0:
+            return self._unknown("W", "the battery gives no power")
+        return replace(readings.power, source=f"{_SOURCE}, whole device")
 
     def _supplies(self) -> tuple[list[str], list[str]]:
         batteries, feeds = [], []
@@ -66,22 +85,32 @@ class BatteryReader:
                 feeds.append(supply)
         return batteries, feeds
 
-    def _level(self, batteries: list[str]) -> Reading:
-        if not batteries:
+    def _level(self, charges: dict[str, _Charge | None]) -> Reading:
+        if not charges:
             return self._unknown("ratio", "no battery")
-        charges: list[_Charge] = []
-        for battery in batteries:
-            charge = self._charge(battery)
+        known: list[_Charge] = []
+        for battery, charge in charges.items():
             if charge is None:
                 return self._unknown("ratio", f"/{battery} gives no level")
-            charges.append(charge)
-        if len(charges) == 1:
-            return self._known(charges[0].level, "ratio")
-        sizes = [charge.full_wh for charge in charges if charge.full_wh is not None]
-        if len(sizes) < len(charges):
+            known.append(charge)
+        if len(known) == 1:
+            return self._known(known[0].level, "ratio")
+        sizes = [charge.full_wh for charge in known if charge.full_wh is not None]
+        if len(sizes) < len(known):
             return self._unknown("ratio", "several batteries, and not all tell their size")
-        left = sum(charge.level * size for charge, size in zip(charges, sizes, strict=True))
+        left = sum(charge.level * size for charge, size in zip(known, sizes, strict=True))
         return self._known(left / sum(sizes), "ratio")
+
+    def _energy(self, charges: dict[str, _Charge | None]) -> Reading:
+        if not charges:
+            return self._unknown("Wh", "no battery")
+        total = 0.0
+        for battery, charge in charges.items():
+            left = None if charge is None else charge.left_wh
+            if left is None:
+                return self._unknown("Wh", f"/{battery} tells no size in Wh")
+            total += left
+        return self._known(total, "Wh")
 
     def _charge(self, battery: str) -> _Charge | None:
         energy, energy_full = self._positive(battery, "energy_now"), self._full(battery, "energy")
@@ -89,7 +118,7 @@ class BatteryReader:
         if energy is not None and energy_full and energy / energy_full <= _FULLEST:
             return _Charge(min(1.0, energy / energy_full), full_wh)
         charge, charge_full = self._positive(battery, "charge_now"), self._full(battery, "charge")
-        voltage = self._positive(battery, "voltage_now")
+        voltage = self._positive(battery, "voltage_min_design") or self._positive(battery, "voltage_now")
         if full_wh is None and charge_full and voltage:
             full_wh = charge_full * voltage / 1e12  # µAh · µV
         if charge is not None and charge_full and charge / charge_full <= _FULLEST:
@@ -101,14 +130,18 @@ class BatteryReader:
         full = self._positive(battery, f"{quantity}_full")
         return full or self._positive(battery, f"{quantity}_full_design")
 
-    def _power(self, batteries: list[str], mains: Reading) -> Reading:
-        if not batteries:
+    def _power(self, charges: dict[str, _Charge | None], mains: Reading) -> Reading:
+        if not charges:
             return self._unknown("W", "no battery")
         total = 0.0
-        for battery in batteries:
+        for battery, charge in charges.items():
             watts = self._magnitude(battery)
             if watts is None:
-                return self._unknown("W", f"/{battery} gives neither power nor current and voltage")
+                slope = self._slope(battery, charge)
+                if slope is None:
+                    return self._unknown("W", f"/{battery} gives neither power nor current and voltage")
+                total += slope
+                continue
             status = self._sysfs.text(f"{battery}/status").value or "unreadable"
             if status == "Discharging" and watts == 0:
                 return self._unknown("W", f"/{battery} claims to discharge at 0 W")
@@ -130,6 +163,11 @@ class BatteryReader:
             return None
         watts = abs(current) * voltage / 1e12
         return watts if watts <= _LARGEST_W else None
+
+    def _slope(self, battery: str, charge: _Charge | None) -> float | None:
+        """W from the change of the energy left: slow, and the last resort."""
+        slope = self._slopes.setdefault(battery, Slope())
+        return None if charge is None or charge.left_wh is None else slope.add(self._clock(), charge.left_wh)
 
     def _mains(self, batteries: list[str], feeds: list[str]) -> Reading:
         online = [self._sysfs.number(f"{feed}/online") for feed in feeds]

@@ -1,6 +1,6 @@
 """A battery that the kernel does not know: a robot's own pack, told by a callable or a file that it writes.
 
-{"level": 0.8, "power_w": 6.1, "on_mains": false}
+{"level": 0.8, "power_w": 6.1, "on_mains": false, "energy_wh": 40.5}
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ BatterySource = Callable[[], Mapping[str, object]] | str | os.PathLike[str]
 
 _LARGEST_FILE = 4096
 _LARGEST_W = 10_000.0
+_LARGEST_WH = 1_000_000.0
 
 
 class InjectedBattery:
     """Reads an injected source. A key that is missing, null or out of range leaves that one signal unknown.
 
     ``level`` is 0 to 1, ``power_w`` is W with discharging positive and charging negative, ``on_mains`` is a
-    boolean. The file should be replaced in one step (write, then rename); half a file is unknown.
+    boolean, ``energy_wh`` is what is left in Wh. The file should be replaced in one step (write, then rename);
+    half a file is unknown.
     """
 
     def __init__(self, source: BatterySource, *, clock: Clock = time.monotonic) -> None:
@@ -35,7 +37,7 @@ class InjectedBattery:
         self._name = "battery callable" if callable(source) else f"battery file {os.fspath(source)}"
 
     def read(self) -> BatteryReadings:
-        """The three signals; an exception of the callable is their reason."""
+        """The signals; an exception of the callable is their reason."""
         try:
             given = self._given()
         except Exception as error:  # the callable is foreign code on a sampling thread
@@ -46,7 +48,12 @@ class InjectedBattery:
             self._number(given, "level", "ratio", 0.0, 1.0, reason),
             self._number(given, "power_w", "W", -_LARGEST_W, _LARGEST_W, reason),
             self._flag(given, "on_mains", reason),
+            self._number(given, "energy_wh", "Wh", 0.0, _LARGEST_WH, reason),
         )
+
+    def system_power(self) -> Reading:
+        """Unknown: who else is fed by an injected pack is not known."""
+        return Reading.unknown("W", self._name, "an injected pack may feed more than this device", self._clock())
 
     def _given(self) -> Mapping[str, object]:
         if callable(self._source):

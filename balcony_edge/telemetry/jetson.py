@@ -1,4 +1,4 @@
-"""A Jetson's GPU load, GPU clock and temperature from sysfs, without root and without a helper service.
+"""A Jetson's GPU load and GPU clock from sysfs, without root and without a helper service.
 
 Nano, Xavier, Orin    /sys/class/devfreq/<gpu>/device/load   per-mille
 Thor                  no load file; marked by /sys/class/devfreq/gpu-gpc-0, which does have a clock
@@ -7,10 +7,8 @@ Thor                  no load file; marked by /sys/class/devfreq/gpu-gpc-0, whic
 from __future__ import annotations
 
 import os
-import re
 import time
 
-from balcony_edge.telemetry.rails import ModulePower
 from balcony_edge.telemetry.reading import Clock, Reading
 from balcony_edge.telemetry.sysfs import Sysfs
 
@@ -20,9 +18,6 @@ THOR_GPU = "gpu-gpc-0"
 _GPU_NAMES = frozenset({"gv11b", "gp10b", "ga10b", "gb10b", "gpu"})
 # JetPack's own links, for a kernel that does not list its GPU under devfreq.
 _FIXED_LOADS = ("sys/devices/platform/gpu.0/load", "sys/devices/gpu.0/load")
-# "tj-thermal" on Orin and Thor, "GPU-therm" on older boards. PMIC-Die reports a constant, so it is left out.
-_ZONE = re.compile(r"(tj|cpu|gpu|cv|soc)[0-9]*-therm", re.IGNORECASE)
-_COLDEST_C, _HOTTEST_C = -50.0, 200.0
 _FASTEST_HZ = 10e9
 
 
@@ -37,7 +32,6 @@ class JetsonReader:
     ) -> None:
         self._sysfs = sysfs or Sysfs(root)
         self._clock = clock
-        self._power = ModulePower(self._sysfs, clock)
 
     def gpu_load(self) -> Reading:
         """Busy share of the GPU, 0 to 1, of all processes. 0 is an idle or a power-gated GPU."""
@@ -49,10 +43,10 @@ class JetsonReader:
                 return Reading(number.value / 1000, "ratio", self._clock(), "devfreq")
             reasons.append(number.reason or f"/{path}: {number.value} is not a per-mille")
         if nodes:
-            return self._unknown("ratio", "devfreq", reasons[0])
+            return self._unknown("ratio", reasons[0])
         if THOR_GPU in self._sysfs.entries(DEVFREQ):
-            return self._unknown("ratio", "devfreq", "this GPU has no load file (Thor)")
-        return self._unknown("ratio", "devfreq", f"no GPU under /{DEVFREQ}")
+            return self._unknown("ratio", "this GPU has no load file (Thor)")
+        return self._unknown("ratio", f"no GPU under /{DEVFREQ}")
 
     def gpu_clock(self) -> Reading:
         """Present clock of the GPU, Hz. A clock of 0 is a power-gated GPU, hence unknown."""
@@ -68,33 +62,7 @@ class JetsonReader:
                 reason = "the GPU is power-gated"
             else:
                 reason = number.reason or f"{node}: {number.value} Hz is implausible"
-        return self._unknown("Hz", "devfreq", reason)
-
-    def power(self) -> Reading:
-        """Power of the whole module, W, without the carrier board's losses. May block for tens of ms."""
-        return self._power.read()
-
-    def temperature(self) -> Reading:
-        """Junction temperature (``tj``), °C; without that zone the hottest readable zone of the chip."""
-        base = "sys/class/thermal"
-        hottest: tuple[float, str] | None = None
-        reason = f"no chip zone under /{base}"
-        for zone in self._sysfs.entries(base):
-            kind = self._sysfs.text(f"{base}/{zone}/type").value if zone.startswith("thermal_zone") else None
-            if kind is None or not _ZONE.match(kind):
-                continue
-            number = self._sysfs.number(f"{base}/{zone}/temp")
-            celsius = None if number.value is None else number.value / 1000
-            if celsius is None or not _COLDEST_C < celsius < _HOTTEST_C:
-                # A power-gated zone answers EAGAIN or -256 °C: absent for now, the others still count.
-                reason = number.reason or f"{kind}: {celsius} °C is implausible"
-            elif kind.lower().startswith("tj"):
-                return Reading(celsius, "°C", self._clock(), f"thermal:{kind}")
-            elif hottest is None or celsius > hottest[0]:
-                hottest = celsius, kind
-        if hottest is None:
-            return self._unknown("°C", "thermal", reason)
-        return Reading(hottest[0], "°C", self._clock(), f"thermal:{hottest[1]}")
+        return self._unknown("Hz", reason)
 
     def _gpu_nodes(self) -> list[str]:
         """Names under devfreq whose device-tree node is a GPU; the names themselves differ by release."""
@@ -105,5 +73,5 @@ class JetsonReader:
                 nodes.append(node)
         return nodes
 
-    def _unknown(self, unit: str, source: str, reason: str) -> Reading:
-        return Reading.unknown(unit, source, reason, self._clock())
+    def _unknown(self, unit: str, reason: str) -> Reading:
+        return Reading.unknown(unit, "devfreq", reason, self._clock())

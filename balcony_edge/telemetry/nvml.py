@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from balcony_edge.telemetry.jetson import DEVFREQ, THOR_GPU
@@ -39,6 +40,15 @@ REASONS = {
 }
 """NVML's error codes in words."""
 
+THROTTLE_REASONS = {
+    0x04: "power-cap",
+    0x08: "hardware-slowdown",
+    0x20: "heat",
+    0x40: "heat (hardware)",
+    0x80: "power-brake",
+}
+"""The bits of NVML's clock event reasons that mean less speed than the clocks that were asked for."""
+
 # After these the handle is worthless: start again at init.
 _HANDLE_LOST = frozenset({1, 15, 16, 18, 28})
 
@@ -48,7 +58,7 @@ def _import_pynvml() -> Any:
 
 
 class NvmlReader:
-    """Load, clock, power and temperature of the NVIDIA GPU number ``index``.
+    """Load, clock, power, energy, temperature and throttling of the NVIDIA GPU number ``index``.
 
     The library is imported and initialised by the first reading (again after a fork, which NVML does not
     survive). An open handle keeps a laptop's GPU awake, so ``close()`` as soon as nothing decodes on it.
@@ -99,6 +109,44 @@ class NvmlReader:
         return self._ask(
             "°C", 1, 199, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
         )
+
+    def temperature_limit(self) -> Reading:
+        """Where the GPU slows itself down, °C."""
+        reading = self._ask(
+            "°C",
+            1,
+            199,
+            1.0,
+            lambda nvml, gpu: nvml.nvmlDeviceGetTemperatureThreshold(gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        )
+        return replace(reading, text="slowdown") if reading.known else reading
+
+    def energy(self) -> Reading:
+        """J since the driver was loaded (Volta and later). It moves every 100 ms: take differences over seconds."""
+        return self._ask("J", 1, 1 << 63, 1e-3, lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+
+    def throttled(self) -> Reading:
+        """1.0 while heat, power or the board's limits hold the clock down, with the reasons as ``text``."""
+        # Older drivers only have the second name, older bindings too.
+        reading = self._ask("bool", 0, 1 << 62, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+        if reading.value is None:
+            reading = self._ask(
+                "bool", 0, 1 << 62, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+            )
+        if reading.value is None:
+            return reading
+        held = [text for bit, text in THROTTLE_REASONS.items() if int(reading.value) & bit]
+        return replace(reading, value=float(bool(held)), text=" ".join(held))
+
+    def name(self) -> str | None:
+        """What the GPU calls itself, or ``None``."""
+        if self._open():
+            return None
+        try:
+            name = self._nvml.nvmlDeviceGetName(self._handle)
+        except Exception:  # as in _ask
+            return None
+        return name if isinstance(name, str) and name.strip() else None
 
     def close(self) -> None:
         """Let go of the GPU; the next reading opens it again."""

@@ -12,11 +12,21 @@ Clock = Callable[[], float]
 
 UNITS = {
     "cpu_load": "ratio",
+    "process_cpu_load": "ratio",
+    "cpu_clock_hz": "Hz",
     "gpu_load": "ratio",
     "gpu_clock_hz": "Hz",
+    "memory_available_bytes": "B",
+    "process_memory_bytes": "B",
     "power_w": "W",
+    "energy_j": "J",
     "temperature_c": "°C",
+    "temperature_limit_c": "°C",
+    "throttled": "bool",
+    "throttle_events": "count",
+    "power_mode": "id",
     "battery_level": "ratio",
+    "battery_energy_wh": "Wh",
     "battery_power_w": "W",
     "on_mains": "bool",
 }
@@ -28,7 +38,8 @@ class Reading:
     """A value, or the reason why there is none.
 
     ``value`` is in ``unit``; ``None`` means unknown and is never replaced by 0. ``time_s`` is when it was
-    read (``time.monotonic`` seconds), ``source`` is what was asked: ``"nvml"``, ``"ina3221:VDD_IN"``.
+    read (``time.monotonic`` seconds), ``source`` is what was asked: ``"nvml"``, ``"ina3221:VDD_IN"``. ``text``
+    is what the value is called, where it has a name: power mode 1 is ``"25W"``.
 
     Raises:
         ValueError: if ``value`` is NaN or infinite, which no sensor means.
@@ -39,6 +50,7 @@ class Reading:
     time_s: float
     source: str
     reason: str = ""
+    text: str = ""
 
     def __post_init__(self) -> None:
         if self.value is not None and not math.isfinite(self.value):
@@ -61,16 +73,38 @@ class Snapshot:
 
     cpu_load: Reading
     """Share of all cores that is busy, 0 to 1."""
+    process_cpu_load: Reading
+    """Share of all cores that this process keeps busy, 0 to 1; ``cpu_load`` less this is other people's work."""
+    cpu_clock_hz: Reading
+    """Clock of the fastest cores, Hz."""
     gpu_load: Reading
     """Share of time in which the GPU is busy with anybody's work, 0 to 1."""
     gpu_clock_hz: Reading
     """Clock of the GPU's cores, Hz. A power-gated GPU has none."""
+    memory_available_bytes: Reading
+    """Memory that a process could still take without swapping, bytes."""
+    process_memory_bytes: Reading
+    """Resident memory of this process, bytes."""
     power_w: Reading
-    """W of the module (Jetson rails) or of the graphics card (NVML): ``source`` says which."""
+    """W of the module (Jetson rails), the graphics card (NVML), the processor (RAPL) or, on battery, the whole
+    laptop: ``source`` says which."""
+    energy_j: Reading
+    """J through what ``power_w`` measures, since any moment: only differences mean something. Less than before means
+    that the counter began anew."""
     temperature_c: Reading
     """Hottest point of the chip, °C."""
+    temperature_limit_c: Reading
+    """Where that chip is slowed down or, if nothing milder is known, switched off, °C; ``text`` says which."""
+    throttled: Reading
+    """1.0 while the device holds its clocks down for heat, current or power, else 0.0; ``text`` says why."""
+    throttle_events: Reading
+    """How often over-current or heat has cut the clocks since boot; ``text`` has the single counters."""
+    power_mode: Reading
+    """Number of the nvpmodel mode; ``text`` is its name. Names are caps on clocks, not watts."""
     battery_level: Reading
     """Energy left over energy when full, 0 to 1, over all batteries."""
+    battery_energy_wh: Reading
+    """Energy left in all batteries, Wh."""
     battery_power_w: Reading
     """W that leave the batteries: positive while discharging, negative while charging."""
     on_mains: Reading
@@ -100,6 +134,8 @@ class Snapshot:
             parts.append(f"{self.power_w.value:.1f} W")
         if self.temperature_c.value is not None:
             parts.append(f"{self.temperature_c.value:.0f} °C")
+        if self.throttled.value:
+            parts.append(f"throttled ({self.throttled.text})" if self.throttled.text else "throttled")
         parts.extend(self._describe_battery())
         return ", ".join(parts)
 

@@ -8,13 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from balcony_edge.telemetry.battery import BatteryReader
+from balcony_edge.telemetry.energy import EnergyMeter
 from balcony_edge.telemetry.host import HostReader
 from balcony_edge.telemetry.injected import BatterySource, InjectedBattery
 from balcony_edge.telemetry.jetson import JetsonReader
 from balcony_edge.telemetry.nvml import NvmlReader
+from balcony_edge.telemetry.power_mode import PowerModeReader
+from balcony_edge.telemetry.rails import ModulePower
+from balcony_edge.telemetry.rapl import RaplReader
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading
+from balcony_edge.telemetry.sysfs import Sysfs
+from balcony_edge.telemetry.thermal import ThermalReader
+from balcony_edge.telemetry.throttle import ThrottleReader
 
-FAST_SIGNALS = frozenset({"cpu_load", "gpu_load", "gpu_clock_hz"})
+FAST_SIGNALS = frozenset({"cpu_load", "process_cpu_load", "gpu_load", "gpu_clock_hz"})
 """Signals that change within a token or two; the others are read on the slow tier."""
 
 
@@ -26,6 +33,9 @@ def _nothing() -> None:
 class Source:
     """One thing to ask: ``read`` returns one reading for each of ``signals``, in that order.
 
+    The signals of a source that is ``together`` belong to one thing (a chip's temperature and its limit): they are
+    taken from it all, known or not, or none of them is. The first signal decides.
+
     Raises:
         ValueError: if a signal is not one of a snapshot's, or if fast and slow ones are mixed.
     """
@@ -34,6 +44,7 @@ class Source:
     signals: tuple[str, ...]
     read: Callable[[], Sequence[Reading]]
     close: Callable[[], None] = _nothing
+    together: bool = False
 
     def __post_init__(self) -> None:
         strangers = [signal for signal in self.signals if signal not in UNITS]
@@ -68,23 +79,56 @@ def device_sources(
     ``battery`` takes the place of the kernel's batteries. ``nvml=False`` leaves NVIDIA's library alone, which
     lets a laptop's GPU sleep while the model runs on the CPU.
     """
-    jetson = JetsonReader(root, clock=clock)
-    host = HostReader(clock=clock)
-    pack = BatteryReader(root, clock=clock) if battery is None else InjectedBattery(battery, clock=clock)
+    sysfs = Sysfs(root)
+    jetson = JetsonReader(sysfs=sysfs, clock=clock)
+    host = HostReader(sysfs=sysfs, clock=clock)
+    rails = ModulePower(sysfs, clock)
+    thermal = ThermalReader(sysfs, clock)
+    throttle = ThrottleReader(sysfs, clock)
+    mode = PowerModeReader(sysfs, clock)
+    rapl = RaplReader(sysfs, clock)
+    pack = BatteryReader(sysfs=sysfs, clock=clock) if battery is None else InjectedBattery(battery, clock=clock)
+    power, heat = ("power_w", "energy_j"), ("temperature_c", "temperature_limit_c")
     sources = [
         Source.single("psutil", "cpu_load", host.cpu_load),
+        Source.single("psutil", "process_cpu_load", host.process_cpu_load),
         Source.single("jetson", "gpu_load", jetson.gpu_load),
         Source.single("jetson", "gpu_clock_hz", jetson.gpu_clock),
-        Source.single("jetson", "power_w", jetson.power),
-        Source.single("jetson", "temperature_c", jetson.temperature),
-        Source("battery", ("battery_level", "battery_power_w", "on_mains"), pack.read),
+        Source.single("cpufreq", "cpu_clock_hz", host.cpu_clock),
+        Source("psutil", ("memory_available_bytes", "process_memory_bytes"), host.memory),
+        Source("jetson", power, _metered(rails.read), together=True),
+        Source("thermal", heat, thermal.chip, together=True),
+        Source("sysfs", ("throttled", "throttle_events"), throttle.read),
+        Source.single("nvpmodel", "power_mode", mode.read),
+        Source("battery", ("battery_level", "battery_power_w", "on_mains", "battery_energy_wh"), pack.read),
     ]
     if nvml:
-        card = NvmlReader(root=root, clock=clock)
+        card = NvmlReader(sysfs=sysfs, clock=clock)
         sources += [
             Source.single("nvml", "gpu_load", card.gpu_load, card.close),
             Source.single("nvml", "gpu_clock_hz", card.gpu_clock),
-            Source.single("nvml", "power_w", card.power),
-            Source.single("nvml", "temperature_c", card.temperature),
+            Source("nvml", power, _metered(card.power, card.energy), together=True),
+            Source("nvml", heat, lambda: (card.temperature(), card.temperature_limit()), together=True),
+            Source.single("nvml", "throttled", card.throttled),
         ]
+    sources += [
+        Source("rapl", power, rapl.read, together=True),
+        Source("battery", power, _metered(pack.system_power), together=True),
+        Source("thermal", heat, thermal.host, together=True),
+    ]
     return tuple(sources)
+
+
+def _metered(
+    power: Callable[[], Reading], counter: Callable[[], Reading] | None = None
+) -> Callable[[], tuple[Reading, Reading]]:
+    """Power and energy: the device's own counter, or the power added up where it has none."""
+    meter = EnergyMeter()
+
+    def read() -> tuple[Reading, Reading]:
+        watts = power()
+        added = meter.add(watts)
+        counted = counter() if counter is not None and watts.known else added
+        return watts, counted if counted.known else added
+
+    return read

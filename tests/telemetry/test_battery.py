@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from balcony_edge.telemetry.battery import BatteryReader, BatteryReadings
 
 if TYPE_CHECKING:
-    from conftest import FakeClock, Tree
+    from conftest import FakeClock
+    from helpers.boards import Tree
 
     Board = Callable[[str], Tree]
 
@@ -32,7 +33,7 @@ def mains(online: int, name: str = "AC", kind: str = "Mains") -> dict[str, str |
 
 
 def test_a_thinkpad_on_battery(board: Board, clock: FakeClock) -> None:
-    level, power, on_mains = BatteryReader(sysfs=board("thinkpad").sysfs, clock=clock).read()
+    level, power, on_mains, _ = BatteryReader(sysfs=board("thinkpad").sysfs, clock=clock).read()
     assert level.value == pytest.approx(49450000 / 50060000)
     assert power.value == pytest.approx(6.2)
     assert on_mains.value == 0.0
@@ -45,7 +46,7 @@ def test_the_reader_takes_a_root(board: Board) -> None:
 
 
 def test_no_power_supply_folder_at_all(tree: Tree) -> None:
-    assert [reading.value for reading in read(tree)] == [None] * 3
+    assert [reading.value for reading in read(tree)] == [None] * 4
     assert read(tree).level.reason == "no battery"
 
 
@@ -55,7 +56,7 @@ def test_no_power_supply_folder_at_all(tree: Tree) -> None:
 @pytest.mark.parametrize("code", [errno.ENODEV, errno.ENODATA])
 def test_one_failing_field_never_takes_the_others_down(board: Board, field: str, code: int) -> None:
     tree = board("thinkpad").fail(f"{BAT0}/{field}", code)
-    level, power, on_mains = read(tree)
+    level, power, on_mains, _ = read(tree)
     assert level.value == pytest.approx(0.98, abs=0.01)
     assert on_mains.value == 0.0
     assert power.value == (None if field == "power_now" else pytest.approx(6.2))
@@ -118,7 +119,7 @@ def test_peripherals_and_empty_bays_are_ignored(board: Board) -> None:
     tree.write(battery("hidpp_battery_0", scope="Device", capacity=5, status="Discharging"))
     tree.write(battery("BAT1", present=0, energy_now=0, energy_full=20_000_000, status="Unknown"))
     tree.write(mains(1, "wacom", "USB") | {f"{BASE}/wacom/scope": "Device"})
-    level, power, on_mains = read(tree)
+    level, power, on_mains, _ = read(tree)
     assert level.value == pytest.approx(0.98781, abs=1e-4)
     assert power.value == pytest.approx(6.2)
     assert on_mains.value == 0.0
@@ -131,7 +132,7 @@ def test_several_batteries_are_one(tree: Tree) -> None:
         battery("BAT1", charge_now=1_000_000, charge_full=6_000_000, voltage_now=10_000_000)
         | {f"{BASE}/BAT1/power_now": 0, f"{BASE}/BAT1/status": "Not charging"}
     )
-    level, power, _ = read(tree)
+    level, power, _, _ = read(tree)
     assert level.value == pytest.approx((10 + 10) / (20 + 60))
     assert power.value == pytest.approx(4.0)
 
@@ -152,7 +153,7 @@ def test_batteries_of_unknown_size_are_not_averaged(tree: Tree) -> None:
 def test_a_silent_battery_among_several_leaves_the_sum_unknown(tree: Tree) -> None:
     tree.write(battery(energy_now=10_000_000, energy_full=20_000_000, power_now=1_000_000, status="Discharging"))
     tree.write(battery("BAT1", status="Discharging"))
-    level, power, _ = read(tree)
+    level, power, _, _ = read(tree)
     assert level.value is None
     assert power.value is None
     assert "BAT1" in level.reason
@@ -197,7 +198,7 @@ def test_any_content_gives_a_plausible_value_or_a_reason(boards: dict[str, Tree]
     tree = boards["thinkpad"]
     tree.contents = {f"{BASE}/{'AC' if name == 'online' else 'BAT0'}/{name}": raw for name, raw in contents.items()}
     try:
-        level, power, on_mains = read(tree)
+        level, power, on_mains, _ = read(tree)
     finally:
         tree.contents = {}
     assert level.value is None or 0 <= level.value <= 1
@@ -213,6 +214,6 @@ def test_garbage_in_every_number_is_no_value(boards: dict[str, Tree], garbage: b
     tree.contents = {f"{BAT0}/{name}": garbage for name in FIELDS} | {f"{BASE}/AC/online": garbage}
     tree.contents.pop(f"{BAT0}/status")
     try:
-        assert [reading.value for reading in read(tree)] == [None] * 3
+        assert [reading.value for reading in read(tree)] == [None] * 4
     finally:
         tree.contents = {}

@@ -12,9 +12,11 @@ import pytest
 from balcony_edge.telemetry import FakeSensors, Sampler, Snapshot
 from balcony_edge.telemetry.reading import UNITS
 from balcony_edge.telemetry.sources import FAST_SIGNALS, device_sources
+from helpers.boards import BOARDS
 
 if TYPE_CHECKING:
-    from conftest import FakeClock, FakeNvml, Tree
+    from conftest import FakeClock, FakeNvml
+    from helpers.boards import Tree
 
 
 def test_device_sources_cover_every_signal_and_read_nothing(tree: Tree) -> None:
@@ -81,7 +83,7 @@ def test_a_workstation_is_read_from_nvml(tree: Tree, on_board: OnBoard, fake_nvm
 
 def test_a_laptop_has_a_battery_and_says_so(board: Board, on_board: OnBoard) -> None:
     snapshot = on_board(board("thinkpad"))
-    assert snapshot.describe().endswith("gpu unknown, battery 98 % (discharging 6.2 W)")
+    assert snapshot.describe().endswith("gpu unknown, 6.2 W, battery 98 % (discharging 6.2 W)")
     assert "nvidia-ml-py is not installed" in snapshot.gpu_load.reason
 
 
@@ -95,7 +97,7 @@ def test_an_injected_battery_takes_the_kernels_place(board: Board, on_board: OnB
 
 
 def test_every_board_gives_values_with_their_own_units(board: Board, on_board: OnBoard) -> None:
-    for name in ("agx-orin", "agx-orin-idle", "orin-nano", "nano", "agx-xavier", "thor", "thinkpad"):
+    for name in BOARDS:
         for signal, reading in on_board(board(name)):
             assert reading.unit == UNITS[signal]
             assert reading.known or reading.reason

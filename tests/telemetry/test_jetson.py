@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import re
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_edge.telemetry.jetson import JetsonReader
+from balcony_edge.telemetry.rails import ModulePower
+from balcony_edge.telemetry.reading import Reading
+from balcony_edge.telemetry.thermal import ThermalReader
 
 if TYPE_CHECKING:
-    from conftest import FakeClock, Tree
+    from conftest import FakeClock
+    from helpers.boards import Tree
 
     Board = Callable[[str], Tree]
 
@@ -21,6 +26,16 @@ GPC = "sys/class/devfreq/gpu-gpc-0"
 
 def reader(tree: Tree) -> JetsonReader:
     return JetsonReader(sysfs=tree.sysfs)
+
+
+def temperature(tree: Tree) -> Reading:
+    return ThermalReader(tree.sysfs, time.monotonic).chip().temperature
+
+
+def board_readings(tree: Tree) -> tuple[Reading, ...]:
+    """What a Jetson's sysfs gives: load, clock, power, temperature."""
+    jetson = reader(tree)
+    return jetson.gpu_load(), jetson.gpu_clock(), ModulePower(tree.sysfs, time.monotonic).read(), temperature(tree)
 
 
 @pytest.mark.parametrize(
@@ -45,16 +60,12 @@ def test_gpu_load_is_per_mille_and_the_clock_is_hz(
 
 def test_the_readers_take_a_root(board: Board) -> None:
     tree = board("orin-nano")
-    jetson = JetsonReader(tree.root)
-    assert jetson.gpu_load().value == 0.774
-    assert jetson.power().value == pytest.approx(9.250304)
-    assert jetson.temperature().value == 63.781
+    assert JetsonReader(tree.root).gpu_load().value == 0.774
 
 
 def test_readings_carry_the_clocks_time(board: Board, clock: FakeClock) -> None:
     jetson = JetsonReader(sysfs=board("orin-nano").sysfs, clock=clock)
-    readings = (jetson.gpu_load(), jetson.gpu_clock(), jetson.power(), jetson.temperature())
-    assert [reading.time_s for reading in readings] == [1000.0] * 4
+    assert [jetson.gpu_load().time_s, jetson.gpu_clock().time_s] == [1000.0] * 2
 
 
 def test_the_node_is_found_by_its_device_tree_name_and_not_by_its_own(tree: Tree) -> None:
@@ -112,30 +123,29 @@ def test_a_gated_load_file_is_unknown_with_its_errno(board: Board) -> None:
     ],
 )
 def test_temperature_is_tj_or_the_hottest_chip_zone(board: Board, name: str, celsius: float, source: str) -> None:
-    reading = reader(board(name)).temperature()
+    reading = temperature(board(name))
     assert (reading.value, reading.source, reading.unit) == (celsius, source, "°C")
 
 
 def test_tj_wins_even_where_another_zone_reads_higher(board: Board) -> None:
     tree = board("orin-nano").write({"sys/class/thermal/thermal_zone0/temp": 70000})
-    assert reader(tree).temperature().value == 63.781
+    assert temperature(tree).value == 63.781
 
 
 def test_a_power_gated_zone_is_absent_and_the_others_count(board: Board) -> None:
     tree = board("orin-nano")
     tree.fail("sys/class/thermal/thermal_zone1/temp", errno.EAGAIN)
-    assert reader(tree).temperature().value == 63.781
+    assert temperature(tree).value == 63.781
     tree.fail("sys/class/thermal/thermal_zone2/temp", errno.EAGAIN)
-    assert reader(tree).temperature().value == 63.625
+    assert temperature(tree).value == 63.625
     tree.fail("sys/class/thermal/thermal_zone0/temp", errno.EAGAIN)
-    assert reader(tree).temperature().value is None
-    assert "EAGAIN" in reader(tree).temperature().reason
+    assert temperature(tree).value is None
+    assert "EAGAIN" in temperature(tree).reason
 
 
 def test_a_desktop_has_none_of_it(tree: Tree) -> None:
     tree.write({"sys/class/thermal/thermal_zone0/type": "acpitz", "sys/class/thermal/thermal_zone0/temp": 27800})
-    jetson = reader(tree)
-    for reading in (jetson.gpu_load(), jetson.gpu_clock(), jetson.power(), jetson.temperature()):
+    for reading in board_readings(tree):
         assert reading.value is None
         assert reading.reason
 
@@ -154,8 +164,7 @@ def test_garbage_in_any_value_file_never_raises_and_never_becomes_a_value(
     files = [str(path.relative_to(tree.root)) for path in tree.root.rglob("*") if path.is_file()]
     tree.contents = {path: garbage for path in files if VALUE_FILES.search(path)}
     try:
-        jetson = reader(tree)
-        readings = (jetson.gpu_load(), jetson.gpu_clock(), jetson.power(), jetson.temperature())
+        readings = board_readings(tree)
     finally:
         tree.contents = {}
     assert [reading.value for reading in readings] == [None] * 4
@@ -169,8 +178,7 @@ def test_any_number_in_every_value_file_stays_plausible_or_unknown(boards: dict[
     files = [str(path.relative_to(tree.root)) for path in tree.root.rglob("*") if path.is_file()]
     tree.contents = {path: b"%d\n" % number for path in files if VALUE_FILES.search(path)}
     try:
-        jetson = reader(tree)
-        load, hz, power, heat = jetson.gpu_load(), jetson.gpu_clock(), jetson.power(), jetson.temperature()
+        load, hz, power, heat = board_readings(tree)
     finally:
         tree.contents = {}
     assert load.value is None or 0 <= load.value <= 1
@@ -186,8 +194,7 @@ def test_garbage_in_names_never_raises(boards: dict[str, Tree], file: str, garba
         files = [str(path.relative_to(tree.root)) for path in tree.root.rglob(file)]
         tree.contents = dict.fromkeys(files, garbage)
         try:
-            jetson = reader(tree)
-            for reading in (jetson.gpu_load(), jetson.gpu_clock(), jetson.power(), jetson.temperature()):
+            for reading in board_readings(tree):
                 assert reading.known or reading.reason
         finally:
             tree.contents = {}

@@ -13,7 +13,8 @@ from balcony_edge.telemetry.nvml import REASONS, NvmlReader
 from balcony_edge.telemetry.reading import Reading
 
 if TYPE_CHECKING:
-    from conftest import FakeClock, FakeNvml, Tree
+    from conftest import FakeClock, FakeNvml
+    from helpers.boards import Tree
 
 GPC = "sys/class/devfreq/gpu-gpc-0/cur_freq"
 

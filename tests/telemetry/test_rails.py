@@ -1,22 +1,23 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from balcony_edge.telemetry.jetson import JetsonReader
+from balcony_edge.telemetry.rails import ModulePower
 from balcony_edge.telemetry.reading import Reading
 
 if TYPE_CHECKING:
-    from conftest import Tree
+    from helpers.boards import Tree
 
     Board = Callable[[str], Tree]
 
 
 def power(tree: Tree) -> Reading:
-    return JetsonReader(sysfs=tree.sysfs).power()
+    return ModulePower(tree.sysfs, time.monotonic).read()
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_one_sample_fills_both_tiers(clock: FakeClock) -> None:
 
 def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
     fast, slow = Probe(clock, "cpu_load", 0.5), Probe(clock, "temperature_c", 60.0)
-    sampler = Sampler([fast.source, slow.source], clock=clock)
+    sampler = Sampler([fast.source, slow.source], slow_hz=1.0, clock=clock)
     for _ in range(40):
         sampler.sample_once()
         clock.advance(0.05)
@@ -175,7 +175,7 @@ def test_a_source_that_recovers_is_asked_at_the_full_rate_again(clock: FakeClock
 
 def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> None:
     probe = Probe(clock, "power_w", 13.9)
-    sampler = Sampler([probe.source], clock=clock)
+    sampler = Sampler([probe.source], slow_hz=1.0, clock=clock)
     sampler.sample_once()
     probe.value = None
     for _ in range(2):
@@ -190,7 +190,7 @@ def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> N
 def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> None:
     """A hung sensor stops the thread: its last snapshot must not pass for the present."""
     probes = Probe(clock, "cpu_load", 0.5), Probe(clock, "power_w", 13.9)
-    sampler = Sampler([probe.source for probe in probes], clock=clock)
+    sampler = Sampler([probe.source for probe in probes], slow_hz=1.0, clock=clock)
     sampler.sample_once()
     clock.advance(0.59)
     assert sampler.snapshot.cpu_load.value == 0.5
@@ -236,7 +236,7 @@ def test_a_shown_value_is_the_last_one_read_and_never_old(
 ) -> None:
     clock = make_clock()
     probe = Probe(clock, "power_w", None)
-    sampler = Sampler([probe.source], clock=clock)
+    sampler = Sampler([probe.source], slow_hz=1.0, clock=clock)
     known: list[tuple[float, float]] = []
     for value, pause in steps:
         probe.value, asked = value, probe.asked

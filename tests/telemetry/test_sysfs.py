@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from balcony_edge.telemetry.sysfs import Sysfs, read_file
 
 if TYPE_CHECKING:
-    from conftest import Tree
+    from helpers.boards import Tree
 
 
 def test_text_is_stripped_of_blanks_and_nuls(tree: Tree) -> None:
