@@ -1,0 +1,245 @@
+"""Sensors that hang or dawdle, clocks that jump, and processes that fork: the others go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from balcony_edge.telemetry import Reading, Sampler, Snapshot
+from balcony_edge.telemetry.asked import HUNG_S, SLOW_S
+from balcony_edge.telemetry.reading import UNITS
+from balcony_edge.telemetry.sources import Source
+
+if TYPE_CHECKING:
+    from conftest import FakeClock
+
+WAIT_S = 10  # a limit for events that come at once, never a duration
+
+
+def source(clock: Callable[[], float], signal: str, value: float, asked: list[float], name: str = "good") -> Source:
+    def read() -> Reading:
+        asked.append(clock())
+        return Reading(value, UNITS[signal], clock(), name)
+
+    return Source.single(name, signal, read)
+
+
+def eventually(look: Callable[[], bool]) -> bool:
+    """Look again and again; False only if it never comes."""
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        if look():
+            return True
+        time.sleep(0.005)
+    return False
+
+
+class Hanging:
+    """A sensor that answers until it is told to hang, then not before it is let go."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock, self.hang, self.entered, self.go = clock, False, threading.Event(), threading.Event()
+
+    def read(self) -> Reading:
+        if self.hang:
+            self.entered.set()
+            assert self.go.wait(WAIT_S)
+        return Reading(13.9, "W", self.clock(), "i2c")
+
+
+@pytest.fixture
+def hanging(clock: FakeClock) -> Iterator[Hanging]:
+    sensor = Hanging(clock)
+    yield sensor
+    sensor.go.set()
+
+
+def test_a_hung_sensor_becomes_unknown_and_the_others_stay_fresh(clock: FakeClock, hanging: Hanging) -> None:
+    asked: list[float] = []
+    sources = [Source.single("i2c", "power_w", hanging.read), source(clock, "temperature_c", 60.0, asked)]
+    with Sampler(sources, clock=clock) as sampler:
+        assert eventually(lambda: sampler.snapshot.power_w.value == 13.9)
+        hanging.hang = True
+        clock.advance(0.6)
+        assert hanging.entered.wait(WAIT_S)
+        clock.advance(HUNG_S + 0.1)  # the thread hangs; only looking at the snapshot can notice
+        first = sampler.snapshot
+        assert first.power_w.value is None
+        assert "has not answered for 2" in first.power_w.reason
+        assert eventually(lambda: sampler.snapshot.temperature_c.value == 60.0)
+        assert "it has not answered for" in sampler.snapshot.power_w.reason
+        hanging.hang = False
+        hanging.go.set()
+
+        def recovered() -> bool:
+            clock.advance(0.1)
+            return sampler.snapshot.power_w.value == 13.9
+
+        assert eventually(recovered)
+    threads = [thread for thread in threading.enumerate() if thread.name == "balcony-telemetry"]
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_sensor_that_hangs_from_the_start_is_noticed_too(clock: FakeClock, hanging: Hanging) -> None:
+    hanging.hang = True
+    asked: list[float] = []
+    sources = [Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)]
+    with Sampler(sources, clock=clock) as sampler:
+        assert hanging.entered.wait(WAIT_S)
+        assert sampler.snapshot.on_mains.value is None
+        clock.advance(HUNG_S + 0.1)
+        assert eventually(lambda: sampler.snapshot.on_mains.value == 1.0)
+
+
+def test_stopping_and_starting_with_a_hung_sensor(clock: FakeClock, hanging: Hanging) -> None:
+    hanging.hang = True
+    asked: list[float] = []
+    sampler = Sampler(
+        [Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)], clock=clock
+    )
+    sampler.start()
+    assert hanging.entered.wait(WAIT_S)
+    sampler.stop()
+    clock.advance(1.0)
+    with sampler:
+        assert eventually(lambda: sampler.snapshot.on_mains.value == 1.0)
+
+
+def test_looking_at_old_values_again_and_again_gives_one_snapshot(clock: FakeClock) -> None:
+    sampler = Sampler([source(clock, "power_w", 13.9, [])], clock=clock)
+    sampler.sample_once()
+    clock.advance(2.0)
+    aged = sampler.snapshot
+    assert aged.power_w.value is None
+    assert sampler.snapshot is aged
+
+
+def test_a_slow_sensor_is_asked_less_often_and_its_values_hold_longer(clock: FakeClock) -> None:
+    slow_asked, fast_asked = [], []
+
+    def dawdle() -> Reading:
+        slow_asked.append(clock())
+        clock.advance(0.4)
+        return Reading(13.9, "W", clock(), "i2c")
+
+    sampler = Sampler(
+        [Source.single("i2c", "power_w", dawdle), source(clock, "temperature_c", 60.0, fast_asked)], clock=clock
+    )
+    for _ in range(200):
+        assert sampler.sample_once().power_w.value == 13.9
+        clock.advance(0.1)
+    # 0.4 s of reading in 8 s and not in every half second.
+    assert SLOW_S < 0.4
+    assert len(slow_asked) == 3
+    assert len(fast_asked) > 30
+
+
+def test_a_sensor_that_is_quick_again_is_asked_at_the_full_rate(clock: FakeClock) -> None:
+    asked: list[float] = []
+    pauses = iter([1.0])
+
+    def read() -> Reading:
+        asked.append(clock())
+        clock.advance(next(pauses, 0.0))
+        return Reading(13.9, "W", clock(), "i2c")
+
+    sampler = Sampler([Source.single("i2c", "power_w", read)], clock=clock)
+    for _ in range(250):
+        sampler.sample_once()
+        clock.advance(0.1)
+    assert len(asked) > 8
+
+
+def test_a_clock_that_jumps_forward_makes_values_stale_and_back_does_not_stop_sampling(clock: FakeClock) -> None:
+    asked: list[float] = []
+    sampler = Sampler([source(clock, "power_w", 13.9, asked), source(clock, "gpu_load", 0.5, asked)], clock=clock)
+    sampler.sample_once()
+    clock.advance(3600)
+    assert [reading.value for _, reading in sampler.snapshot] == [None] * len(UNITS)
+    assert sampler.sample_once().power_w.value == 13.9
+    clock.advance(-7200)
+    before = len(asked)
+    snapshot = sampler.sample_once()
+    assert len(asked) == before + 2
+    assert (snapshot.power_w.value, snapshot.gpu_load.value) == (13.9, 0.5)
+    assert snapshot.power_w.time_s == clock()
+
+
+def test_a_clock_that_goes_back_frees_a_source_that_was_backing_off(clock: FakeClock) -> None:
+    asked = []
+
+    def broken() -> Reading:
+        asked.append(clock())
+        raise OSError("gone")
+
+    sampler = Sampler([Source.single("x", "power_w", broken)], clock=clock)
+    for _ in range(40):
+        sampler.sample_once()
+        clock.advance(0.5)
+    before = len(asked)
+    clock.advance(-3600)
+    sampler.sample_once()
+    assert len(asked) == before + 1
+
+
+CHILD = """
+import json, os, sys, time
+from balcony_edge.telemetry import Sampler
+sensors = Sampler(root=sys.argv[1], nvml=False).start()
+while not sensors.snapshot.power_w.known:
+    time.sleep(0.005)
+reader, writer = os.pipe()
+child = os.fork()
+if child == 0:
+    first = sensors.snapshot
+    limit = time.monotonic() + 20
+    while not sensors.snapshot.power_w.known and time.monotonic() < limit:
+        time.sleep(0.005)
+    last = sensors.snapshot
+    sensors.stop()
+    os.write(writer, json.dumps([first.power_w.value, first.power_w.reason, last.power_w.value]).encode())
+    os._exit(0)
+os.close(writer)
+answer = os.read(reader, 4096).decode()
+os.waitpid(child, 0)
+print(json.dumps([json.loads(answer), sensors.snapshot.power_w.value]))
+sensors.stop()
+"""
+
+
+def test_a_forked_child_starts_anew_and_the_parent_goes_on(board: Callable[[str], object]) -> None:
+    tree = board("orin-nano")
+    result = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tree.root)],  # type: ignore[attr-defined]
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    (first, reason, last), parent = json.loads(result.stdout)
+    # The child's own thread may be quicker than its first look.
+    assert (first, reason) in ((None, "not sampled yet since the fork"), (last, ""))
+    assert last == parent == pytest.approx(9.250304)
+
+
+def test_signals_that_belong_together_come_from_one_source(clock: FakeClock) -> None:
+    def chip() -> tuple[Reading, Reading]:
+        return Reading(50.0, "°C", clock(), "chip"), Reading.unknown("°C", "chip", "no trip points", clock())
+
+    def card() -> tuple[Reading, Reading]:
+        return Reading(70.0, "°C", clock(), "card"), Reading(95.0, "°C", clock(), "card")
+
+    heat = ("temperature_c", "temperature_limit_c")
+    sources = [Source("chip", heat, chip, together=True), Source("card", heat, card, together=True)]
+    snapshot: Snapshot = Sampler(sources, clock=clock).sample_once()
+    assert snapshot.temperature_c.value == 50.0
+    assert (snapshot.temperature_limit_c.value, snapshot.temperature_limit_c.reason) == (None, "no trip points")
