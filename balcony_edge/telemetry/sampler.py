@@ -117,6 +117,7 @@ class Sampler:
 
     def _start_thread(self) -> None:
         """A new run with a lock of its own: an earlier one may be held for ever by a sensor that hangs."""
+        self._run.set()
         self._run, self._sampling = threading.Event(), threading.Lock()
         snapshot, until, _ = self._published
         self._published = snapshot, until, self._clock() + HUNG_S
