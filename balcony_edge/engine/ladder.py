@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_controller.shape import HEAD
-from balcony_edge.bundle import Bundle
+from balcony_edge.bundle import Bundle, Graph
+from balcony_edge.engine.caller import Control
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.engine.stage import Control, Head, Stage
+from balcony_edge.engine.stage import Head, Stage
 from balcony_edge.errors import PromptError
 
 Logits = npt.NDArray[np.float32]
@@ -30,6 +31,9 @@ class Ladder:
     before; so do each exit's. ``length`` tokens are known; ``depths`` are the depths that can give logits.
     """
 
+    # Buffers grow by so many positions, or by half of what they hold.
+    BLOCK = 256
+
     def __init__(self, bundle: Bundle, runtime: Runtime, max_context: int | None = None) -> None:
         manifest = bundle.manifest
         arch = manifest.architecture
@@ -39,25 +43,26 @@ class Ladder:
         self.full = arch.layers
         self.length = 0
         self.observer: Observer | None = None
-        # Bit-exact graphs write one zero row behind the last position.
-        slots = self.context + (1 if manifest.exactness == "bit" else 0)
-        self._ids = Buffer((1, self.context), np.int64)
-        control = Control()
+        self.digest = manifest.digest
+        self._room = min(self.context, self.BLOCK)
+        self._padded = False
+        self._ids = Buffer((1, self._room), np.int64)
+        control = Control(runtime.provider)
+
+        def stage(graph: Graph, source: Buffer) -> Stage:
+            session = runtime.graph(bundle, graph)
+            return Stage(session, graph, arch, manifest.formats, source, control, self._room, runtime.provider)
+
         self.trunk: list[Stage] = []
         source = self._ids
         for graph in manifest.segments:
-            session = runtime.graph(bundle, graph)
-            stage = Stage(session, graph, arch, manifest.formats, source, control, self.context, slots)
-            self.trunk.append(stage)
-            source = stage.outputs
-        below = {stage.graph.stop: index for index, stage in enumerate(self.trunk)}
-        self.exits: dict[int, Stage] = {}
-        for graph in manifest.exits:
-            session = runtime.graph(bundle, graph)
-            source = self.trunk[below[graph.stop]].outputs
-            self.exits[graph.stop] = Stage(session, graph, arch, manifest.formats, source, control, self.context, slots)
-        self._trunk_to = below
-        tops = [self.trunk[-1].outputs, *(stage.outputs for stage in self.exits.values())]
+            self.trunk.append(stage(graph, source))
+            source = self.trunk[-1].outputs
+        self._trunk_to = {item.graph.stop: index for index, item in enumerate(self.trunk)}
+        self.exits = {
+            graph.stop: stage(graph, self.trunk[self._trunk_to[graph.stop]].outputs) for graph in manifest.exits
+        }
+        tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
         self._head = Head(runtime.graph(bundle, manifest.head), arch.vocabulary, tops)
 
     @property
@@ -77,6 +82,8 @@ class Ladder:
                 f"{self.length + len(ids)} tokens do not fit the context of {self.context}",
                 "shorten the prompt, or ask for fewer tokens",
             )
+        if self.length + len(ids) > self._room:
+            self._grow(self.length + len(ids))
         self._ids.host()[0, self.length : self.length + len(ids)] = ids
         self.length += len(ids)
 
@@ -87,6 +94,27 @@ class Ladder:
         self.length = to
         for stage in self.stages:
             stage.cursor = min(stage.cursor, to)
+
+    def resume(self, ids: Sequence[int]) -> int:
+        """Take ``ids`` for the whole sequence; returns how many of them stood there already and keep their caches."""
+        known = self._ids.host()[0, : self.length]
+        count = min(len(ids), len(known))
+        differing = np.flatnonzero(known[:count] != np.asarray(ids[:count], np.int64))
+        shared = int(differing[0]) if len(differing) else count
+        self.rewind(shared)
+        self.append(ids[shared:])
+        return shared
+
+    @property
+    def padded(self) -> bool:
+        """Whether single positions run as two, for the bits that several give (see Caller)."""
+        return self._padded
+
+    @padded.setter
+    def padded(self, padded: bool) -> None:
+        if padded != self._padded:
+            self._padded = padded
+            self._connect()
 
     def advance_trunk(self, split: int, to: int) -> None:
         """Run the trunk up to depth ``split`` for all positions before ``to``."""
@@ -130,6 +158,20 @@ class Ladder:
     def pending(self, stage: Stage) -> int:
         """How many positions the stage would consume to reach the last token."""
         return self.length - stage.cursor
+
+    def _grow(self, length: int) -> None:
+        """Room for ``length`` positions and some more: memory follows what is used, not what the context allows."""
+        room = max(length, self._room + max(self.BLOCK, self._room // 2))
+        self._room = min(self.context, -(-room // self.BLOCK) * self.BLOCK)
+        self._ids.resize(self._room, self.length)
+        for stage in self.stages:
+            stage.resize(self._room)
+        self._connect()
+
+    def _connect(self) -> None:
+        for stage in self.stages:
+            stage.connect(self._padded)
+        self._head.connect(self._padded)
 
     def _advance(self, stage: Stage, to: int) -> None:
         if stage.cursor < to:

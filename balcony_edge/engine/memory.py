@@ -15,34 +15,58 @@ BFLOAT16 = 16
 
 
 class Buffer:
-    """A tensor [1, rows, width…] on a device, bound to sessions by whole or by a range of rows.
+    """A tensor on a device whose axis ``axis`` counts positions; bound to sessions whole, or by a range of positions.
 
-    On the CPU, pages that were never written take no memory (the system hands zeroed pages out on first touch), so a
-    buffer for the whole context costs only what has been used.
+    Ranges can only be bound where positions are the axis 1 of a batch of one: their rows lie one behind the other.
+    ``resize`` moves the tensor: whoever bound it must bind it again.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic] | str, device: str = "cpu") -> None:
+    def __init__(
+        self, shape: tuple[int, ...], dtype: type[np.generic] | str, device: str = "cpu", axis: int = 1
+    ) -> None:
+        self.element: Any = BFLOAT16 if dtype == "bf16" else ELEMENTS[dtype] if isinstance(dtype, str) else dtype
+        self.dtype: type[np.generic] = ELEMENTS[dtype] if isinstance(dtype, str) else dtype
+        self.device = device
+        self._axis = axis
+        self._row_bytes = int(np.prod(shape[2:], dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        self._place(shape)
+
+    def _place(self, shape: tuple[int, ...]) -> None:
         ort = onnxruntime()
         self.shape = shape
-        self.element: Any = BFLOAT16 if dtype == "bf16" else ELEMENTS[dtype] if isinstance(dtype, str) else dtype
-        dtype = ELEMENTS[dtype] if isinstance(dtype, str) else dtype
-        self.dtype = dtype
-        self.device = device
         self.array: npt.NDArray[Any] | None = None
-        if device == "cpu":
-            self.array = np.zeros(shape, dtype)
+        if self.device == "cpu":
+            self.array = np.zeros(shape, self.dtype)
             self.value = ort.OrtValue.ortvalue_from_numpy(self.array)
         else:
-            self.value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), dtype, device, 0)
+            self.value = ort.OrtValue.ortvalue_from_shape_and_type(list(shape), self.dtype, self.device, 0)
         self._address = self.value.data_ptr()
-        self._row_bytes = int(np.prod(shape[2:], dtype=np.int64)) * np.dtype(dtype).itemsize if len(shape) > 1 else 0
+
+    def resize(self, positions: int, keep: int) -> None:
+        """Room for ``positions``; the first ``keep`` of them keep their values, what lies behind is zero."""
+        kept = (*(slice(None) for _ in range(self._axis)), slice(0, keep))
+        old = self.host()[kept]
+        self._place((*self.shape[: self._axis], positions, *self.shape[self._axis + 1 :]))
+        if self.array is not None:
+            self.array[kept] = old
+            return
+        moved = np.zeros(self.shape, self.dtype)
+        moved[kept] = old
+        self.write(moved)
+
+    def write(self, values: npt.NDArray[Any]) -> None:
+        """Replace the whole tensor by values of its shape and type, in place."""
+        if self.array is not None:
+            self.array[...] = values
+        else:
+            self.value.update_inplace(values)
 
     def bind(self, bind: Any, name: str) -> None:
         """Bind the whole tensor through ``bind`` (an IOBinding's bind_input or bind_output)."""
         bind(name, self.device, 0, self.element, self.shape, self._address)
 
     def bind_rows(self, bind: Any, name: str, start: int, stop: int) -> None:
-        """Bind rows [start, stop) through ``bind`` (an IOBinding's bind_input or bind_output)."""
+        """Bind positions [start, stop) through ``bind`` (an IOBinding's bind_input or bind_output)."""
         shape = (1, stop - start, *self.shape[2:])
         bind(name, self.device, 0, self.element, shape, self._address + start * self._row_bytes)
 

@@ -1,0 +1,125 @@
+"""One graph's calls over ranges of positions: what changes from call to call is bound by address."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from balcony_edge.engine.memory import Buffer
+
+Rows = npt.NDArray[Any]
+
+
+class Control:
+    """The lengths that attention needs, shared by all stages and written in place before each call.
+
+    On a GPU, attention wants ``total_sequence_length`` on the host and the others on the device.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._device = device
+        self._seqlens = Buffer((1,), np.int32, device, axis=0)
+        self._position = Buffer((1,), np.int64, device, axis=0)
+        self._total = Buffer((), np.int32)
+        self._on_host = self._seqlens.array, self._total.array, self._position.array
+        self.values = {
+            "seqlens_k": self._seqlens,
+            "total_sequence_length": self._total,
+            "position": self._position,
+        }
+
+    def set(self, start: int, stop: int) -> None:
+        """The next call consumes positions [start, stop)."""
+        seqlens, total, position = self._on_host
+        assert total is not None
+        total[()] = stop
+        if seqlens is None or position is None:
+            self._seqlens.write(np.array([stop - 1], np.int32))
+            self._position.write(np.array([start], np.int64))
+        else:
+            seqlens[0] = stop - 1
+            position[0] = start
+
+
+class Caller:
+    """Runs one graph from buffers to buffers.
+
+    A single position, the common case of decoding, has a binding of its own on the CPU that never changes: its row is
+    copied in and out, which costs a tenth of binding anew. ``inputs`` and ``outputs`` map tensor names to the buffers
+    that they read and write by position; the fixed ones (lengths, caches) stay bound. With ``to_top`` outputs go to the
+    first rows of their buffers, wherever the inputs lie.
+
+    ``padded`` runs a single position as two, the second of zeros: some kernels give other bits for one row than for
+    several (int4 on AVX2). What the second row leaves in the caches is overwritten by the next position.
+    """
+
+    def __init__(
+        self,
+        session: Any,
+        inputs: dict[str, Buffer],
+        outputs: dict[str, Buffer],
+        fixed_inputs: dict[str, Buffer],
+        fixed_outputs: dict[str, Buffer],
+        to_top: bool = False,
+        padded: bool = False,
+    ) -> None:
+        self._run = session.run_with_iobinding
+        self._inputs = inputs
+        self._outputs = outputs
+        self._to_top = to_top
+        self._ranged = self._bound(session, fixed_inputs, fixed_outputs)
+        self._rows_in: list[tuple[Rows, Rows]] = []
+        self._rows_out: list[tuple[Rows, Rows]] = []
+        self._single: Any = None
+        self.elapsed_ms = 0.0
+        if all(buffer.array is not None for buffer in (*inputs.values(), *outputs.values())):
+            self._single = self._bound(session, fixed_inputs, fixed_outputs)
+            rows = 2 if padded else 1
+            for name, buffer in inputs.items():
+                self._rows_in.append(self._row(self._single.bind_input, name, buffer, rows))
+            for name, buffer in outputs.items():
+                if to_top:
+                    buffer.bind_rows(self._single.bind_output, name, 0, rows)
+                else:
+                    self._rows_out.append(self._row(self._single.bind_output, name, buffer, rows))
+
+    @staticmethod
+    def _bound(session: Any, inputs: dict[str, Buffer], outputs: dict[str, Buffer]) -> Any:
+        binding = session.io_binding()
+        for name, buffer in inputs.items():
+            buffer.bind(binding.bind_input, name)
+        for name, buffer in outputs.items():
+            buffer.bind(binding.bind_output, name)
+        return binding
+
+    @staticmethod
+    def _row(bind: Any, name: str, buffer: Buffer, rows: int) -> tuple[Rows, Rows]:
+        """A row of its own, bound, and the positions that it is copied from or to."""
+        row = Buffer((1, rows, *buffer.shape[2:]), buffer.dtype)
+        row.element = buffer.element
+        row.bind(bind, name)
+        return row.host()[0], buffer.host()[0]
+
+    def __call__(self, start: int, stop: int) -> None:
+        """Run positions [start, stop)."""
+        if stop - start == 1 and self._single is not None:
+            for row, values in self._rows_in:
+                row[0] = values[start]
+            begun = time.perf_counter()
+            self._run(self._single)
+            self.elapsed_ms = (time.perf_counter() - begun) * 1e3
+            for row, values in self._rows_out:
+                values[start] = row[0]
+            return
+        binding = self._ranged
+        offset = 0 if self._to_top else start
+        for name, buffer in self._inputs.items():
+            buffer.bind_rows(binding.bind_input, name, start, stop)
+        for name, buffer in self._outputs.items():
+            buffer.bind_rows(binding.bind_output, name, offset, offset + stop - start)
+        begun = time.perf_counter()
+        self._run(binding)
+        self.elapsed_ms = (time.perf_counter() - begun) * 1e3
