@@ -58,7 +58,7 @@ def truncate(folder: Path) -> None:
 
 def drop_tensor(folder: Path) -> None:
     tensors = load_file(folder / "exits.safetensors")
-    del tensors["exits.2.layer.mlp.down_proj.weight"]
+    del tensors["exits.2.layer.mlp.up_proj.weight"]
     save_file(tensors, folder / "exits.safetensors")
 
 
@@ -91,7 +91,7 @@ def edit(folder: Path, **changes: object) -> None:
         (lambda folder: edit(folder, splits=[1, 3]), r"exits\.json names splits \[1, 3\]"),
         (lambda folder: (folder / "exits.safetensors").unlink(), r"has no exits\.safetensors"),
         (truncate, r"cannot read .*exits\.safetensors"),
-        (drop_tensor, r"exits\.safetensors has no exits\.2\.layer\.mlp\.down_proj\.weight"),
+        (drop_tensor, r"exits\.safetensors has no exits\.2\.layer\.mlp\.up_proj\.weight"),
         (narrow, r"exits\.1\.norm\.weight is float16"),
         (misshape, r"gates\.1\.up\.weight has shape \[32, 6\]"),
     ],
