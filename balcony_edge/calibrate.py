@@ -55,7 +55,7 @@ class Calibration:
         return cls(profiles, bool(content["bit_exact"]))
 
 
-def cache_file(bundle: Bundle, runtime: Runtime) -> Path:
+def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
     """Where the calibration of this device and bundle is kept (``BALCONY_CACHE_DIR`` moves it)."""
     machine = (
         platform.machine(),
@@ -64,6 +64,7 @@ def cache_file(bundle: Bundle, runtime: Runtime) -> Path:
         os.cpu_count(),
         runtime.provider,
         runtime.threads,
+        padded,
         onnxruntime().__version__,
     )
     key = hashlib.sha256(repr((bundle.manifest.digest, machine)).encode()).hexdigest()[:24]
@@ -72,7 +73,7 @@ def cache_file(bundle: Bundle, runtime: Runtime) -> Path:
 
 def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> Calibration:
     """The cached calibration, or a fresh one (about a second), which is then cached. ``ladder`` is left empty."""
-    path = cache_file(bundle, runtime)
+    path = cache_file(bundle, runtime, ladder.padded)
     try:
         calibration = Calibration.from_json(path.read_text())
         if set(calibration.profiles) == {HEAD, *(stage.name for stage in ladder.stages)}:

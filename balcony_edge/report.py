@@ -10,12 +10,16 @@ class Report:
     """Figures of one reply. Times in milliseconds; None where nothing was measured.
 
     ``mean_ms`` is over the tokens after the first, whose time (``first_token_ms``) is the prompt's.
+    ``reused_tokens`` of the prompt stood in the caches from before.
     ``verified`` tokens of shallow exits were later compared with the full model's answer; ``agreed`` of them matched.
+    ``drafted`` tokens of exits were held back for a deep pass to verify; ``kept`` of them were the full model's.
+    ``bit_exact``: on this machine, what a deep pass verifies has the bits of plain decoding.
     """
 
     budget: str
     budget_ms: float | None
     prompt_tokens: int
+    reused_tokens: int
     tokens: int
     first_token_ms: float | None
     mean_ms: float | None
@@ -24,6 +28,8 @@ class Report:
     full_depth: int
     verified: int
     agreed: int
+    drafted: int
+    kept: int
     bit_exact: bool
     machine: str
 
@@ -39,7 +45,7 @@ class Report:
 
     @property
     def lossless(self) -> bool:
-        """Whether every token came from the full depth."""
+        """Whether every token is the full model's own: from the full depth, or drafted and confirmed by it."""
         return set(self.depth_counts) <= {self.full_depth}
 
     @property
@@ -73,8 +79,9 @@ class Report:
         )
         beyond = ", below what the shallowest depth costs here" if self.out_of_reach else ""
         known = self.depth_counts.get(self.full_depth, 0) + self.verified
+        drafts = f", {self.kept} of {self.drafted} drafts kept" if self.drafted else ""
         quality = (
-            "lossless (full depth)"
+            f"lossless (full depth{drafts})"
             if self.lossless
             else f"agreement with full {number(self.agreement, '.1%')} ({known} of {self.tokens} verified)"
         )

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_controller import Budget, BudgetSyntaxError, CostModel, Governor, LadderShape, Outcome, QualityModel
+from balcony_controller import Budget, BudgetSyntaxError, CostModel, Governor, LadderShape, QualityModel
 from balcony_controller.quality import BinTable
 from balcony_controller.signals import Signals
 from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import load_or_measure
+from balcony_edge.calibrate import batching_is_bit_exact, load_or_measure
+from balcony_edge.decode import Checked, Decoder
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.engine.sampling import Sampler, make_sampler
-from balcony_edge.engine.stage import Head
-from balcony_edge.errors import BudgetError, PromptError
+from balcony_edge.engine.sampling import Sampler
+from balcony_edge.errors import BudgetError, BundleError, PromptError
 from balcony_edge.report import Report
 from balcony_edge.telemetry import FakeSensors, Snapshot
 from balcony_edge.telemetry import Sampler as SensorSampler
@@ -31,23 +31,17 @@ from balcony_edge.text import TextCodec
 
 @dataclass(frozen=True)
 class Token:
-    """One token as it leaves. ``text`` may be empty (half a character); ``depth`` counts the base layers run."""
+    """One token as it leaves. ``text`` may be empty (half a character); ``depth`` counts the base layers run.
+
+    ``latency_ms`` is the wait since the token before it. ``drafted_at``: the exit that drafted a token of the full
+    model's, which a deep pass then confirmed; such tokens come several at a time.
+    """
 
     text: str
     id: int
     depth: int
     latency_ms: float
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A token that an exit gave and no deep pass has verified: the position whose logits gave it, the exit, the
-    agreement expected of it, and the exit's likeliest token."""
-
-    position: int
-    depth: int
-    expected: float
-    choice: int
+    drafted_at: int | None = None
 
 
 @dataclass
@@ -55,12 +49,12 @@ class _Figures:
     """What ``report`` tells of the reply in progress."""
 
     prompt_tokens: int = 0
+    reused_tokens: int = 0
     tokens: int = 0
+    timed_tokens: int = 0
     first_ms: float | None = None
     decode_ms: float = 0.0
     depth_counts: Counter[int] = field(default_factory=Counter)
-    verified: int = 0
-    agreed: int = 0
 
 
 class AdaptiveSession:
@@ -69,7 +63,9 @@ class AdaptiveSession:
     ``bundle``: a path, a Bundle, or None for the embedded demo. ``budget``: "25ms", "40tok/s", "full", a Budget or
     None (full depth, lossless); it can be set again at any time, also while tokens stream. ``provider``: "auto",
     "cpu" or "cuda". ``sensors``: a telemetry sampler (default: this device's own); it is started and stopped with
-    the session. Raises BundleError, BudgetError, ProviderError or RuntimeMissingError.
+    the session. ``speculate``: whether exits may draft for the full model, which costs no quality; None means where it
+    pays and this machine's kernels give batches the bits of single positions; True pads single positions where that
+    makes it so. Raises BundleError, BudgetError, ProviderError or RuntimeMissingError.
 
         with AdaptiveSession("bundle/", budget="25ms") as session:
             for token in session.stream("Once upon a time"):
@@ -85,6 +81,7 @@ class AdaptiveSession:
         threads: int | None = None,
         max_context: int | None = None,
         sensors: SensorSampler | FakeSensors | None = None,
+        speculate: bool | None = None,
     ) -> None:
         parsed = parse_budget(budget)
         self.bundle = Bundle.open(bundle)
@@ -92,12 +89,19 @@ class AdaptiveSession:
         runtime = Runtime.start(provider, threads)
         self.codec = TextCodec(self.bundle)
         self.ladder = Ladder(self.bundle, runtime, max_context)
+        self.ladder.padded = bool(speculate) and not batching_is_bit_exact(self.ladder)
         self.calibration = load_or_measure(self.bundle, runtime, self.ladder)
+        if speculate and not self.calibration.bit_exact:
+            raise BundleError(
+                "on this machine a batch does not give the bits of single positions: speculation could change tokens",
+                "leave speculation out (--no-speculate), or export the bundle with --exactness bit or --precision fp32",
+            )
         self.governor = Governor(
             ladder_shape(self.ladder),
             CostModel(self.calibration.profiles),
             quality_model(self.bundle),
             parsed,
+            rounds=self.calibration.bit_exact and speculate is not False,
         )
         self.ladder.observer = self.governor.observe
         self._ends = frozenset(manifest.generation.eos_token_ids)
@@ -107,7 +111,7 @@ class AdaptiveSession:
         self._heard: Snapshot | None = None
         self._reply = 0
         self._figures = _Figures()
-        self._waiting: list[_Waiting] = []
+        self._decoder: Decoder | None = None
 
     # --- the budget -----------------------------------------------------------------------------------------------
 
@@ -139,7 +143,7 @@ class AdaptiveSession:
         ``prompt``: text or token ids. ``stop``: more ids that end the reply. Raises PromptError at once for a prompt
         or settings that cannot be run.
         """
-        sampler = make_sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
+        sampler = Sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
         if max_new_tokens < 1:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
@@ -156,7 +160,7 @@ class AdaptiveSession:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
         self._reply += 1
-        self._waiting = []
+        self._decoder = None
         observer, self.ladder.observer = self.ladder.observer, None
         try:
             self.ladder.rewind(0)
@@ -169,20 +173,24 @@ class AdaptiveSession:
 
     def report(self) -> Report:
         """Figures of the last reply, also while it streams."""
-        figures = self._figures
-        after_first = figures.tokens - 1
+        figures, decoder = self._figures, self._decoder
+        drafted, kept = decoder.drafts if decoder else (0, 0)
+        checked = decoder.checked if decoder else Checked()
         return Report(
             budget=str(self.budget),
             budget_ms=self.budget.latency_ms,
             prompt_tokens=figures.prompt_tokens,
+            reused_tokens=figures.reused_tokens,
             tokens=figures.tokens,
             first_token_ms=figures.first_ms,
-            mean_ms=figures.decode_ms / after_first if after_first > 0 else None,
+            mean_ms=figures.decode_ms / figures.timed_tokens if figures.timed_tokens else None,
             depth_counts=dict(figures.depth_counts),
             shallowest_depth=self.ladder.depths[0],
             full_depth=self.ladder.full,
-            verified=figures.verified,
-            agreed=figures.agreed,
+            verified=checked.tokens,
+            agreed=checked.agreed,
+            drafted=drafted,
+            kept=kept,
             bit_exact=self.calibration.bit_exact,
             machine=self._sensors.snapshot.describe(),
         )
@@ -195,7 +203,8 @@ class AdaptiveSession:
         self._reply += 1
         observer, self.ladder.observer = self.ladder.observer, None
         try:
-            self._verify_waiting()
+            if self._decoder is not None:
+                self._decoder.verify_shown()
         finally:
             self.ladder.observer = observer
         return self.report()
@@ -231,75 +240,35 @@ class AdaptiveSession:
         ladder, governor = self.ladder, self.governor
         self._reply = reply = self._reply + 1
         self._figures = figures = _Figures(prompt_tokens=len(ids))
-        self._waiting = []
         begun = time.perf_counter()
-        ladder.rewind(0)
-        ladder.append(ids)
-        limit = min(max_new_tokens, ladder.context - len(ids))
-        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, limit)
+        figures.reused_tokens = ladder.resume(ids)
+        self._decoder = decoder = Decoder(ladder, governor, sampler, ids, ends)
+        remaining = min(max_new_tokens, ladder.context - len(ids))
+        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, remaining)
         text = self.codec.stream(ids)
-        history = list(ids)
-        for count in range(limit):
-            if count:
+        while remaining:
+            if figures.tokens:
+                begun = time.perf_counter()
+            shown = decoder.step(remaining)
+            pieces = [text.step(token) if token not in ends else "" for token, *_ in shown]
+            elapsed_ms = (time.perf_counter() - begun) * 1e3
+            governor.settle(len(shown), elapsed_ms, charge=figures.first_ms is not None)
+            self._listen()
+            if figures.first_ms is None:
+                figures.first_ms = elapsed_ms
+            else:
+                figures.decode_ms += elapsed_ms
+                figures.timed_tokens += len(shown)
+            remaining -= len(shown)
+            for piece, (token, depth, drafted_at) in zip(pieces, shown, strict=True):
+                if token in ends:
+                    return
+                figures.tokens += 1
+                figures.depth_counts[depth] += 1
+                yield Token(piece, token, depth, elapsed_ms, drafted_at)
                 if self._reply != reply:  # another reply has taken the ladder
                     return
-                begun = time.perf_counter()
-                ladder.append(history[-1:])
-            depth, expected = self._choose_depth()
-            logits = ladder.next_logits(depth)
-            token = sampler(logits, history)
-            if token not in ends:
-                self._note_agreement(depth, expected, int(logits.argmax()))
-            history.append(token)
-            piece = "" if token in ends else text.step(token)
-            elapsed_ms = (time.perf_counter() - begun) * 1e3
-            governor.settle(1, elapsed_ms, charge=count > 0)
-            self._listen()
-            if token in ends:
-                return
-            figures.tokens += 1
-            figures.depth_counts[depth] += 1
-            if count:
-                figures.decode_ms += elapsed_ms
-            else:
-                figures.first_ms = elapsed_ms
-            yield Token(piece, token, depth, elapsed_ms)
-
-    def _choose_depth(self) -> tuple[int, float]:
-        """(depth, expected agreement) for the next token; the trunk has been advanced as far as was looked at."""
-        ladder, governor = self.ladder, self.governor
-        split = governor.first_split()
-        while split != ladder.full:
-            ladder.advance_trunk(split, ladder.length)
-            following, expected = governor.stop_at(split, ladder.gate(split))
-            if following is None:
-                return split, expected
-            split = following
-        return split, 1.0
-
-    def _note_agreement(self, depth: int, expected: float, choice: int) -> None:
-        """Remember what an exit chose; a full-depth token settles all that waits.
-
-        The deep pass that caught up the caches has the hidden states of those positions: only the head is added.
-        """
-        if depth == self.ladder.full:
-            self._verify_waiting()
-        else:
-            self._waiting.append(_Waiting(self.ladder.length - 1, depth, expected, choice))
-
-    def _verify_waiting(self) -> None:
-        """Compare what exits chose with the full model's choices at the same positions."""
-        waiting, self._waiting = self._waiting, []
-        outcomes: list[Outcome] = []
-        for first in range(0, len(waiting), Head.MAX_ROWS):
-            group = waiting[first : first + Head.MAX_ROWS]
-            rows = self.ladder.logits_view(self.ladder.full, group[0].position, group[-1].position + 1)
-            for item, answer in zip(group, rows.argmax(axis=1), strict=True):
-                agreed = item.choice == int(answer)
-                self._figures.verified += 1
-                self._figures.agreed += agreed
-                outcomes.append(Outcome(item.depth, item.expected, agreed))
-        self.governor.verified(outcomes)
+                elapsed_ms = 0.0
 
     def _listen(self) -> None:
         """Pass a new look at the machine on to the governor."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
+from balcony_edge.decode import FEEDBACK_ROWS
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.telemetry import FakeSensors
@@ -77,25 +78,23 @@ def test_the_budget_can_change_while_tokens_stream(session: AdaptiveSession) -> 
     assert set(deep) == {session.ladder.full}
 
 
-def test_deep_passes_verify_what_exits_said(session: AdaptiveSession) -> None:
+def test_a_deep_pass_verifies_the_last_tokens_that_exits_gave(session: AdaptiveSession) -> None:
     """The measured agreement is that of the exits' choices with the full model on the very same tokens."""
     session.budget = "0.000001ms"
     stream = session.stream(PROMPT, 30)
     emitted = [next(stream) for _ in range(12)]
     session.budget = None
     emitted += list(stream)
-    report = session.report()
-    counts = (report.verified, report.agreed)
     shallow = sum(token.depth != session.ladder.full for token in emitted)
-    ids = session.codec.encode(PROMPT) + [token.id for token in emitted]
-    full = session.logits(ids).argmax(axis=1)
+    report = session.report()
     start = len(session.codec.encode(PROMPT)) - 1
-    agreed = sum(
-        token.id == full[start + index] for index, token in enumerate(emitted) if token.depth != session.ladder.full
-    )
-    expected = (shallow, agreed)
+    ids = session.codec.encode(PROMPT) + [token.id for token in emitted]
+    audited = session.audit()
+    full = session.logits(ids).argmax(axis=1)[start:]
+    agreed = [token.id == full[index] for index, token in enumerate(emitted[:shallow])]
     assert shallow >= 10
-    assert expected == counts
+    assert (report.verified, report.agreed) == (FEEDBACK_ROWS, sum(agreed[-FEEDBACK_ROWS:]))
+    assert (audited.verified, audited.agreed) == (shallow, sum(agreed))
 
 
 def test_an_audit_verifies_what_no_deep_pass_has_seen(session: AdaptiveSession) -> None:
@@ -174,3 +173,24 @@ def test_budgets_that_cannot_be_read(session: AdaptiveSession) -> None:
 def test_unknown_signals_are_reported_as_unknown(session: AdaptiveSession) -> None:
     list(session.stream(PROMPT, 2))
     assert "gpu unknown" in session.report().line()
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+def test_lossless_with_and_without_speculation(speculate: bool) -> None:
+    with AdaptiveSession(sensors=FakeSensors(), provider="cpu", speculate=speculate) as session:
+        tokens = list(session.stream(PROMPT, 60))
+        report = session.report()
+    assert [token.id for token in tokens] == plain_greedy(session.codec.encode(PROMPT), 60)[: len(tokens)]
+    assert report.lossless
+    assert report.bit_exact
+    assert report.kept == sum(token.drafted_at is not None for token in tokens)
+    assert speculate or report.drafted == 0
+
+
+def test_a_second_turn_reuses_the_first(session: AdaptiveSession) -> None:
+    first = [token.id for token in session.stream(PROMPT, 20)]
+    prompt = session.codec.encode(PROMPT)
+    longer = [*prompt, *first, *session.codec.encode(" Then")]
+    reply = [token.id for token in session.stream(longer, 10)]
+    assert session.report().reused_tokens >= len(prompt) + len(first) - 1
+    assert reply == plain_greedy(longer, 10)[: len(reply)]

@@ -36,6 +36,13 @@ def run(
         int | None,
         typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores."),
     ] = None,
+    speculate: Annotated[
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate",
+            help="Let exits draft for the full model, losslessly; default: where it pays and is bit-exact here.",
+        ),
+    ] = None,
     chat_template: Annotated[
         bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's chat template if it has one.")
     ] = True,
@@ -59,7 +66,9 @@ def run(
 
     wanted = parse_budget(budget)  # before a download
     opened = Bundle.open(bundle, revision=revision, offline=offline)
-    with AdaptiveSession(opened, budget=wanted, provider=provider, threads=threads, max_context=max_context) as session:
+    with AdaptiveSession(
+        opened, budget=wanted, provider=provider, threads=threads, max_context=max_context, speculate=speculate
+    ) as session:
         interrupted = False
         if chat_template and session.codec.chat_template is not None:
             given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])

@@ -1,0 +1,201 @@
+"""The decode loop: exits, deep passes and speculation over one ladder, as the governor decides.
+
+A token that an exit has given and that was not shown yet is a *draft*. A deep pass verifies the drafts held at its
+positions, all in one batched call: their accepted prefix and one token of the full model's own are shown, the rest is
+rewound. Plain decoding, early exits and lossless self-speculation are the same loop under different verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from balcony_controller import Confidence, Governor, Outcome, Verdict
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.sampling import Choice, Sampler
+from balcony_edge.engine.stage import Head
+
+# A deep pass also looks at so many exits' tokens before its own positions: feedback for a few more rows of the head.
+FEEDBACK_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A token of the exit at ``depth``, after the token at ``position``.
+
+    ``likeliest``: the exit's likeliest token, whatever was drawn; ``expected``: the agreement forecast for it.
+    """
+
+    position: int
+    depth: int
+    choice: Choice
+    likeliest: int
+    expected: float
+
+
+class Shown(NamedTuple):
+    """A token to be shown: the depth that it is of, and the exit that drafted it where a deep pass confirmed that."""
+
+    token: int
+    depth: int
+    drafted_at: int | None = None
+
+
+class Checked(NamedTuple):
+    """How many shown tokens of exits a deep pass has compared with the full model's choices, and how many agreed."""
+
+    tokens: int = 0
+    agreed: int = 0
+
+    def plus(self, outcomes: Sequence[Outcome]) -> Checked:
+        """With these added."""
+        return Checked(self.tokens + len(outcomes), self.agreed + sum(outcome.agreed for outcome in outcomes))
+
+
+class Decoder:
+    """One reply: ``tokens`` begins as the prompt (already in the ladder) and grows by what is shown.
+
+    ``unverified`` are exits' tokens that were shown and that no deep pass has seen; ``checked`` counts those that one
+    has; ``drafts`` counts (made, kept) of speculation.
+    """
+
+    def __init__(
+        self, ladder: Ladder, governor: Governor, sampler: Sampler, prompt: Sequence[int], ends: frozenset[int]
+    ) -> None:
+        self._ladder = ladder
+        self._governor = governor
+        self._sampler = sampler
+        self._ends = ends
+        self.tokens = list(prompt)
+        self.unverified: list[Draft] = []
+        self.checked = Checked()
+        self.drafts = (0, 0)
+        self._top: tuple[int, int, float] = (-1, 0, 0.0)
+
+    def step(self, most: int) -> list[Shown]:
+        """The next tokens, one at least and ``most`` at the most, at the price of one deep pass at the most.
+
+        The last one is in ``tokens``, but not yet in the ladder.
+        """
+        ladder, governor = self._ladder, self._governor
+        if len(self.tokens) > ladder.length:
+            ladder.append(self.tokens[ladder.length :])
+        held: list[Draft] = []
+        while True:
+            depth, gate = self._look()
+            if depth == ladder.full:
+                return self._deep_pass(held)
+            logits = ladder.next_logits(depth)
+            choice = self._sampler.choose(logits, self.tokens)
+            likeliest = choice.token if self._sampler.plain_greedy else int(logits.argmax())
+            confidence = self._confidence(logits, likeliest, depth)
+            verdict = governor.judge(depth, gate, confidence, held=len(held))
+            if verdict in (Verdict.HOLD, Verdict.VERIFY) and (
+                # The deep pass at this very position tells as much.
+                len(held) + 1 >= min(most, Head.MAX_ROWS - FEEDBACK_ROWS)
+                or ladder.length >= ladder.context
+                or choice.token in self._ends
+            ):
+                verdict = Verdict.DEEPEN
+            if verdict is Verdict.DEEPEN:
+                return self._deep_pass(held)
+            held.append(Draft(ladder.length - 1, depth, choice, likeliest, governor.expected))
+            self.tokens.append(choice.token)
+            if verdict is Verdict.EMIT:
+                self.unverified += held
+                return [Shown(draft.choice.token, draft.depth) for draft in held]
+            ladder.append([choice.token])
+            if verdict is Verdict.VERIFY:
+                return self._deep_pass(held)
+
+    def verify_shown(self) -> None:
+        """Compare all shown tokens that no deep pass has seen with the full model's choices."""
+        waiting, self.unverified = self.unverified, []
+        outcomes: list[Outcome] = []
+        for first in range(0, len(waiting), Head.MAX_ROWS):
+            group = waiting[first : first + Head.MAX_ROWS]
+            rows = self._ladder.logits_view(self._ladder.full, group[0].position, group[-1].position + 1)
+            outcomes += [_outcome(draft, rows[draft.position - group[0].position]) for draft in group]
+        self.checked = self.checked.plus(outcomes)
+        self._governor.verified(outcomes)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[int, float | None]:
+        """(depth to go to, its gate's logit): the trunk has been advanced as far as was looked at."""
+        ladder, governor = self._ladder, self._governor
+        split = governor.first_split()
+        while split != ladder.full:
+            ladder.advance_trunk(split, ladder.length)
+            gate = ladder.gate(split)
+            following, _ = governor.stop_at(split, gate)
+            if following is None:
+                return split, gate
+            split = following
+        return split, None
+
+    def _deep_pass(self, held: list[Draft]) -> list[Shown]:
+        """Full depth for all positions; the drafts that it confirms, and its own token."""
+        ladder, sampler = self._ladder, self._sampler
+        first = ladder.length - 1 if not held else held[0].position
+        before = self._contiguous(first)
+        start = first - len(before)
+        rows = ladder.logits_view(ladder.full, start, ladder.length)
+        outcomes = [_outcome(draft, rows[draft.position - start]) for draft in before]
+        self.checked = self.checked.plus(outcomes)
+        shown: list[Shown] = []
+        # Of the tokens in the ladder, those up to and with position ``first`` are certain.
+        del self.tokens[first + 1 :]
+        for draft in held:
+            row = rows[draft.position - start]
+            outcomes.append(_outcome(draft, row))
+            token, kept = sampler.verify(draft.choice, row, self.tokens)
+            shown.append(Shown(token, ladder.full, draft.depth if kept else None))
+            self.tokens.append(token)
+            if not kept or token in self._ends:
+                break
+        else:
+            token = sampler.choose(rows[len(self.tokens) - 1 - start], self.tokens).token
+            shown.append(Shown(token, ladder.full))
+            self.tokens.append(token)
+        ladder.rewind(len(self.tokens) - 1)
+        kept_drafts = sum(item.drafted_at is not None for item in shown)
+        self.drafts = (self.drafts[0] + len(held), self.drafts[1] + kept_drafts)
+        self._governor.verified(outcomes)
+        return shown
+
+    def _contiguous(self, first: int) -> list[Draft]:
+        """Shown but unverified tokens right before position ``first``, taken off the list."""
+        count = 0
+        waiting = self.unverified
+        while count < min(FEEDBACK_ROWS, len(waiting)) and waiting[-1 - count].position == first - 1 - count:
+            count += 1
+        taken = waiting[len(waiting) - count :]
+        del waiting[len(waiting) - count :]
+        return taken
+
+    def _confidence(self, logits: npt.NDArray[np.float32], likeliest: int, depth: int) -> Confidence:
+        """How sure the exit is; ``previous`` where the same exit gave the token before."""
+        position = self._ladder.length - 1
+        before, at, top = self._top
+        found = confidence(logits, likeliest)
+        self._top = (position, depth, found.top)
+        return replace(found, previous=top) if (before, at) == (position - 1, depth) else found
+
+
+def confidence(logits: npt.NDArray[np.float32], likeliest: int) -> Confidence:
+    """Log-probability of the likeliest token of logits [V], and its lead over the second."""
+    best = logits[likeliest]
+    top = -float(np.log(np.exp(logits - best).sum()))
+    logits[likeliest] = -np.inf
+    margin = float(best - logits.max())
+    logits[likeliest] = best
+    return Confidence(top, margin)
+
+
+def _outcome(draft: Draft, truth: npt.NDArray[np.float32]) -> Outcome:
+    return Outcome(draft.depth, draft.expected, draft.likeliest == int(truth.argmax()))
