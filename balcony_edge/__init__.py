@@ -22,12 +22,14 @@ if TYPE_CHECKING:
         BudgetError,
         BundleError,
         DataError,
+        DeviceProfileError,
         ExitsError,
         HubError,
         ModelError,
         PromptError,
         ProviderError,
         RuntimeMissingError,
+        TraceError,
         VerifyError,
     )
     from balcony_edge.report import Report
@@ -43,6 +45,7 @@ __all__ = [
     "Bundle",
     "BundleError",
     "DataError",
+    "DeviceProfileError",
     "ExitsError",
     "HubError",
     "ModelError",
@@ -51,6 +54,7 @@ __all__ = [
     "Report",
     "RuntimeMissingError",
     "Token",
+    "TraceError",
     "VerifyError",
 ]
 

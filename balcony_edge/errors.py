@@ -9,6 +9,8 @@ BalconyError
 ├── VerifyError           a bundle that does not compute what its model does, or cannot be compared with it
 ├── HubError              a bundle that cannot be sent to, or had from, where it is shared
 ├── PromptError           a prompt that cannot be run
+├── TraceError            a recording of sensors that cannot be written or played
+├── DeviceProfileError    a device profile that is missing or malformed
 ├── BudgetError           a budget that cannot be read or cannot be kept on this device
 └── ProviderError         an execution provider that was asked for and not obtained
 """
@@ -55,6 +57,14 @@ class HubError(BalconyError):
 
 class PromptError(BalconyError):
     """A prompt that cannot be run."""
+
+
+class TraceError(BalconyError):
+    """A recording of sensors that cannot be written or played."""
+
+
+class DeviceProfileError(BalconyError):
+    """A device profile that is missing, malformed or cannot be written."""
 
 
 class BudgetError(BalconyError):

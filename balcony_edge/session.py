@@ -24,8 +24,8 @@ from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import BudgetError, BundleError, PromptError
 from balcony_edge.report import Report
-from balcony_edge.telemetry import FakeSensors, Snapshot
 from balcony_edge.telemetry import Sampler as SensorSampler
+from balcony_edge.telemetry import Sensors, Snapshot
 from balcony_edge.text import TextCodec
 
 
@@ -80,7 +80,7 @@ class AdaptiveSession:
         provider: str = "auto",
         threads: int | None = None,
         max_context: int | None = None,
-        sensors: SensorSampler | FakeSensors | None = None,
+        sensors: Sensors | None = None,
         speculate: bool | None = None,
     ) -> None:
         parsed = parse_budget(budget)
@@ -106,7 +106,7 @@ class AdaptiveSession:
         self.ladder.observer = self.governor.observe
         self._ends = frozenset(manifest.generation.eos_token_ids)
         # An open NVML handle keeps a laptop's GPU awake: only where that GPU decodes.
-        self._sensors = sensors or SensorSampler(nvml=runtime.provider == "cuda")
+        self._sensors: Sensors = sensors or SensorSampler(nvml=runtime.provider == "cuda")
         self._sensors.start()
         self._heard: Snapshot | None = None
         self._reply = 0

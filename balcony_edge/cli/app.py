@@ -11,6 +11,7 @@ import balcony_edge
 from balcony_edge.cli.inspect import inspect
 from balcony_edge.cli.run import run
 from balcony_edge.cli.share import pull, push
+from balcony_edge.cli.watch import watch
 from balcony_edge.errors import BalconyError
 
 GROUP = "balcony_edge.commands"
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="One frozen language model at many depths, under a budget.",
 )
-for verb in (run, inspect, push, pull):
+for verb in (run, inspect, push, pull, watch):
     app.command()(verb)
 
 

@@ -26,7 +26,10 @@ def _import_psutil() -> Any:
 
 
 class HostReader:
-    """Processor load since the reading before, and memory. ``load`` returns ``psutil``; a test gives its own."""
+    """Processor load since the reading before, and memory. ``load`` returns ``psutil``; a test gives its own.
+
+    ``elsewhere``: the files are another device's, of which psutil knows nothing.
+    """
 
     def __init__(
         self,
@@ -34,8 +37,10 @@ class HostReader:
         load: Callable[[], Any] = _import_psutil,
         sysfs: Sysfs | None = None,
         clock: Clock = time.monotonic,
+        elsewhere: bool = False,
     ) -> None:
         self._load = load
+        self._elsewhere = elsewhere
         self._sysfs = sysfs or Sysfs()
         self._clock = clock
         self._thread: int | None = None
@@ -102,6 +107,8 @@ class HostReader:
 
     def _ask(self, unit: str, call: Callable[[Any], object]) -> object:
         """What psutil answers, or a Reading that says why it does not."""
+        if self._elsewhere:
+            return self._unknown(unit, "psutil only reads this machine, and the files are another device's")
         try:
             return call(self._load())
         except ImportError:

@@ -76,12 +76,13 @@ def device_sources(
 ) -> tuple[Source, ...]:
     """The readers for this machine; for each signal the first that knows a value wins. Nothing is read here.
 
+    Below another ``root`` than ``/`` lie another device's files: psutil, which only reads this machine, is left out.
     ``battery`` takes the place of the kernel's batteries. ``nvml=False`` leaves NVIDIA's library alone, which
     lets a laptop's GPU sleep while the model runs on the CPU.
     """
     sysfs = Sysfs(root)
     jetson = JetsonReader(sysfs=sysfs, clock=clock)
-    host = HostReader(sysfs=sysfs, clock=clock)
+    host = HostReader(sysfs=sysfs, clock=clock, elsewhere=os.fspath(root) != "/")
     rails = ModulePower(sysfs, clock)
     thermal = ThermalReader(sysfs, clock)
     throttle = ThrottleReader(sysfs, clock)

@@ -1,0 +1,56 @@
+"""The profile of this device: the one that was asked for, the user's own, or one of the package."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import platformdirs
+
+from balcony_edge.errors import DeviceProfileError
+from balcony_profiles import DeviceProfile, Identity, ProfileError, UnknownProfileError, load, load_file, match
+
+VARIABLE = "BALCONY_PROFILE"
+
+
+class FoundProfile(NamedTuple):
+    """A profile, or none, and why it is this one."""
+
+    profile: DeviceProfile | None
+    by: str
+
+
+def profile_folder() -> Path:
+    """Where the user's own profiles lie, one TOML file each (``BALCONY_PROFILE_DIR`` moves it)."""
+    return Path(
+        os.environ.get("BALCONY_PROFILE_DIR") or Path(platformdirs.user_config_dir("balcony-edge")) / "profiles"
+    )
+
+
+def find_profile(identity: Identity, wanted: str | None = None) -> FoundProfile:
+    """The profile to use: ``wanted`` (a name or a file), else ``BALCONY_PROFILE``, else the best match.
+
+    The user's own profiles come before those of the package.
+
+    Raises:
+        DeviceProfileError: if the one that was asked for is missing, or any is malformed.
+    """
+    given, by = wanted, "asked for"
+    if given is None and os.environ.get(VARIABLE):
+        given, by = os.environ[VARIABLE], VARIABLE
+    try:
+        own = {path.stem: load_file(path) for path in sorted(profile_folder().glob("*.toml"))}
+        if given is not None:
+            if given in own:
+                return FoundProfile(own[given], by)
+            file = given.endswith(".toml") or os.sep in given
+            return FoundProfile(load_file(Path(given)) if file else load(given), by)
+    except UnknownProfileError as error:
+        raise DeviceProfileError(str(error), "choose one of them, or give a TOML file") from error
+    except ProfileError as error:
+        raise DeviceProfileError(str(error), "correct it as docs/profiles.md says, or leave it out") from error
+    found = match(identity, [profile for profile in own.values() if profile.tag == "measured"]) or match(identity)
+    if found is None:
+        return FoundProfile(None, f"no profile of this Jetson ({identity.compatible})")
+    return FoundProfile(found.profile, found.by)

@@ -1,0 +1,151 @@
+"""Profiles by name, from a file, or by what a machine says of itself."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from balcony_profiles.identity import Identity
+from balcony_profiles.schema import DeviceProfile, Matching
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_LARGEST_FILE = 1 << 20
+
+
+class ProfileError(ValueError):
+    """A profile's file says something that cannot be understood."""
+
+
+class UnknownProfileError(ValueError):
+    """No profile has the name that was asked for."""
+
+
+class Match(NamedTuple):
+    """A profile, and what it was recognised by."""
+
+    profile: DeviceProfile
+    by: str
+
+
+def names() -> tuple[str, ...]:
+    """The names of all profiles that come with the package, sorted."""
+    found = (entry.name for entry in files("balcony_profiles").iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
+@cache
+def load(name: str) -> DeviceProfile:
+    """The profile called ``name``, such as ``"orin-nano-8gb"``.
+
+    Raises:
+        UnknownProfileError: if there is none; the message lists the names.
+        ProfileError: if its file is malformed.
+    """
+    known = names()
+    if name not in known:
+        raise UnknownProfileError(f"no device profile is called {name!r}; there are {', '.join(known)}")
+    text = files("balcony_profiles").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    return parse(name, text)
+
+
+def load_file(path: Path) -> DeviceProfile:
+    """The profile in a file of the user's own; its name is the file's.
+
+    Raises:
+        ProfileError: if the file cannot be read or is malformed.
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LARGEST_FILE + 1)
+        if len(raw) > _LARGEST_FILE:
+            raise ProfileError(f"profile {path}: larger than {_LARGEST_FILE} bytes")
+        text = raw.decode("utf-8")
+    except OSError as error:
+        raise ProfileError(f"profile {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ProfileError(f"profile {path}: {error}") from error
+    return parse(path.stem or "profile", text)
+
+
+def parse(name: str, text: str) -> DeviceProfile:
+    """The profile in the TOML ``text``; every key must be known and have the right type.
+
+    Raises:
+        ProfileError: naming the profile and the key.
+    """
+    try:
+        # By way of JSON, whose lists the strict schema takes as tuples; TOML's dates are refused there.
+        document = json.dumps({**tomllib.loads(text), "name": name})
+        return DeviceProfile.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ProfileError(f"profile {name}: {where}: {first['msg']}") from error
+    except (tomllib.TOMLDecodeError, TypeError, RecursionError) as error:
+        raise ProfileError(f"profile {name}: {error}") from error
+
+
+def to_toml(profile: DeviceProfile) -> str:
+    """The text of a profile's file; ``parse`` gives the same profile back."""
+    import tomli_w  # only whoever writes one needs it
+
+    return tomli_w.dumps(profile.model_dump(mode="json", exclude={"name"}, exclude_defaults=True))
+
+
+def match(identity: Identity, profiles: Iterable[DeviceProfile] | None = None) -> Match | None:
+    """The profile of the machine that ``identity`` describes, or ``None`` for one that nobody has described.
+
+    The device tree speaks first, then DMI, the processor's name, the GPU's name, and last what kind of machine it is;
+    of several the longest id wins. ``profiles`` default to those of the package. A Jetson without a profile of its own
+    is not taken for anything generic.
+    """
+    best: tuple[tuple[int, int, bool], Match] | None = None
+    for profile in (load(name) for name in names()) if profiles is None else profiles:
+        found = _score(profile, identity)
+        if found is not None and (best is None or found[0] > best[0]):
+            best = found[0], Match(profile, found[1])
+    return None if best is None else best[1]
+
+
+def _score(profile: DeviceProfile, identity: Identity) -> tuple[tuple[int, int, bool], str] | None:
+    """((rank of the evidence, its length, whether it is about laptops), what it is), or ``None``."""
+    wanted = profile.match
+    ways = (
+        ("device tree", wanted.device_tree, identity.compatible, True),
+        ("DMI", wanted.dmi, identity.dmi, False),
+        ("processor", wanted.cpu, identity.cpu, False),
+        ("NVML name", wanted.nvml, identity.nvml, False),
+    )
+    for rank, (title, ids, said, whole) in enumerate(ways):
+        hits = [wanted_id for wanted_id in ids if _says(said, wanted_id, whole)]
+        if hits and _portable_fits(wanted, identity):
+            longest = max(hits, key=len)
+            if rank == 3 and identity.jetson:
+                continue  # an integrated GPU says nothing of the board
+            return (len(ways) - rank, len(longest), wanted.portable is not None), f"{title} {longest}"
+    if profile.tag == "generic" and not any(ids for _, ids, _, _ in ways) and not identity.jetson:
+        return ((0, 0, False), "nothing more specific") if _portable_fits(wanted, identity) else None
+    return None
+
+
+def _says(said: str, wanted: str, whole: bool) -> bool:
+    if not whole:
+        return wanted.lower() in said.lower()
+    # Module ids hold hyphens, so that "p3767-0005" must not be found in "p3767-0005x".
+    return re.search(rf"(?<![a-z0-9]){re.escape(wanted.lower())}(?![a-z0-9])", said.lower()) is not None
+
+
+def _portable_fits(wanted: Matching, identity: Identity) -> bool:
+    return wanted.portable is None or wanted.portable is bool(identity.portable)
