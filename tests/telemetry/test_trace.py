@@ -164,9 +164,12 @@ def test_a_recording_is_never_overwritten_and_needs_a_place(tmp_path: Path) -> N
 
 
 def test_a_full_disk_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="No space left"), Recorder(tmp_path / "t.jsonl") as recorder:
-        recorder._file = Path("/dev/full").open("w")  # noqa: SIM115
+    recorder = Recorder(tmp_path / "t.jsonl")
+    recorder.close()
+    recorder._file = Path("/dev/full").open("w")  # noqa: SIM115
+    with pytest.raises(TraceError, match="No space left"):
         recorder.note(Snapshot.unknown(), 0.0)
+    recorder.close()
 
 
 def test_a_player_has_the_samplers_interface() -> None:
