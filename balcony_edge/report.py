@@ -85,8 +85,9 @@ class Report:
             if self.lossless
             else f"agreement with full {number(self.agreement, '.1%')} ({known} of {self.tokens} verified)"
         )
+        reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         return (
-            f"prompt {self.prompt_tokens} tokens {number(self.prompt_tok_s, '.0f')} tok/s, "
+            f"prompt {self.prompt_tokens} tokens{reused} {number(self.prompt_tok_s, '.0f')} tok/s, "
             f"first token {number(self.first_token_ms, '.1f')} ms | "
             f"{self.tokens} tokens {number(self.decode_tok_s, '.0f')} tok/s, "
             f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}{beyond}) | "

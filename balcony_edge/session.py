@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from balcony_controller.signals import Signals
 from balcony_edge.bundle import Bundle
 from balcony_edge.calibrate import batching_is_bit_exact, load_or_measure
 from balcony_edge.decode import Checked, Decoder
+from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
@@ -147,6 +149,7 @@ class AdaptiveSession:
         if max_new_tokens < 1:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
+        self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
         return self._decode(ids, max_new_tokens, sampler, self._ends | set(stop))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
@@ -159,15 +162,29 @@ class AdaptiveSession:
         if wanted not in self.ladder.depths:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
-        self._reply += 1
-        self._decoder = None
-        observer, self.ladder.observer = self.ladder.observer, None
-        try:
+        self._end_reply()
+        with self._unobserved():
             self.ladder.rewind(0)
             self.ladder.append(ids)
             return self.ladder.logits(int(wanted))
-        finally:
-            self.ladder.observer = observer
+
+    def save_prompt(self, prompt: str | Sequence[int], path: str | Path) -> int:
+        """Run ``prompt`` through every depth and keep its caches in ``path`` (safetensors); the number of its tokens.
+
+        Later prompts that begin with it cost only what they add, also in another process: see ``load_prompt``.
+        """
+        self._end_reply()
+        self.ladder.resume(self._prompt_ids(prompt))
+        with self._unobserved():
+            for depth in self.ladder.depths:
+                self.ladder.outputs(depth, self.ladder.length)
+        prompt_cache.save(self.ladder, Path(path))
+        return self.ladder.length
+
+    def load_prompt(self, path: str | Path) -> int:
+        """Take a saved prompt's caches; the number of its tokens. Raises PromptError if they are not this bundle's."""
+        self._end_reply()
+        return prompt_cache.load(self.ladder, Path(path))
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -201,12 +218,9 @@ class AdaptiveSession:
         The pass is not charged to the reply; it ends a reply that still streams.
         """
         self._reply += 1
-        observer, self.ladder.observer = self.ladder.observer, None
-        try:
-            if self._decoder is not None:
+        if self._decoder is not None:
+            with self._unobserved():
                 self._decoder.verify_shown()
-        finally:
-            self.ladder.observer = observer
         return self.report()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -224,6 +238,20 @@ class AdaptiveSession:
         self.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _end_reply(self) -> None:
+        """What is about to be run takes the ladder; the reply that held it can no longer be audited."""
+        self._reply += 1
+        self._decoder = None
+
+    @contextmanager
+    def _unobserved(self) -> Iterator[None]:
+        """Graph runs inside are not charged to a token."""
+        observer, self.ladder.observer = self.ladder.observer, None
+        try:
+            yield
+        finally:
+            self.ladder.observer = observer
 
     def _prompt_ids(self, prompt: str | Sequence[int], spare: int = 1) -> list[int]:
         ids = self.codec.encode(prompt) if isinstance(prompt, str) else self.codec.check([int(i) for i in prompt])

@@ -24,7 +24,8 @@ def test_run_streams_text_to_stdout_and_figures_to_stderr() -> None:
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.split()) > 4
     assert "tok/s" not in result.stdout
-    figures = result.stderr.strip().splitlines()
+    memory, *figures = result.stderr.strip().splitlines()
+    assert memory.startswith("memory: about ")
     assert len(figures) == 1
     for word in ("prompt 4 tokens", "first token", "ms/token", "budget full", "full 100%", "lossless"):
         assert word in figures[0]
@@ -42,6 +43,21 @@ def test_run_reads_prompts_from_stdin_and_files(tmp_path: Path) -> None:
 def test_the_budget_comes_from_the_environment_too() -> None:
     result = cli("run", "-p", "Once", "-n", "4", BALCONY_BUDGET="500ms")
     assert "budget 500.0ms" in result.stderr
+
+
+def test_a_prompt_cache_is_made_once_and_used(tmp_path: Path) -> None:
+    cache = tmp_path / "made" / "prompt.safetensors"
+    arguments = ["run", "-p", "Once upon a time, there was", "-n", "6", "--prompt-cache", str(cache)]
+    first = cli(*arguments)
+    made = cache.read_bytes()
+    second = cli(*arguments)
+    assert first.returncode == second.returncode == 0, second.stderr
+    assert first.stdout == second.stdout
+    assert cache.read_bytes() == made
+    assert "reused" in second.stderr
+    assert "reused" not in first.stderr
+    cache.write_bytes(made[:200])
+    fails(cli(*arguments), "prompt.safetensors", "delete")
 
 
 def test_bad_input() -> None:

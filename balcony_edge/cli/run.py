@@ -50,6 +50,13 @@ def run(
         bool,
         typer.Option("--audit/--no-audit", help="After the reply, measure how many tokens are the full model's."),
     ] = True,
+    prompt_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompt-cache",
+            help="Keep the prompt's caches in this file (made if it is not there): a later start skips what it holds.",
+        ),
+    ] = None,
     max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
@@ -62,10 +69,13 @@ def run(
     text = _prompt(prompt if source is None else "-", file)
 
     from balcony_edge.bundle import Bundle
+    from balcony_edge.engine.footprint import Footprint
     from balcony_edge.session import AdaptiveSession, parse_budget
 
     wanted = parse_budget(budget)  # before a download
     opened = Bundle.open(bundle, revision=revision, offline=offline)
+    context = opened.manifest.architecture.context
+    print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
     with AdaptiveSession(
         opened, budget=wanted, provider=provider, threads=threads, max_context=max_context, speculate=speculate
     ) as session:
@@ -74,6 +84,8 @@ def run(
             given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])
         else:
             given = text
+        if prompt_cache is not None and prompt_cache.exists():
+            session.load_prompt(prompt_cache)
         tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
         try:
             for token in tokens:
@@ -85,6 +97,8 @@ def run(
         sys.stdout.flush()
         report = session.audit() if audit else session.report()
         print(report.line(), file=sys.stderr)
+        if prompt_cache is not None and not prompt_cache.exists():
+            session.save_prompt(given, prompt_cache)
     if interrupted:
         raise typer.Exit(130)
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle, Graph
 from balcony_edge.engine.caller import Control
+from balcony_edge.engine.footprint import Footprint, available_bytes
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.stage import Head, Stage
@@ -44,6 +45,8 @@ class Ladder:
         self.length = 0
         self.observer: Observer | None = None
         self.digest = manifest.digest
+        self.footprint = Footprint.of(manifest)
+        self.footprint.check_weights(str(bundle.path), available_bytes())
         self._room = min(self.context, self.BLOCK)
         self._padded = False
         self._ids = Buffer((1, self._room), np.int64)
@@ -104,6 +107,10 @@ class Ladder:
         self.rewind(shared)
         self.append(ids[shared:])
         return shared
+
+    def expect(self, length: int) -> None:
+        """The sequence may grow to ``length``: raises PromptError now where memory for that is not free."""
+        self.footprint.check_positions(length - self._room, available_bytes())
 
     @property
     def padded(self) -> bool:

@@ -44,15 +44,30 @@ class Buffer:
 
     def resize(self, positions: int, keep: int) -> None:
         """Room for ``positions``; the first ``keep`` of them keep their values, what lies behind is zero."""
-        kept = (*(slice(None) for _ in range(self._axis)), slice(0, keep))
-        old = self.host()[kept]
-        self._place((*self.shape[: self._axis], positions, *self.shape[self._axis + 1 :]))
+        kept = self.first(keep).copy()
+        self._place(self.shape_of(positions))
+        self.set_first(kept)
+
+    def shape_of(self, positions: int) -> tuple[int, ...]:
+        """The tensor's shape, were it of ``positions``."""
+        return (*self.shape[: self._axis], positions, *self.shape[self._axis + 1 :])
+
+    def first(self, positions: int) -> npt.NDArray[Any]:
+        """The values of the first ``positions``: a view on the CPU, a copy from a device."""
+        return self.host()[self._slice(positions)]
+
+    def set_first(self, values: npt.NDArray[Any]) -> None:
+        """Replace the values of the first positions; on a device, zero those behind."""
+        kept = self._slice(values.shape[self._axis])
         if self.array is not None:
-            self.array[kept] = old
+            self.array[kept] = values
             return
-        moved = np.zeros(self.shape, self.dtype)
-        moved[kept] = old
-        self.write(moved)
+        whole = np.zeros(self.shape, self.dtype)
+        whole[kept] = values
+        self.write(whole)
+
+    def _slice(self, positions: int) -> tuple[slice, ...]:
+        return (*(slice(None) for _ in range(self._axis)), slice(0, positions))
 
     def write(self, values: npt.NDArray[Any]) -> None:
         """Replace the whole tensor by values of its shape and type, in place."""
