@@ -59,7 +59,7 @@ def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
     """Where the calibration of this device and bundle is kept (``BALCONY_CACHE_DIR`` moves it)."""
     machine = (
         platform.machine(),
-        _cpu_model(),
+        cpu_model(),
         _power_mode(),
         os.cpu_count(),
         runtime.provider,
@@ -167,7 +167,8 @@ def _some_ids(ladder: Ladder, count: int) -> list[int]:
     return [int(token) for token in np.random.default_rng(count).integers(0, ladder.vocabulary, count)]
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's own name, empty where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

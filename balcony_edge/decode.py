@@ -1,4 +1,4 @@
-"""The decode loop: exits, deep passes and speculation over one ladder, as the governor decides.
+"""The decode loop: exits, deep passes and speculation over one ladder, as a policy (the governor, as a rule) decides.
 
 A token that an exit has given and that was not shown yet is a *draft*. A deep pass verifies the drafts held at its
 positions, all in one batched call: their accepted prefix and one token of the full model's own are shown, the rest is
@@ -7,14 +7,14 @@ rewound. Plain decoding, early exits and lossless self-speculation are the same 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from balcony_controller import Confidence, Governor, Outcome, Verdict
+from balcony_controller import Confidence, Outcome, Verdict
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Choice, Sampler
 from balcony_edge.engine.stage import Head
@@ -56,6 +56,31 @@ class Checked(NamedTuple):
         return Checked(self.tokens + len(outcomes), self.agreed + sum(outcome.agreed for outcome in outcomes))
 
 
+class Policy(Protocol):
+    """What decides for the decode loop: the part of Governor that it calls (see there)."""
+
+    @property
+    def expected(self) -> float:
+        """The agreement forecast for the token judged last."""
+        ...
+
+    def first_split(self) -> int:
+        """The shallowest depth worth looking at."""
+        ...
+
+    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
+        """(None, …) to run the exit here, or (the next depth to look at, …)."""
+        ...
+
+    def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
+        """What to do with an exit's token."""
+        ...
+
+    def verified(self, outcomes: Iterable[Outcome]) -> None:
+        """A deep pass has compared tokens of exits with the full model's."""
+        ...
+
+
 class Decoder:
     """One reply: ``tokens`` begins as the prompt (already in the ladder) and grows by what is shown.
 
@@ -64,10 +89,10 @@ class Decoder:
     """
 
     def __init__(
-        self, ladder: Ladder, governor: Governor, sampler: Sampler, prompt: Sequence[int], ends: frozenset[int]
+        self, ladder: Ladder, policy: Policy, sampler: Sampler, prompt: Sequence[int], ends: frozenset[int]
     ) -> None:
         self._ladder = ladder
-        self._governor = governor
+        self._policy = policy
         self._sampler = sampler
         self._ends = ends
         self.tokens = list(prompt)
@@ -81,7 +106,7 @@ class Decoder:
 
         The last one is in ``tokens``, but not yet in the ladder.
         """
-        ladder, governor = self._ladder, self._governor
+        ladder, policy = self._ladder, self._policy
         if len(self.tokens) > ladder.length:
             ladder.append(self.tokens[ladder.length :])
         held: list[Draft] = []
@@ -93,7 +118,7 @@ class Decoder:
             choice = self._sampler.choose(logits, self.tokens)
             likeliest = choice.token if self._sampler.plain_greedy else int(logits.argmax())
             confidence = self._confidence(logits, likeliest, depth)
-            verdict = governor.judge(depth, gate, confidence, held=len(held))
+            verdict = policy.judge(depth, gate, confidence, held=len(held))
             if verdict in (Verdict.HOLD, Verdict.VERIFY) and (
                 # The deep pass at this very position tells as much.
                 len(held) + 1 >= min(most, Head.MAX_ROWS - FEEDBACK_ROWS)
@@ -103,7 +128,7 @@ class Decoder:
                 verdict = Verdict.DEEPEN
             if verdict is Verdict.DEEPEN:
                 return self._deep_pass(held)
-            held.append(Draft(ladder.length - 1, depth, choice, likeliest, governor.expected))
+            held.append(Draft(ladder.length - 1, depth, choice, likeliest, policy.expected))
             self.tokens.append(choice.token)
             if verdict is Verdict.EMIT:
                 self.unverified += held
@@ -116,23 +141,26 @@ class Decoder:
         """Compare all shown tokens that no deep pass has seen with the full model's choices."""
         waiting, self.unverified = self.unverified, []
         outcomes: list[Outcome] = []
-        for first in range(0, len(waiting), Head.MAX_ROWS):
-            group = waiting[first : first + Head.MAX_ROWS]
-            rows = self._ladder.logits_view(self._ladder.full, group[0].position, group[-1].position + 1)
-            outcomes += [_outcome(draft, rows[draft.position - group[0].position]) for draft in group]
+        while waiting:
+            # Deep passes have left gaps: as many as lie within one call of the head.
+            first = waiting[0].position
+            group = [draft for draft in waiting if draft.position < first + Head.MAX_ROWS]
+            waiting = waiting[len(group) :]
+            rows = self._ladder.logits_view(self._ladder.full, first, group[-1].position + 1)
+            outcomes += [_outcome(draft, rows[draft.position - first]) for draft in group]
         self.checked = self.checked.plus(outcomes)
-        self._governor.verified(outcomes)
+        self._policy.verified(outcomes)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[int, float | None]:
         """(depth to go to, its gate's logit): the trunk has been advanced as far as was looked at."""
-        ladder, governor = self._ladder, self._governor
-        split = governor.first_split()
+        ladder, policy = self._ladder, self._policy
+        split = policy.first_split()
         while split != ladder.full:
             ladder.advance_trunk(split, ladder.length)
             gate = ladder.gate(split)
-            following, _ = governor.stop_at(split, gate)
+            following, _ = policy.stop_at(split, gate)
             if following is None:
                 return split, gate
             split = following
@@ -165,7 +193,7 @@ class Decoder:
         ladder.rewind(len(self.tokens) - 1)
         kept_drafts = sum(item.drafted_at is not None for item in shown)
         self.drafts = (self.drafts[0] + len(held), self.drafts[1] + kept_drafts)
-        self._governor.verified(outcomes)
+        self._policy.verified(outcomes)
         return shown
 
     def _contiguous(self, first: int) -> list[Draft]:

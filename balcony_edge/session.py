@@ -88,7 +88,7 @@ class AdaptiveSession:
         parsed = parse_budget(budget)
         self.bundle = Bundle.open(bundle)
         manifest = self.bundle.manifest
-        runtime = Runtime.start(provider, threads)
+        self.runtime = runtime = Runtime.start(provider, threads)
         self.codec = TextCodec(self.bundle)
         self.ladder = Ladder(self.bundle, runtime, max_context)
         self.ladder.padded = bool(speculate) and not batching_is_bit_exact(self.ladder)
@@ -98,12 +98,13 @@ class AdaptiveSession:
                 "on this machine a batch does not give the bits of single positions: speculation could change tokens",
                 "leave speculation out (--no-speculate), or export the bundle with --exactness bit or --precision fp32",
             )
+        self.speculates = self.calibration.bit_exact and speculate is not False
         self.governor = Governor(
             ladder_shape(self.ladder),
             CostModel(self.calibration.profiles),
             quality_model(self.bundle),
             parsed,
-            rounds=self.calibration.bit_exact and speculate is not False,
+            rounds=self.speculates,
         )
         self.ladder.observer = self.governor.observe
         self._ends = frozenset(manifest.generation.eos_token_ids)
@@ -114,6 +115,11 @@ class AdaptiveSession:
         self._reply = 0
         self._figures = _Figures()
         self._decoder: Decoder | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What the sensors say of this device right now."""
+        return self._sensors.snapshot
 
     # --- the budget -----------------------------------------------------------------------------------------------
 
@@ -162,8 +168,8 @@ class AdaptiveSession:
         if wanted not in self.ladder.depths:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
-        self._end_reply()
-        with self._unobserved():
+        self.end_reply()
+        with self.unobserved():
             self.ladder.rewind(0)
             self.ladder.append(ids)
             return self.ladder.logits(int(wanted))
@@ -173,9 +179,9 @@ class AdaptiveSession:
 
         Later prompts that begin with it cost only what they add, also in another process: see ``load_prompt``.
         """
-        self._end_reply()
+        self.end_reply()
         self.ladder.resume(self._prompt_ids(prompt))
-        with self._unobserved():
+        with self.unobserved():
             for depth in self.ladder.depths:
                 self.ladder.outputs(depth, self.ladder.length)
         prompt_cache.save(self.ladder, Path(path))
@@ -183,7 +189,7 @@ class AdaptiveSession:
 
     def load_prompt(self, path: str | Path) -> int:
         """Take a saved prompt's caches; the number of its tokens. Raises PromptError if they are not this bundle's."""
-        self._end_reply()
+        self.end_reply()
         return prompt_cache.load(self.ladder, Path(path))
 
     # --- figures --------------------------------------------------------------------------------------------------
@@ -219,7 +225,7 @@ class AdaptiveSession:
         """
         self._reply += 1
         if self._decoder is not None:
-            with self._unobserved():
+            with self.unobserved():
                 self._decoder.verify_shown()
         return self.report()
 
@@ -239,13 +245,13 @@ class AdaptiveSession:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _end_reply(self) -> None:
+    def end_reply(self) -> None:
         """What is about to be run takes the ladder; the reply that held it can no longer be audited."""
         self._reply += 1
         self._decoder = None
 
     @contextmanager
-    def _unobserved(self) -> Iterator[None]:
+    def unobserved(self) -> Iterator[None]:
         """Graph runs inside are not charged to a token."""
         observer, self.ladder.observer = self.ladder.observer, None
         try:

@@ -16,6 +16,7 @@ from balcony_edge.decode import Decoder, confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler, distribution
+from balcony_edge.engine.stage import Head
 from helpers.places import MakeBundle
 from helpers.random_governor import RandomGovernor
 from helpers.schedules import fresh_logits
@@ -91,6 +92,27 @@ def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
     agreed = [draft.likeliest == full[position] for position, draft in shown.items()]
     if agreed:
         assert [outcome.agreed for outcome in governor.outcomes[-len(agreed) :]] == agreed
+
+
+def test_tokens_far_apart_are_checked_in_several_calls(ladder: Ladder) -> None:
+    """Deep passes leave gaps between the tokens that nobody has checked: more positions than the head takes at once."""
+    governor = RandomGovernor(ladder.depths, 8, [Verdict.EMIT])
+    decoder = decode(ladder, governor, ladder.context - len(PROMPT))
+    positions = [draft.position for draft in decoder.unverified]
+    assert positions[-1] - positions[0] > Head.MAX_ROWS
+    assert len(positions) < positions[-1] - positions[0] + 1
+    checked = len(governor.outcomes)
+    decoder.verify_shown()
+    full = fresh_logits(ladder, decoder.tokens[:-1], ladder.full).argmax(axis=1)
+    expected = [full[position] == decoder.tokens[position + 1] for position in positions]
+    assert [outcome.agreed for outcome in governor.outcomes[checked:]] == expected
+
+
+def test_the_head_refuses_more_rows_than_it_has(ladder: Ladder) -> None:
+    ladder.rewind(0)
+    ladder.append([1] * (Head.MAX_ROWS + 1))
+    with pytest.raises(ValueError, match="rows at a time"):
+        ladder.logits_view(ladder.full, 0, Head.MAX_ROWS + 1)
 
 
 def test_prompts_share_their_beginning(ladder: Ladder) -> None:

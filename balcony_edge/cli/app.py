@@ -8,6 +8,7 @@ from importlib import metadata
 import typer
 
 import balcony_edge
+from balcony_edge.cli.bench import bench
 from balcony_edge.cli.inspect import inspect
 from balcony_edge.cli.run import run
 from balcony_edge.cli.share import pull, push
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="One frozen language model at many depths, under a budget.",
 )
-for verb in (run, inspect, push, pull, watch):
+for verb in (run, bench, inspect, push, pull, watch):
     app.command()(verb)
 
 

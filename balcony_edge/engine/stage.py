@@ -122,6 +122,8 @@ class Head:
 
     def rows(self, hidden: Buffer, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Logits of positions [start, stop), at most MAX_ROWS: a view that the next call overwrites."""
+        if not 0 < stop - start <= self.MAX_ROWS:
+            raise ValueError(f"the head gives 1 to {self.MAX_ROWS} rows at a time, not {stop - start}")
         call = self._calls[id(hidden)]
         call(start, stop)
         self.elapsed_ms = call.elapsed_ms

@@ -1,0 +1,125 @@
+"""``balcony-edge bench``: tokens per second of every exit, full depth, lossless speculation and budgets."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+
+
+class Output(str, Enum):
+    """How the result is written."""
+
+    MD = "md"
+    JSON = "json"
+    CSV = "csv"
+
+
+def bench(
+    bundle: Annotated[
+        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name); none: the embedded demo.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option("-p", "--n-prompt", min=1, help="Tokens of the prompt.")] = 512,
+    new_tokens: Annotated[int, typer.Option("-n", "--n-gen", min=2, help="Tokens to decode.")] = 128,
+    rounds: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Rounds through all modes.")] = 5,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure adaptive decoding under this budget, as 25ms. Repeatable; default: two in between."),
+    ] = None,
+    output: Annotated[Output, typer.Option("-o", "--output", help="md, json or csv.")] = Output.MD,
+    provider: Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option("-t", "--threads", envvar="BALCONY_THREADS", min=1, help="CPU threads.")
+    ] = None,
+    speculate: Annotated[
+        bool | None, typer.Option("--speculate/--no-speculate", help="As of run; default: where it is bit-exact here.")
+    ] = None,
+    max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
+) -> None:
+    """Measure a bundle on this machine: one row per exit, full depth, lossless speculation and budgets."""
+    from balcony_edge.bench import bench as measure
+    from balcony_edge.bundle import Bundle
+    from balcony_edge.session import AdaptiveSession, parse_budget
+
+    budgets = tuple(budget or ())
+    for text in budgets:
+        parse_budget(text)  # before a download
+    opened = Bundle.open(bundle, revision=revision, offline=offline)
+    with AdaptiveSession(
+        opened, provider=provider, threads=threads, max_context=max_context, speculate=speculate
+    ) as session:
+        found = measure(session, prompt_tokens, new_tokens, rounds, budgets, _progress())
+    write: dict[Output, Callable[[dict[str, Any]], str]] = {
+        Output.MD: markdown,
+        Output.JSON: json.dumps,
+        Output.CSV: comma_separated,
+    }
+    typer.echo(write[output](found))
+
+
+def _progress() -> Callable[[str], None]:
+    """A line that is written over, where somebody watches."""
+    if not sys.stderr.isatty():
+        return lambda _: None
+    return lambda text: print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+
+def name(row: dict[str, Any], full: int) -> str:
+    """How a row's mode is called: "exit 3", "full", "lossless", "adaptive 25ms"."""
+    if row["mode"] == "exit":
+        return f"exit {row['depth']} of {full}"
+    return f"adaptive {row['budget']}" if row["mode"] == "adaptive" else str(row["mode"])
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """llama-bench's kind of table, then the machine on one line."""
+    machine = found["machine"]
+    full = next(row["depth"] for row in found["rows"] if row["mode"] == "full")
+    head = [
+        *("model", "size", "precision", "backend", "threads", "mode"),
+        *(f"pp{found['prompt_tokens']} t/s", f"tg{found['new_tokens']} t/s"),
+        *("J/token", "agreement", "drafts kept", "of traffic bound"),
+    ]
+    rows = [head, ["---", "---:", "---", "---", "---:", "---", *["---:"] * 6]]
+    for row in found["rows"]:
+        rows.append(
+            [
+                machine["model"],
+                f"{machine['weights_bytes'] / 2**20:.1f} MiB",
+                machine["precision"],
+                machine["provider"].upper(),
+                str(machine["threads"]),
+                name(row, full),
+                f"{row['pp_tok_s']:.2f} ± {row['pp_sd']:.2f}",
+                f"{row['tg_tok_s']:.2f} ± {row['sd']:.2f}",
+                _number(row["j_per_token"], ".4f"),
+                _number(row["agreement"], ".3f"),
+                _number(row["kept"], ".0%"),
+                _number(row["traffic_share"], ".2f"),
+            ]
+        )
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    about = f"{machine['processor']}, onnxruntime {machine['onnxruntime']}, {found['rounds']} rounds"
+    return "\n".join([*lines, "", about])
+
+
+def comma_separated(found: dict[str, Any]) -> str:
+    """One line per row, the machine's facts in each."""
+    out = io.StringIO()
+    rows = [{**row, **found["machine"]} for row in found["rows"]]
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().rstrip("\n")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
