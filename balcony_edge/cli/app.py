@@ -9,7 +9,9 @@ import typer
 
 import balcony_edge
 from balcony_edge.cli.bench import bench
+from balcony_edge.cli.doctor import doctor
 from balcony_edge.cli.inspect import inspect
+from balcony_edge.cli.profile import profile
 from balcony_edge.cli.run import run
 from balcony_edge.cli.share import pull, push
 from balcony_edge.cli.watch import watch
@@ -25,7 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="One frozen language model at many depths, under a budget.",
 )
-for verb in (run, bench, inspect, push, pull, watch):
+for verb in (run, bench, inspect, push, pull, doctor, watch, profile):
     app.command()(verb)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +59,19 @@ def onnxruntime() -> Any:
     return module
 
 
+def preload_cuda(ort: Any) -> str:
+    """Load the CUDA libraries that pip has installed, which no search path knows; what it says of missing ones.
+
+    Only GPU builds have anything to load. Called again it does nothing new.
+    """
+    said = io.StringIO()
+    if hasattr(ort, "preload_dlls"):
+        # It prints to stdout, where answers go; a library that is missing shows when a session asks for it.
+        with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
+            ort.preload_dlls()
+    return said.getvalue()
+
+
 def default_threads() -> int:
     """Physical cores that this process may use: hyper-threads only spin against each other."""
     import psutil
@@ -90,7 +105,9 @@ class Runtime:
                 "pip uninstall -y onnxruntime && pip install 'balcony-edge[gpu]'",
             )
         if provider == "auto":
-            provider = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() and _has_nvidia_device() else "cpu"
+            provider = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() and has_nvidia_device() else "cpu"
+        if provider == "cuda":
+            preload_cuda(ort)
         if _pool_threads is None:
             _pool_threads = threads or default_threads()
             # Pools of their own would spin against each other between the segments of one token (3.5x slower).
@@ -152,5 +169,6 @@ def _version(module: Any = None) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def _has_nvidia_device() -> bool:
+def has_nvidia_device() -> bool:
+    """Whether a driver of NVIDIA's has made its device nodes."""
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu"))

@@ -36,7 +36,7 @@ class JetsonReader:
     def gpu_load(self) -> Reading:
         """Busy share of the GPU, 0 to 1, of all processes. 0 is an idle or a power-gated GPU."""
         reasons = []
-        nodes = [f"{DEVFREQ}/{node}/device/load" for node in self._gpu_nodes()]
+        nodes = [f"{DEVFREQ}/{node}/device/load" for node in self.gpu_nodes()]
         for path in [*nodes, *_FIXED_LOADS]:
             number = self._sysfs.number(path)
             if number.value is not None and 0 <= number.value <= 1000:
@@ -50,7 +50,7 @@ class JetsonReader:
 
     def gpu_clock(self) -> Reading:
         """Present clock of the GPU, Hz. A clock of 0 is a power-gated GPU, hence unknown."""
-        nodes = self._gpu_nodes()
+        nodes = self.gpu_nodes()
         if THOR_GPU in self._sysfs.entries(DEVFREQ):
             nodes.insert(0, THOR_GPU)
         reason = f"no GPU under /{DEVFREQ}"
@@ -64,7 +64,7 @@ class JetsonReader:
                 reason = number.reason or f"{node}: {number.value} Hz is implausible"
         return self._unknown("Hz", reason)
 
-    def _gpu_nodes(self) -> list[str]:
+    def gpu_nodes(self) -> list[str]:
         """Names under devfreq whose device-tree node is a GPU; the names themselves differ by release."""
         nodes = []
         for node in self._sysfs.entries(DEVFREQ):

@@ -27,7 +27,8 @@ class PowerModeReader:
         """The mode's number, with its name as ``text``; without a name the number alone."""
         status = self._sysfs.text(STATUS, 256)
         if status.value is None:
-            return Reading.unknown("id", "nvpmodel", status.reason, self._clock())
+            reason = "this device has no nvpmodel" if "ENOENT" in status.reason else status.reason
+            return Reading.unknown("id", "nvpmodel", reason, self._clock())
         found = _MODE.search(status.value)
         if found is None:
             return Reading.unknown("id", "nvpmodel", f"/{STATUS} names no mode", self._clock())

@@ -9,8 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
-Point = tuple[Count, Positive]
-"""Positions in one call, and the milliseconds that the call takes."""
 
 
 class _Table(BaseModel):
@@ -109,15 +107,13 @@ class Measured(_Table):
     power_mode: Text | None = None
     bundle: Text
     """sha256 of the bundle that the stages are of."""
-    bandwidth_threads: Count | None = None
-    """Threads that the memory bandwidth was reached with."""
     token_ms: dict[str, Positive] = {}
     """Depth -> median ms of a token."""
     token_mj: Positive | None = None
     """Energy of a full-depth token beyond idling, mJ."""
     power_source: Text | None = None
-    stages: dict[str, tuple[Point, ...]] = {}
-    """Stage -> points (positions in one call, ms)."""
+    stages: dict[str, dict[str, Positive]] = {}
+    """Stage -> positions in one call -> ms of that call."""
 
 
 class DeviceProfile(_Table):

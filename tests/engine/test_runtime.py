@@ -59,7 +59,7 @@ def test_unknown_providers_and_late_thread_counts() -> None:
 
 def test_cuda_is_an_error_where_it_is_not_had() -> None:
     """Either this ONNX Runtime lacks the provider, or a session silently falls back: both must be said."""
-    if runtime._has_nvidia_device():
+    if runtime.has_nvidia_device():
         pytest.skip("this machine may really have CUDA")
     graph = Bundle.demo().manifest.head
     with pytest.raises(ProviderError, match="CUDA"):

@@ -263,7 +263,7 @@ def test_a_measured_profile_reads_back_the_same() -> None:
         threads=2,
         bundle="ab" * 32,
         token_ms={"3": 0.4, "12": 1.0},
-        stages={"head": ((1, 0.125), (2, 0.25))},
+        stages={"head": {"1": 0.125, "2": 0.25}},
     )
     profile = load("nano").model_copy(update={"measured": measured, "tag": "measured"})
     assert parse("nano", to_toml(profile)) == profile

@@ -1,0 +1,1 @@
+"""Measure this machine and write what was found as a device profile."""

@@ -1,0 +1,184 @@
+"""A measured profile: what was known of the device before, and what this machine said."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from balcony_edge import __version__
+from balcony_edge.bundle import Bundle
+from balcony_edge.calibrate import measure
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.runtime import Runtime, onnxruntime
+from balcony_edge.errors import DeviceProfileError
+from balcony_edge.profiling.bandwidth import measure_bandwidth
+from balcony_edge.profiling.energy import WINDOW_S, Drawn, measure_power
+from balcony_edge.telemetry import Sampler, Sensors
+from balcony_edge.telemetry.device import describe_device, identify
+from balcony_edge.telemetry.profile import FoundProfile, find_profile
+from balcony_profiles import Cpu, Defaults, DeviceProfile, Identity, Matching, Measured, PowerModel
+
+_TOKENS = 24
+_MODULE = re.compile(r"p[0-9]{4}-[0-9]{4}(?:-super)?")
+_Say = Callable[[str], None]
+
+
+def measure_device(
+    bundle: str | Path | Bundle | None,
+    *,
+    provider: str = "auto",
+    threads: int | None = None,
+    profile: str | None = None,
+    sensors: Sensors | None = None,
+    say: _Say = lambda _: None,
+    power_window_s: float = WINDOW_S,
+) -> DeviceProfile:
+    """Measure memory bandwidth, every stage of ``bundle`` and, with a sensor, power; about half a minute.
+
+    Raises:
+        BundleError, ProviderError, RuntimeMissingError, DeviceProfileError: as a session does.
+    """
+    opened = Bundle.open(bundle)
+    runtime = Runtime.start(provider, threads)
+    ladder = Ladder(opened, runtime)
+    identity = identify(nvml=runtime.provider == "cuda")
+    found = find_profile(identity, profile)
+    own = sensors or Sampler(nvml=runtime.provider == "cuda")
+    own.start()
+    try:
+        say("memory bandwidth")
+        available = _wait(own)
+        bandwidth = measure_bandwidth(runtime, available)
+        say("stages")
+        stages = measure(ladder)
+        say("tokens")
+        token_ms = {depth: _token_ms(ladder, depth) for depth in ladder.depths}
+        metered = own.snapshot.energy_j.known
+        say("power, first at rest" if metered else "no power: nothing here tells the energy")
+        full = ladder.full
+        drawn = (
+            None
+            if not own.snapshot.energy_j.known
+            else measure_power(own, lambda: _tokens(ladder, full), window_s=power_window_s)
+        )
+        mode = own.snapshot.power_mode.text or None
+    finally:
+        own.stop()
+    measured = Measured(
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        balcony_edge=__version__,
+        onnxruntime=onnxruntime().__version__,
+        provider=runtime.provider,
+        threads=runtime.threads,
+        power_mode=mode,
+        bundle=opened.manifest.digest,
+        token_ms={str(depth): _rounded(ms) for depth, ms in token_ms.items()},
+        token_mj=_rounded((drawn.busy_w - drawn.idle_w) * token_ms[full]) if drawn else None,
+        power_source=drawn.source if drawn else None,
+        stages={
+            name: {str(count): _rounded(ms) for count, ms in stages[name].points}
+            for name in [stage.name for stage in ladder.stages] + [name for name in stages if name == "head"]
+        },
+    )
+    return _profile(found, identity, measured, bandwidth, drawn)
+
+
+def install(text: str, path: Path) -> None:
+    """Write a profile's file whole or not at all.
+
+    Raises:
+        DeviceProfileError: if it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise DeviceProfileError(f"cannot write {path}: {error.strerror}", "give -o another place") from error
+
+
+def _profile(
+    found: FoundProfile,
+    identity: Identity,
+    measured: Measured,
+    bandwidth_gb_s: float | None,
+    drawn: Drawn | None,
+) -> DeviceProfile:
+    known = found.profile
+    base = known if known is not None and known.tag != "generic" else None
+    device = describe_device()
+    title = base.title if base else device["model"] or device["cpu"] or "a machine without a name"
+    facts = {
+        "name": re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "measured",
+        "title": title,
+        "tag": "measured",
+        "source": f"balcony-edge profile {__version__} on the device itself",
+        "match": _matching(identity),
+        "cpu": (base.cpu if base else None) or Cpu(name=device["cpu"], cores=device["cores"]),
+        "memory_bandwidth_gb_s": _rounded(bandwidth_gb_s)
+        if bandwidth_gb_s
+        else (base.memory_bandwidth_gb_s if base else None),
+        "runtime": Defaults(provider="cuda" if measured.provider == "cuda" else "cpu", threads=measured.threads),
+        "measured": measured,
+    }
+    if base is None and device["ram_gb"]:
+        facts["ram_gb"] = (max(1, round(device["ram_gb"])),)
+    if drawn is not None:
+        facts["power_model"] = PowerModel(
+            idle_w=_rounded(drawn.idle_w),
+            busy_w=_rounded(drawn.busy_w),
+            source=f"{drawn.source}, measured on the device",
+        )
+    return DeviceProfile(**{**(dict(base) if base else {}), **facts})
+
+
+def _matching(identity: Identity) -> Matching:
+    """The most telling thing that this machine says of itself."""
+    modules = _MODULE.findall(identity.compatible)
+    if modules:
+        return Matching(device_tree=(max(modules, key=len),))
+    if identity.compatible:
+        return Matching(device_tree=(re.split(r"[\0 ]+", identity.compatible.strip("\0 "))[0],))
+    if identity.dmi:
+        return Matching(dmi=(identity.dmi,))
+    return Matching(cpu=(identity.cpu,)) if identity.cpu else Matching()
+
+
+def _wait(sensors: Sensors, limit_s: float = 3.0) -> float | None:
+    """Bytes of memory that are available, once the sensors have had their second look."""
+    begun = time.monotonic()
+    while time.monotonic() - begun < limit_s:
+        time.sleep(0.1)
+        if sensors.snapshot.memory_available_bytes.known and time.monotonic() - begun > limit_s / 3:
+            break
+    return sensors.snapshot.memory_available_bytes.value
+
+
+def _token_ms(ladder: Ladder, depth: int) -> float:
+    times: list[float] = []
+    _tokens(ladder, depth, times)
+    return statistics.median(times[1:])
+
+
+def _tokens(ladder: Ladder, depth: int, times: list[float] | None = None) -> None:
+    """Decode a few tokens at one depth, greedily, from an empty context."""
+    ladder.rewind(0)
+    token = 1
+    for _ in range(min(_TOKENS, ladder.context)):
+        begun = time.perf_counter()
+        ladder.append([token])
+        token = int(ladder.next_logits(depth).argmax())
+        if times is not None:
+            times.append((time.perf_counter() - begun) * 1e3)
+
+
+def _rounded(value: float) -> float:
+    """Four digits: more would be noise."""
+    return float(f"{value:.4g}")
