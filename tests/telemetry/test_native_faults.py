@@ -62,7 +62,7 @@ def test_pythons_own_files_cannot_bear_that(shim: str, tmp_path: Path) -> None:
     (tmp_path / "faults").write_text(f"temp {errno.EAGAIN}\n")
     code = (
         "import json, sys\n"
-        "try:\n    open(sys.argv[1], 'rb').read()\n"
+        "try:\n    open(sys.argv[1]).read()\n"
         "except Exception as error:\n    print(json.dumps(type(error).__name__))\n"
     )
     answer = python(code, str(tmp_path / "temp"), LD_PRELOAD=shim, FAULTS=str(tmp_path / "faults"))
