@@ -56,6 +56,63 @@ def genai_decoder(folder: str, threads: int) -> Decode:
     return decode
 
 
+def torch_decoder(folder: str, threads: int) -> Decode:
+    """transformers in torch's eager mode, its own growing cache."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def decode(prompt: Sequence[int], count: int) -> tuple[list[int], float]:
+        out = model(input_ids=torch.tensor([list(prompt)]), use_cache=True, logits_to_keep=1)
+        tokens = [int(out.logits[0, -1].argmax())]
+        begun = time.perf_counter()
+        for _ in range(count):
+            out = model(input_ids=torch.tensor([tokens[-1:]]), past_key_values=out.past_key_values, use_cache=True)
+            tokens.append(int(out.logits[0, -1].argmax()))
+        return tokens, time.perf_counter() - begun
+
+    return decode
+
+
+def llama_decoder(file: str, threads: int) -> Decode:
+    """llama.cpp over a GGUF file, through its C interface: no copy of logits, no sampler chain."""
+    import ctypes
+
+    import llama_cpp
+    import numpy as np
+
+    quiet = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(quiet, ctypes.c_void_p())
+    llama_cpp.llama_backend_init()
+    model = llama_cpp.llama_model_load_from_file(file.encode(), llama_cpp.llama_model_default_params())
+    settings = llama_cpp.llama_context_default_params()
+    settings.n_ctx, settings.n_batch, settings.n_threads, settings.n_threads_batch = 1024, 1024, threads, threads
+    context = llama_cpp.llama_init_from_model(model, settings)
+    vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))
+
+    def step(ids: Sequence[int]) -> int:
+        array = (llama_cpp.llama_token * len(ids))(*ids)
+        if llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(array, len(ids))):
+            raise RuntimeError("llama_decode failed")
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (vocabulary,))
+        return int(logits.argmax())
+
+    def decode(prompt: Sequence[int], count: int) -> tuple[list[int], float]:
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        tokens = [step(prompt)]
+        begun = time.perf_counter()
+        for _ in range(count):
+            tokens.append(step(tokens[-1:]))
+        return tokens, time.perf_counter() - begun
+
+    # The callback must outlive the library's use of it.
+    decode.keep = quiet  # type: ignore[attr-defined]
+    return decode
+
+
 class Worker:
     """A process that holds one decoder."""
 

@@ -1,10 +1,12 @@
-"""Full depth through our segments against onnxruntime-genai's own graph: same weights, precision and threads.
+"""Full depth through our segments against other runtimes: same weights, precision and threads.
 
-    pip install onnxruntime-genai
-    python benchmarks/genai.py [--shape smollm2-135m] [--precision int8] [--rounds 7] [--tokens 96]
+    pip install onnxruntime-genai llama-cpp-python gguf
+    python benchmarks/peers.py [--peer llama.cpp] [--shape smollm2-135m] [--precision int8] [--rounds 7] [--tokens 96]
 
 Both decode greedily from the same prompt, in processes of their own, round about; the ratio is of each round's tokens
-per second, ours by theirs, and the table gives its median and quartiles. Prints a table and, last, one JSON document.
+per second, ours by theirs, and the table gives its median and quartiles. onnxruntime-genai runs its own builder's
+graph, llama.cpp a GGUF file whose matrices are all F32, Q8_0 or Q4_0, transformers (fp32 only) torch's eager mode.
+Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -14,13 +16,15 @@ import json
 import platform
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
 
+import gguf_file
 import numpy as np
 import onnxruntime
 from shapes import SHAPES, make
-from workers import Worker, genai_decoder, ladder_decoder
+from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, torch_decoder
 
 from balcony_edge.bundle import Exactness, Precision
 from balcony_export.bundle_writer import export_bundle
@@ -44,7 +48,7 @@ def our_bundle(folder: Path, precision: Precision, segments: int, exactness: Exa
     return out
 
 
-def their_model(folder: Path, precision: Precision, parent: Path) -> Path:
+def genai_model(folder: Path, precision: Precision, parent: Path) -> Path:
     """The folder that onnxruntime-genai's builder makes: symmetric blocks of 32, head and embedding included."""
     out = parent / f"{folder.name}-{precision}-genai"
     if not (out / "genai_config.json").exists():
@@ -55,6 +59,19 @@ def their_model(folder: Path, precision: Precision, parent: Path) -> Path:
             command += ["--extra_options", *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return out
+
+
+def gguf_model(folder: Path, precision: Precision, parent: Path) -> Path:
+    """The same weights for llama.cpp."""
+    return gguf_file.make(folder, precision, parent / f"{folder.name}-{precision}.gguf")
+
+
+# How a peer decodes, and what it reads of a model folder.
+PEERS = {
+    "genai": (genai_decoder, genai_model),
+    "llama.cpp": (llama_decoder, gguf_model),
+    "transformers": (torch_decoder, lambda folder, *_: folder),
+}
 
 
 def compare(ours: Worker, theirs: Worker, prompt: list[int], rounds: int, tokens: int) -> dict[str, float]:
@@ -77,13 +94,14 @@ def compare(ours: Worker, theirs: Worker, prompt: list[int], rounds: int, tokens
         "ratio_low": low,
         "ratio_high": high,
         "tok_s": median(mine),
-        "genai_tok_s": median(other),
+        "peer_tok_s": median(other),
         "equal_tokens": same,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", choices=PEERS, action="append")
     parser.add_argument("--shape", choices=SHAPES, action="append")
     parser.add_argument("--precision", choices=["fp32", "int8", "int4"], action="append")
     parser.add_argument("--rounds", type=int, default=7)
@@ -92,25 +110,32 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     arguments = parser.parse_args()
     rows = []
-    print(f"{'shape':16}{'precision':>10}  {'ours':24}{'tok/s':>8}{'genai':>8}{'ratio':>8}   quartiles    equal tokens")
-    for shape in arguments.shape or SHAPES:
+    print(
+        f"{'shape':16}{'precision':>10}  {'peer':14}{'ours':24}{'tok/s':>8}{'peer':>8}{'ratio':>8}   quartiles"
+        "    equal tokens"
+    )
+    for shape, precision, peer in product(
+        arguments.shape or SHAPES, arguments.precision or ("fp32", "int8", "int4"), arguments.peer or PEERS
+    ):
+        if peer == "transformers" and precision != "fp32":
+            continue
         folder = make(shape, arguments.folder)
         prompt = np.random.default_rng(1).integers(2, SHAPES[shape]["vocab_size"], 64).tolist()
-        for precision in arguments.precision or ("fp32", "int8", "int4"):
-            theirs = Worker(genai_decoder, str(their_model(folder, precision, arguments.folder)), arguments.threads)
-            for name, (segments, exactness) in OURS.items():
-                bundle = our_bundle(folder, precision, segments, exactness, arguments.folder)
-                ours = Worker(ladder_decoder, str(bundle), arguments.threads)
-                found = compare(ours, theirs, prompt, arguments.rounds, arguments.tokens)
-                ours.close()
-                rows.append({"shape": shape, "precision": precision, "ours": name, **found})
-                print(
-                    f"{shape:16}{precision:>10}  {name:24}{found['tok_s']:8.1f}{found['genai_tok_s']:8.1f}"
-                    f"{found['ratio']:8.3f}   {found['ratio_low']:.3f}-{found['ratio_high']:.3f}"
-                    f"{found['equal_tokens']:>10}/{arguments.tokens}",
-                    flush=True,
-                )
-            theirs.close()
+        decoder, model = PEERS[peer]
+        theirs = Worker(decoder, str(model(folder, precision, arguments.folder)), arguments.threads)
+        for name, (segments, exactness) in OURS.items():
+            bundle = our_bundle(folder, precision, segments, exactness, arguments.folder)
+            ours = Worker(ladder_decoder, str(bundle), arguments.threads)
+            found = compare(ours, theirs, prompt, arguments.rounds, arguments.tokens)
+            ours.close()
+            rows.append({"shape": shape, "precision": precision, "peer": peer, "ours": name, **found})
+            print(
+                f"{shape:16}{precision:>10}  {peer:14}{name:24}{found['tok_s']:8.1f}{found['peer_tok_s']:8.1f}"
+                f"{found['ratio']:8.3f}   {found['ratio_low']:.3f}-{found['ratio_high']:.3f}"
+                f"{found['equal_tokens']:>10}/{arguments.tokens}",
+                flush=True,
+            )
+        theirs.close()
     machine = f"{platform.processor() or platform.machine()}, {arguments.threads} threads"
     print(json.dumps({"rows": rows, "machine": machine, "onnxruntime": onnxruntime.__version__}))
 

@@ -1,0 +1,133 @@
+"""Lossless self-speculation against plain full depth: the same tokens, in less time?
+
+    python benchmarks/lossless.py [--precision fp32] [--tokens 10000] [--model MODEL --exits EXITS]
+
+Exports the model at each precision, then answers prompts in turn by plain full depth and by the session's own lossless
+mode (the governor drafts where it pays) and by rounds that are forced to draft. Every token is compared; the ratios are
+of each prompt's seconds, interleaved. Prints a table and, last, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from random import Random
+from statistics import median, quantiles
+
+import onnxruntime
+
+from balcony_edge import AdaptiveSession, Bundle
+from balcony_edge.calibrate import cpu_model
+from balcony_edge.decode import Decoder, Policy
+from balcony_edge.engine.sampling import Sampler
+from balcony_edge.fixed import FixedDepth, FixedDrafts
+from balcony_export.bundle_writer import export_bundle
+from balcony_export.formats import Choice
+
+PROMPTS = [
+    "Once upon a time",
+    "One day, a little girl named Lily",
+    "The big dog",
+    "Tom and his mom went to the park",
+    "There was a small house near the river",
+    "In the morning the sun came up and",
+    "The cat and the bird were friends",
+    "Ben wanted to play with his new toy car",
+]
+
+
+def reply(
+    session: AdaptiveSession, policy: Policy | None, ids: list[int], count: int
+) -> tuple[list[int], float, Decoder]:
+    """(tokens, seconds after the first step, decoder) of a greedy reply; without a policy the session's governor's."""
+    ladder, governor = session.ladder, session.governor
+    session.end_reply()
+    ladder.rewind(0)
+    ladder.append(ids)
+    ladder.observer = governor.observe if policy is None else None
+    governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
+    decoder = Decoder(ladder, policy or governor, Sampler(), ids, frozenset())
+    shown = len(decoder.step(count))
+    started = time.perf_counter()
+    while shown < count:
+        begun = time.perf_counter()
+        new = len(decoder.step(count - shown))
+        shown += new
+        if policy is None:
+            governor.settle(new, (time.perf_counter() - begun) * 1e3)
+    return decoder.tokens[len(ids) :], time.perf_counter() - started, decoder
+
+
+def measure(session: AdaptiveSession, wanted: int) -> dict[str, object]:
+    """All modes over all prompts until ``wanted`` tokens were compared in each."""
+    first, full = session.ladder.depths[0], session.ladder.full
+    modes: dict[str, Policy | None] = {"plain": FixedDepth(full), "auto": None}
+    modes |= {f"{length} drafts": FixedDrafts(first, length) for length in (1, 2, 3, 4)}
+    seconds: dict[str, list[float]] = {name: [] for name in modes}
+    equal = dict.fromkeys(modes, 0)
+    drafts = {name: [0, 0] for name in modes}
+    tokens = 0
+    index = 0
+    while tokens < wanted:
+        ids = session.codec.encode(PROMPTS[index % len(PROMPTS)])
+        # Other replies to the same prompt: it goes on with another token each time.
+        ids.append(3 + index)
+        count = session.ladder.context - len(ids)
+        answers = {}
+        for name in Random(index).sample(list(modes), len(modes)):
+            answers[name], spent, decoder = reply(session, modes[name], ids, count)
+            if index:
+                seconds[name].append(spent)
+            drafts[name][0] += decoder.drafts[0]
+            drafts[name][1] += decoder.drafts[1]
+        for name, answer in answers.items():
+            equal[name] += sum(a == b for a, b in zip(answer, answers["plain"], strict=True))
+        tokens += count
+        index += 1
+    rows = {}
+    for name in modes:
+        ratios = [plain / spent for plain, spent in zip(seconds["plain"], seconds[name], strict=True)]
+        low, _, high = quantiles(ratios, n=4)
+        made, kept = drafts[name]
+        rows[name] = {
+            "speed_up": round(median(ratios), 3),
+            "quartiles": [round(low, 3), round(high, 3)],
+            "equal_tokens": equal[name],
+            "tokens": tokens,
+            "drafted": made,
+            "kept_share": round(kept / made, 3) if made else None,
+        }
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("export/demo/base"))
+    parser.add_argument("--exits", type=Path, default=Path("export/demo/exits"))
+    parser.add_argument("--precision", choices=["fp32", "int8", "int4"], action="append")
+    parser.add_argument("--tokens", type=int, default=10_000)
+    parser.add_argument("--folder", type=Path, default=Path("runs/lossless"))
+    arguments = parser.parse_args()
+    results = {}
+    for precision in arguments.precision or ("fp32", "int8", "int4"):
+        out = arguments.folder / precision
+        export_bundle(
+            arguments.model, out, model=arguments.model.name, exits=arguments.exits, choice=Choice(precision=precision)
+        )
+        with AdaptiveSession(Bundle(out), provider="cpu", speculate=True) as session:
+            padded = session.ladder.padded
+            results[precision] = {"padded": padded, "modes": measure(session, arguments.tokens)}
+        for name, row in results[precision]["modes"].items():  # type: ignore[attr-defined]
+            print(
+                f"{precision:6} {'padded' if padded else '':7} {name:10} speed-up {row['speed_up']:.3f} "
+                f"({row['quartiles'][0]:.3f}-{row['quartiles'][1]:.3f})  equal {row['equal_tokens']}/{row['tokens']}"
+                f"  kept {row['kept_share']}",
+                flush=True,
+            )
+    print(json.dumps({"results": results, "machine": cpu_model(), "onnxruntime": onnxruntime.__version__}))
+
+
+if __name__ == "__main__":
+    main()
