@@ -1,0 +1,102 @@
+"""What our own code costs per token outside ONNX Runtime: engine, controller, sampling, text.
+
+    python benchmarks/overhead.py [BUNDLE] [--tokens 200] [--rounds 5]
+
+Streams replies under several budgets and subtracts the graph runs from each token's time; given are microseconds by
+budget, and the controller's share by itself. Prints a table and, last, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from statistics import median
+from typing import Any
+
+from balcony_edge import AdaptiveSession
+from balcony_edge.calibrate import cpu_model
+
+PROMPT = "Once upon a time there was a little girl who lived near a forest."
+TIMED = ("first_split", "stop_at", "judge", "verified", "settle")
+
+
+def time_controller(governor: Any, spent: list[float]) -> None:
+    """Wrap the governor's methods that the decode loop calls; ``spent`` gathers their seconds."""
+
+    def timed(method: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return method(*arguments, **named)
+            finally:
+                spent.append(time.perf_counter() - begun)
+
+        return call
+
+    for name in TIMED:
+        setattr(governor, name, timed(getattr(governor, name)))
+
+
+def measure(session: AdaptiveSession, budget: str, tokens: int) -> tuple[list[float], int]:
+    """(microseconds outside the graphs for each step, tokens shown) of one reply."""
+    session.budget = budget
+    graphs = 0.0
+    observe = session.governor.observe
+
+    def observer(stage: str, positions: int, elapsed_ms: float) -> None:
+        nonlocal graphs
+        graphs += elapsed_ms
+        observe(stage, positions, elapsed_ms)
+
+    session.ladder.observer = observer
+    outside: list[float] = []
+    shown = 0
+    begun = time.perf_counter()
+    for token in session.stream(PROMPT, tokens, stop=()):
+        now = time.perf_counter()
+        if token.latency_ms:
+            outside.append((now - begun) * 1e6 - graphs * 1e3)
+        shown += 1
+        graphs, begun = 0.0, time.perf_counter()
+    return outside[1:], shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", nargs="?")
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    results: dict[str, dict[str, float]] = {}
+    for timed in (False, True):
+        with AdaptiveSession(arguments.bundle, provider="cpu") as session:
+            calls: list[float] = []
+            if timed:
+                time_controller(session.governor, calls)
+            list(session.stream(PROMPT, 50))
+            for budget in ("0.000001ms", "1ms", "2ms", "full"):
+                outside: list[float] = []
+                shown = 0
+                calls.clear()
+                for _ in range(arguments.rounds):
+                    found, count = measure(session, budget, arguments.tokens)
+                    outside += found
+                    shown += count
+                row = results.setdefault(budget, {})
+                if timed:
+                    row["controller_us_per_token"] = round(sum(calls) * 1e6 / shown, 1)
+                else:
+                    row["median_us_per_step"] = round(median(outside), 1)
+                    row["mean_us_per_token"] = round(sum(outside) / shown, 1)
+    print(f"{'budget':>12} {'median µs a step':>18} {'mean µs a token':>17} {'controller µs a token':>23}")
+    for budget, row in results.items():
+        print(
+            f"{budget:>12} {row['median_us_per_step']:18.1f} {row['mean_us_per_token']:17.1f}"
+            f" {row['controller_us_per_token']:23.1f}"
+        )
+    print(json.dumps({"results": results, "machine": cpu_model()}))
+
+
+if __name__ == "__main__":
+    main()
