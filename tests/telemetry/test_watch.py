@@ -74,6 +74,8 @@ def test_ctrl_c_is_the_usual_end_and_the_recording_is_whole(board: Board, tmp_pa
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        # Where the tests themselves run in the background, the shell has told them to ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     assert process.stdout.readline()
