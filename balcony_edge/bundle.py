@@ -114,6 +114,35 @@ class GateBins(_Record):
         return self
 
 
+class Judge(_Record):
+    """How likely an exit's token is the full model's, once the exit has answered; fitted on held-out text.
+
+    score = ``gate`` · gate logit + ``top`` · log-probability of the token + ``margin`` · logit gap to the second +
+    ``previous`` · ``top`` of the position before (``previous_mean`` where that is unknown) + ``offset``.
+    ``edges`` of sigmoid(score) separate the bins, ``share`` weighs them; ``agreement[bin]`` was measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    gate: float
+    top: float
+    margin: float
+    previous: float
+    offset: float
+    previous_mean: float
+    edges: list[float]
+    share: list[float]
+    agreement: list[float]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Judge:
+        if len({len(self.edges) + 1, len(self.share), len(self.agreement)}) != 1:
+            raise ValueError("a judge's edges, share and agreement disagree about the number of bins")
+        if sorted(self.edges) != self.edges:
+            raise ValueError("a judge's bin edges must ascend")
+        return self
+
+
 class ExitQuality(_Record):
     """What training measured for one exit on held-out text."""
 
@@ -122,6 +151,7 @@ class ExitQuality(_Record):
     agreement: float
     kl_nats: float
     bins: GateBins
+    judge: Judge | None = None
 
 
 class Generation(_Record):

@@ -1,6 +1,12 @@
-"""Scores against outcomes: Platt calibration, and two measures of how good a probability is. Plain numpy."""
+"""Scores against outcomes: logistic calibration, two measures of how good a probability is, tables by bin.
+
+Plain numpy.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,22 +14,32 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
+BINS = 8
+
 
 def sigmoid(logits: Floats) -> Floats:
     """Without overflow for any finite logit."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits)), np.float64)
 
 
-def platt(logits: Floats, outcomes: Flags, iterations: int = 100) -> tuple[float, float]:
-    """Slope and offset so that sigmoid(slope · logit + offset) fits the outcomes, by damped Newton steps.
+def platt(logits: Floats, outcomes: Flags) -> tuple[float, float]:
+    """Slope and offset so that sigmoid(slope · logit + offset) fits the outcomes; see ``logistic``."""
+    slope, offset = logistic(logits[:, None], outcomes)
+    return float(slope), float(offset)
 
-    The targets are Platt's, a little inside 0 and 1: separable or one-sided outcomes get a finite answer.
+
+def logistic(features: Floats, outcomes: Flags, iterations: int = 100) -> Floats:
+    """Weights of the columns of ``features`` [samples, n] and an offset, [n + 1]: sigmoid(x · w + offset) fits.
+
+    Damped Newton steps. The targets are Platt's, a little inside 0 and 1: separable or one-sided outcomes get a
+    finite answer.
     """
     positives = int(outcomes.sum())
     negatives = len(outcomes) - positives
     targets = np.where(outcomes, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    inputs = np.stack([logits, np.ones_like(logits)], axis=1)
-    weights = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
+    inputs = np.column_stack([features, np.ones(len(features))])
+    width = inputs.shape[1]
+    weights = np.append(np.zeros(width - 1), np.log((positives + 1) / (negatives + 1)))
 
     def loss(candidate: Floats) -> float:
         scores = inputs @ candidate
@@ -34,14 +50,14 @@ def platt(logits: Floats, outcomes: Flags, iterations: int = 100) -> tuple[float
         chance = sigmoid(inputs @ weights)
         gradient = inputs.T @ (chance - targets) / len(targets)
         curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs / len(targets)
-        direction = np.linalg.solve(curvature + 1e-12 * np.eye(2), gradient)
+        direction = np.linalg.solve(curvature + 1e-12 * np.eye(width), gradient)
         size = 1.0
         while size > 1e-10 and not (reached := loss(weights - size * direction)) < current:
             size /= 2
         if size <= 1e-10:
             break
         weights, current = weights - size * direction, reached
-    return float(weights[0]), float(weights[1])
+    return np.asarray(weights, np.float64)
 
 
 def auroc(scores: Floats, outcomes: Flags) -> float | None:
@@ -61,3 +77,27 @@ def calibration_error(chances: Floats, outcomes: Flags, bins: int = 15) -> float
     place = np.minimum((chances * bins).astype(int), bins - 1)
     gaps = np.bincount(place, weights=chances - outcomes, minlength=bins)
     return float(np.abs(gaps).sum() / len(chances))
+
+
+def bin_edges(chances: Floats, bins: int) -> Floats:
+    """Inner edges of quantile bins, strictly increasing: bin i holds edges[i-1] ≤ chance < edges[i].
+
+    Edges are values that occur, so no bin is empty; tied quantiles merge bins, which leaves fewer edges.
+    """
+    quantiles = np.quantile(chances, np.arange(1, bins) / bins, method="higher")
+    return np.unique(quantiles[quantiles > chances.min()])
+
+
+def bin_table(chances: Floats, agrees: Mapping[int, Flags], bins: int = BINS) -> dict[str, Any]:
+    """Per quantile bin of a probability: the share of positions, and how often each depth agreed."""
+    edges = bin_edges(chances, bins)
+    place = np.searchsorted(edges, chances, side="right")
+    counts = np.bincount(place, minlength=len(edges) + 1)
+    return {
+        "edges": edges.tolist(),
+        "share": (counts / len(chances)).tolist(),
+        "agreement": {
+            str(depth): (np.bincount(place, weights=flags, minlength=len(counts)) / counts).tolist()
+            for depth, flags in agrees.items()
+        },
+    }

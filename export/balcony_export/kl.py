@@ -12,6 +12,7 @@ respect to the *hidden states* behind, and one ordinary backward pass through th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,3 +64,26 @@ def predictions(normed: Tensor, head: Head) -> Tensor:
     flat = normed.reshape(-1, normed.shape[-1])
     parts = chunks(len(flat), chunk_positions(head.vocabulary))
     return torch.cat([head.logits(flat[part]).argmax(-1) for part in parts]).view(normed.shape[:-1])
+
+
+class Answers(NamedTuple):
+    """What an exit says at every position, each [rows, length]: the same values that a device reads off the logits."""
+
+    token: Tensor
+    """The likeliest token, int64."""
+    top: Tensor
+    """Its log-probability in nats, fp32."""
+    margin: Tensor
+    """How far its logit lies above the second, fp32."""
+
+
+@torch.no_grad()
+def answers(normed: Tensor, head: Head) -> Answers:
+    """The likeliest token and how sure the exit is of it, of normed hidden states [rows, length, hidden]."""
+    flat = normed.reshape(-1, normed.shape[-1])
+    found = []
+    for part in chunks(len(flat), chunk_positions(head.vocabulary)):
+        logits = head.logits(flat[part])
+        (first, second), (token, _) = (pair.unbind(-1) for pair in logits.topk(2, dim=-1))
+        found.append((token, first - logits.logsumexp(-1), first - second))
+    return Answers(*(torch.cat(parts).view(normed.shape[:-1]) for parts in zip(*found, strict=True)))

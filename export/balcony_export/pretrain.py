@@ -18,9 +18,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from balcony_edge.errors import DataError
 from balcony_export import corpus, state
 from balcony_export.progress import Progress
-from balcony_export.schedule import cosine
+from balcony_export.schedule import trapezoid
 
-SAVE_EVERY = 100
+SAVE_EVERY = 25
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,12 @@ class PretrainConfig:
         )
 
 
-def pretrain(config: PretrainConfig, texts: list[Path], folder: Path, state_folder: Path) -> None:
+def pretrain(
+    config: PretrainConfig, texts: list[Path], folder: Path, state_folder: Path, start: Path | None = None
+) -> None:
     """Train and write a Hugging Face model folder; ``state_folder`` holds what a resumed run needs.
+
+    ``start`` is a model folder to go on from (at another length, for example); its shape must be that of ``config``.
 
     The weights are rounded to bfloat16 at the end (held-out loss is measured after the rounding), so that the
     shipped checkpoint is half the size and *is* the base, bit for bit.
@@ -76,6 +80,9 @@ def pretrain(config: PretrainConfig, texts: list[Path], folder: Path, state_fold
         )
     state_folder.mkdir(parents=True, exist_ok=True)
     model = config.model()
+    if start:
+        pretrained = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+        model.load_state_dict(pretrained.state_dict())
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -92,7 +99,7 @@ def pretrain(config: PretrainConfig, texts: list[Path], folder: Path, state_fold
     ):
         for step in range(first, config.steps):
             for group in optimizer.param_groups:
-                group["lr"] = cosine(step, config.steps, config.learning_rate, 0.03, 0.05)
+                group["lr"] = trapezoid(step, config.steps, config.learning_rate)
             rows = torch.from_numpy(corpus.batch(data.train, step, config.rows, config.length, config.seed))
             loss = forward(input_ids=rows, labels=rows).loss
             optimizer.zero_grad(set_to_none=True)
@@ -132,6 +139,11 @@ def _save_state(
 
 
 def _resume(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, config: PretrainConfig) -> int:
-    """Load the saved state if it belongs to this configuration; returns the step to go on from."""
+    """Load the saved state if it belongs to this configuration; returns the step to go on from.
+
+    The number of steps may differ: until the decay begins, the schedule does not depend on it.
+    """
     path = folder / "state.safetensors"
-    return state.restore(path, model, optimizer) if state.read_config(path) == asdict(config) else 0
+    found = state.read_config(path)
+    same = found is not None and {**found, "steps": config.steps} == asdict(config)
+    return state.restore(path, model, optimizer) if same else 0

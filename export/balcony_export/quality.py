@@ -13,12 +13,12 @@ from torch.nn import functional
 from balcony_export import corpus
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
-from balcony_export.calibration import Flags, Floats, auroc, calibration_error, platt, sigmoid
+from balcony_export.calibration import Flags, auroc, bin_table, calibration_error, platt, sigmoid
 from balcony_export.gate import Gates
-from balcony_export.kl import chunked_kl, predictions
+from balcony_export.judge import Evidence, fit_judge
+from balcony_export.kl import answers, chunked_kl, predictions
 from balcony_export.progress import Progress
 
-BINS = 8
 ROWS_AT_ONCE = 8
 # Agreement is then known to ±0.2 % and a bin's to ±0.6 %; more text would only take longer.
 MAX_TOKENS = 262_144
@@ -28,7 +28,7 @@ MAX_TOKENS = 262_144
 class Observations:
     """One pass over held-out rows. Arrays are [rows, length], one entry a position, by split."""
 
-    gate_logits: Mapping[int, Floats]
+    evidence: Mapping[int, Evidence]
     agrees: Mapping[int, Flags]
     lens_agreement: Mapping[int, float]
     kl_nats: Mapping[int, float]
@@ -39,7 +39,7 @@ class Observations:
 def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens) -> Observations:
     """Run the full model, every exit and every gate over ``rows`` (at least 2 tokens long)."""
     splits = balconies.splits
-    logits: dict[int, list[Any]] = {split: [] for split in splits}
+    evidence: dict[int, list[Any]] = {split: [] for split in splits}
     agrees: dict[int, list[Any]] = {split: [] for split in splits}
     lens = dict.fromkeys(splits, 0.0)
     kl = dict.fromkeys(splits, 0.0)
@@ -57,17 +57,18 @@ def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens)
                     splits, exits, chunked_kl(exits, trace.final, base.head)[0], strict=True
                 ):
                     kl[split] += share * mean.item()
-                    agrees[split].append((predictions(normed, base.head) == full).cpu().numpy())
+                    said = answers(normed, base.head)
+                    agrees[split].append((said.token == full).cpu().numpy())
+                    known = (gates.at(split)(trace.hidden[split]), said.top, said.margin)
+                    evidence[split].append([values.double().cpu().numpy() for values in known])
                     looked = predictions(base.lens(trace.hidden[split]), base.head)
                     lens[split] += share * (looked == full).double().mean().item()
                 for row, target in zip(trace.final, tokens, strict=True):
                     scores = base.head.logits(row[:-1])
                     loss += functional.cross_entropy(scores, target[1:]).item() / len(rows)
-            for split in splits:
-                logits[split].append(gates.at(split)(trace.hidden[split]).double().cpu().numpy())
             progress.advance()
     return Observations(
-        gate_logits={split: np.concatenate(found) for split, found in logits.items()},
+        evidence={split: Evidence(*map(np.concatenate, zip(*parts, strict=True))) for split, parts in evidence.items()},
         agrees={split: np.concatenate(found) for split, found in agrees.items()},
         lens_agreement=lens,
         kl_nats=kl,
@@ -83,14 +84,14 @@ def heldout_rows(stream: corpus.Tokens, length: int) -> corpus.Tokens:
 
 
 def calibrate(seen: Observations, gates: Gates) -> dict[str, Any]:
-    """Fold a Platt calibration into each gate and return the ``quality`` part of exits.json.
+    """Fold a Platt calibration into each gate, fit the judges, and return the ``quality`` part of exits.json.
 
     Even rows calibrate; AUROC and calibration error come from the odd rows, which the calibration never saw.
     The bins use both.
     """
     exits = {}
-    for split, logits in seen.gate_logits.items():
-        agrees = seen.agrees[split]
+    for split, known in seen.evidence.items():
+        logits, agrees = known.gate, seen.agrees[split]
         slope, offset = platt(logits[::2].ravel(), agrees[::2].ravel())
         gates.at(split).fold(slope, offset)
         chances = sigmoid(slope * logits + offset)
@@ -103,30 +104,7 @@ def calibrate(seen: Observations, gates: Gates) -> dict[str, Any]:
             "gate_auroc": auroc(measured, outcomes),
             "gate_ece": calibration_error(measured, outcomes),
             "bins": bin_table(chances.ravel(), deeper),
+            "judge": fit_judge(known._replace(gate=slope * logits + offset), agrees),
         }
     tokens = next(iter(seen.agrees.values())).size
     return {"heldout_tokens": int(tokens), "full_loss_nats": seen.full_loss_nats, "exits": exits}
-
-
-def bin_edges(chances: Floats, bins: int = BINS) -> Floats:
-    """Inner edges of quantile bins, strictly increasing: bin i holds edges[i-1] ≤ chance < edges[i].
-
-    Edges are values that occur, so no bin is empty; tied quantiles merge bins, which leaves fewer edges.
-    """
-    quantiles = np.quantile(chances, np.arange(1, bins) / bins, method="higher")
-    return np.unique(quantiles[quantiles > chances.min()])
-
-
-def bin_table(chances: Floats, agrees: Mapping[int, Flags]) -> dict[str, Any]:
-    """Per bin of the gate's probability: the share of positions, and how often each depth agreed."""
-    edges = bin_edges(chances)
-    place = np.searchsorted(edges, chances, side="right")
-    counts = np.bincount(place, minlength=len(edges) + 1)
-    return {
-        "edges": edges.tolist(),
-        "share": (counts / len(chances)).tolist(),
-        "agreement": {
-            str(depth): (np.bincount(place, weights=flags, minlength=len(counts)) / counts).tolist()
-            for depth, flags in agrees.items()
-        },
-    }

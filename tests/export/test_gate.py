@@ -11,9 +11,18 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from balcony_export.calibration import Flags, Floats, auroc, calibration_error, platt, sigmoid
+from balcony_export.calibration import (
+    BINS,
+    Flags,
+    Floats,
+    auroc,
+    bin_edges,
+    bin_table,
+    calibration_error,
+    platt,
+    sigmoid,
+)
 from balcony_export.gate import Gate
-from balcony_export.quality import bin_edges, bin_table
 
 SCORED = st.lists(st.tuples(st.integers(0, 20).map(lambda tenths: tenths / 20), st.booleans()), min_size=1, max_size=80)
 
@@ -95,7 +104,7 @@ def test_platt_is_finite_where_logistic_regression_is_not(logits: list[float], o
 @given(SCORED)
 def test_bin_edges_increase_and_leave_no_bin_empty(scored: list[tuple[float, bool]]) -> None:
     chances, _ = arrays(scored)
-    edges = [-np.inf, *bin_edges(chances), np.inf]
+    edges = [-np.inf, *bin_edges(chances, BINS), np.inf]
     assert len(edges) <= 9
     for low, high in pairwise(edges):
         assert low < high

@@ -172,7 +172,7 @@ def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path) -> None:
     for split, deeper in (("1", {"1", "3"}), ("3", {"3"})):
         row = quality["exits"][split]
         assert row.keys() == {
-            "agreement", "lens_agreement", "kl_nats", "gate_auroc", "gate_ece", "bins",
+            "agreement", "lens_agreement", "kl_nats", "gate_auroc", "gate_ece", "bins", "judge",
         }  # fmt: skip
         assert row["bins"]["agreement"].keys() == deeper
         assert len(row["bins"]["share"]) == len(row["bins"]["edges"]) + 1
