@@ -60,7 +60,7 @@ class PromptError(BalconyError):
 
 
 class TraceError(BalconyError):
-    """A recording of sensors that cannot be written or played."""
+    """A recording of sensors, a log of decisions or records of decodes that cannot be written or used."""
 
 
 class DeviceProfileError(BalconyError):

@@ -13,6 +13,8 @@ class Report:
     ``reused_tokens`` of the prompt stood in the caches from before.
     ``verified`` tokens of shallow exits were later compared with the full model's answer; ``agreed`` of them matched.
     ``drafted`` tokens of exits were held back for a deep pass to verify; ``kept`` of them were the full model's.
+    ``paused_ms``: waited between tokens for a limit of power, battery or GPU. ``floor_wins``: the least agreement made
+    tokens dearer than the budget.
     ``bit_exact``: on this machine, what a deep pass verifies has the bits of plain decoding.
     """
 
@@ -31,6 +33,8 @@ class Report:
     drafted: int
     kept: int
     bit_exact: bool
+    paused_ms: float
+    floor_wins: bool
     machine: str
 
     @property
@@ -78,6 +82,10 @@ class Report:
             for depth, share in sorted(self.depth_shares.items())
         )
         beyond = ", below what the shallowest depth costs here" if self.out_of_reach else ""
+        if self.floor_wins:
+            beyond += ", broken by the least agreement"
+        if self.paused_ms:
+            beyond += f", {self.paused_ms / max(1, self.tokens):.1f} ms/token of pauses"
         known = self.depth_counts.get(self.full_depth, 0) + self.verified
         drafts = f", {self.kept} of {self.drafted} drafts kept" if self.drafted else ""
         quality = (

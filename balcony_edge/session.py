@@ -14,17 +14,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_controller import Budget, BudgetSyntaxError, CostModel, Governor, LadderShape, QualityModel
+from balcony_controller import (
+    Budget,
+    BudgetSyntaxError,
+    CostModel,
+    Governor,
+    LadderShape,
+    Limits,
+    PowerModel,
+    QualityModel,
+    Signals,
+)
 from balcony_controller.quality import BinTable
-from balcony_controller.signals import Signals
+from balcony_controller.resources import missing
 from balcony_edge.bundle import Bundle
 from balcony_edge.calibrate import batching_is_bit_exact, load_or_measure
+from balcony_edge.decisions import DecisionLog
 from balcony_edge.decode import Checked, Decoder
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import BudgetError, BundleError, PromptError
+from balcony_edge.hearing import first_look, require, signals_of
 from balcony_edge.report import Report
 from balcony_edge.telemetry import Sampler as SensorSampler
 from balcony_edge.telemetry import Sensors, Snapshot
@@ -56,6 +68,7 @@ class _Figures:
     timed_tokens: int = 0
     first_ms: float | None = None
     decode_ms: float = 0.0
+    paused_ms: float = 0.0
     depth_counts: Counter[int] = field(default_factory=Counter)
 
 
@@ -67,7 +80,9 @@ class AdaptiveSession:
     "cpu" or "cuda". ``sensors``: a telemetry sampler (default: this device's own); it is started and stopped with
     the session. ``speculate``: whether exits may draft for the full model, which costs no quality; None means where it
     pays and this machine's kernels give batches the bits of single positions; True pads single positions where that
-    makes it so. Raises BundleError, BudgetError, ProviderError or RuntimeMissingError.
+    makes it so. ``min_agreement``: share of the full model's tokens that no budget may push below. ``limits``: of heat
+    and battery. ``power_model``: watts to go by where there is no sensor. ``log``: of every decision. Raises
+    BundleError, BudgetError, ProviderError or RuntimeMissingError.
 
         with AdaptiveSession("bundle/", budget="25ms") as session:
             for token in session.stream("Once upon a time"):
@@ -84,8 +99,14 @@ class AdaptiveSession:
         max_context: int | None = None,
         sensors: Sensors | None = None,
         speculate: bool | None = None,
+        min_agreement: float = 0.0,
+        limits: Limits | None = None,
+        power_model: PowerModel | None = None,
+        log: DecisionLog | None = None,
     ) -> None:
         parsed = parse_budget(budget)
+        if not 0.0 <= min_agreement <= 1.0:
+            raise BudgetError(f"an agreement of at least {min_agreement} makes no sense", "--min-agreement 0.9")
         self.bundle = Bundle.open(bundle)
         manifest = self.bundle.manifest
         self.runtime = runtime = Runtime.start(provider, threads)
@@ -105,13 +126,26 @@ class AdaptiveSession:
             quality_model(self.bundle),
             parsed,
             rounds=self.speculates,
+            min_agreement=min_agreement,
+            limits=limits,
+            power_model=power_model,
         )
+        self._power_model = power_model
         self.ladder.observer = self.governor.observe
         self._ends = frozenset(manifest.generation.eos_token_ids)
+        self._heard: Snapshot | None = None
+        self._signals = Signals()
         # An open NVML handle keeps a laptop's GPU awake: only where that GPU decodes.
         self._sensors: Sensors = sensors or SensorSampler(nvml=runtime.provider == "cuda")
         self._sensors.start()
-        self._heard: Snapshot | None = None
+        self._log = log
+        try:
+            self._require(parsed)
+        except BudgetError:
+            self._sensors.stop()
+            raise
+        if log is not None:
+            log.start(self.governor)
         self._reply = 0
         self._figures = _Figures()
         self._decoder: Decoder | None = None
@@ -130,7 +164,9 @@ class AdaptiveSession:
 
     @budget.setter
     def budget(self, budget: str | Budget | None) -> None:
-        self.governor.set_budget(parse_budget(budget))
+        parsed = parse_budget(budget)
+        self._require(parsed)
+        self.governor.set_budget(parsed)
 
     # --- generation -----------------------------------------------------------------------------------------------
 
@@ -215,6 +251,8 @@ class AdaptiveSession:
             drafted=drafted,
             kept=kept,
             bit_exact=self.calibration.bit_exact,
+            paused_ms=figures.paused_ms,
+            floor_wins=self.governor.floor_wins,
             machine=self._sensors.snapshot.describe(),
         )
 
@@ -280,7 +318,10 @@ class AdaptiveSession:
         remaining = min(max_new_tokens, ladder.context - len(ids))
         governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, remaining)
         text = self.codec.stream(ids)
-        while remaining:
+        while remaining and not governor.out_of_time:
+            if governor.pause_ms > 0.0:
+                time.sleep(governor.pause_ms / 1e3)
+                figures.paused_ms += governor.pause_ms
             if figures.tokens:
                 begun = time.perf_counter()
             shown = decoder.step(remaining)
@@ -288,6 +329,8 @@ class AdaptiveSession:
             elapsed_ms = (time.perf_counter() - begun) * 1e3
             governor.settle(len(shown), elapsed_ms, charge=figures.first_ms is not None)
             self._listen()
+            if self._log is not None:
+                self._log.step(governor, [item.depth for item in shown], elapsed_ms, self._signals)
             if figures.first_ms is None:
                 figures.first_ms = elapsed_ms
             else:
@@ -310,16 +353,14 @@ class AdaptiveSession:
         if snapshot is self._heard:
             return
         self._heard = snapshot
-        self.governor.hear(
-            Signals(
-                cpu_load=snapshot.cpu_load.value,
-                gpu_load=snapshot.gpu_load.value,
-                gpu_clock_hz=snapshot.gpu_clock_hz.value,
-                power_w=snapshot.power_w.value,
-                temperature_c=snapshot.temperature_c.value,
-                battery_level=snapshot.battery_level.value,
-            )
-        )
+        self._signals = signals_of(snapshot)
+        self.governor.hear(self._signals)
+
+    def _require(self, budget: Budget) -> None:
+        """Refuse a budget whose signals this device lacks; the first look then is the governor's too."""
+        if missing(budget, Signals()):
+            require(budget, first_look(self._sensors), self._power_model)
+            self._listen()
 
 
 def parse_budget(budget: str | Budget | None) -> Budget:

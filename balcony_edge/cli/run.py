@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -19,8 +20,29 @@ def run(
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
     budget: Annotated[
-        str, typer.Option(envvar="BALCONY_BUDGET", help="25ms (mean per token), 40tok/s, or full (lossless).")
+        str,
+        typer.Option(
+            envvar="BALCONY_BUDGET",
+            help="25ms (mean per token), 40tok/s, 25ms@p95, 2s@reply, 8W, 0.4J (per token), 3h (battery), "
+            "battery=20%@3h, gpu=60%, several joined by commas, or full (lossless).",
+        ),
     ] = "full",
+    min_agreement: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the full model's tokens that no budget may push below.")
+    ] = 0.0,
+    max_temp: Annotated[
+        float | None, typer.Option(help="°C above which only the shallowest exit runs, with pauses.")
+    ] = None,
+    min_battery: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Level below which only the shallowest exit runs.")
+    ] = None,
+    power_model: Annotated[
+        str | None,
+        typer.Option(help="IDLE:ACTIVE watts, or profile: what to go by where no sensor tells the power."),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write each decision to a JSONL file; balcony-edge explain reads it.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at the most.")] = 256,
     temp: Annotated[float, typer.Option(envvar="BALCONY_TEMP", help="Temperature; 0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,
@@ -68,17 +90,33 @@ def run(
         raise PromptError(f"unexpected argument {source!r}", 'a prompt is given as -p "TEXT", -f FILE or -')
     text = _prompt(prompt if source is None else "-", file)
 
+    from balcony_controller import Limits
     from balcony_edge.bundle import Bundle
+    from balcony_edge.decisions import DecisionLog
     from balcony_edge.engine.footprint import Footprint
+    from balcony_edge.hearing import read_power_model
     from balcony_edge.session import AdaptiveSession, parse_budget
 
-    wanted = parse_budget(budget)  # before a download
+    wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
     opened = Bundle.open(bundle, revision=revision, offline=offline)
     context = opened.manifest.architecture.context
     print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
-    with AdaptiveSession(
-        opened, budget=wanted, provider=provider, threads=threads, max_context=max_context, speculate=speculate
-    ) as session:
+    with ExitStack() as stack:
+        log = None if trace is None else stack.enter_context(DecisionLog(trace))
+        session = stack.enter_context(
+            AdaptiveSession(
+                opened,
+                budget=wanted,
+                provider=provider,
+                threads=threads,
+                max_context=max_context,
+                speculate=speculate,
+                min_agreement=min_agreement,
+                limits=Limits(max_temp, min_battery),
+                power_model=power,
+                log=log,
+            )
+        )
         interrupted = False
         if chat_template and session.codec.chat_template is not None:
             given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 Clock = Callable[[], float]
 """Seconds on a clock that never goes back; ``time.monotonic`` outside tests."""
 
+NOT_SAMPLED = "not sampled yet"
+
 UNITS = {
     "cpu_load": "ratio",
     "process_cpu_load": "ratio",
@@ -111,7 +113,7 @@ class Snapshot:
     """1.0 with mains or USB power, 0.0 without."""
 
     @classmethod
-    def unknown(cls, reason: str = "not sampled yet") -> Snapshot:
+    def unknown(cls, reason: str = NOT_SAMPLED) -> Snapshot:
         """A snapshot that knows nothing, for the reason given."""
         now = time.monotonic()
         return cls(**{name: Reading.unknown(unit, "none", reason, now) for name, unit in UNITS.items()})

@@ -5,6 +5,7 @@ The factor follows ALERT (ATC'20): contention, throttling or a power mode seen o
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,33 +14,65 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class StageProfile:
-    """Milliseconds of one call by number of positions: ``points`` ascending, the first one for a single position."""
+    """Milliseconds of one call by number of positions: ``points`` ascending, the first one for a single position.
+
+    They were measured ``context_at`` positions into the context; each position of a call costs ``context_ms`` more
+    for every further position of context that it attends to.
+    """
 
     points: tuple[tuple[int, float], ...]
+    context_ms: float = 0.0
+    context_at: int = 64
 
     def __post_init__(self) -> None:
         positions = [count for count, _ in self.points]
         if not positions or positions[0] != 1 or sorted(set(positions)) != positions:
             raise ValueError("a stage profile starts at one position and ascends")
+        if not all(math.isfinite(ms) and ms > 0 for _, ms in self.points) or not self.context_ms >= 0:
+            raise ValueError("a stage profile holds times above zero")
 
-    def ms(self, positions: int) -> float:
-        """Time of one call over ``positions``: straight lines between the points, the last one prolonged."""
+    def ms(self, positions: float, context: int | None = None) -> float:
+        """Time of one call over ``positions``, the last of which sees ``context`` positions (default: as measured).
+
+        Straight lines between the points, the last one prolonged.
+        """
+        extra_ms = 0.0
+        if self.context_ms and context is not None:
+            extra_ms = self.context_ms * positions * (context - self.context_at)
+        return max(self._alone_ms(positions) + extra_ms, 1e-9)
+
+    def _alone_ms(self, positions: float) -> float:
         points = self.points
-        if len(points) == 1:
-            return points[0][1] * max(1, positions)
         if positions <= 1:
             return points[0][1]
+        if len(points) == 1:
+            return points[0][1] * positions
         index = min(bisect_right(points, (positions, float("inf"))), len(points) - 1)
         (m0, t0), (m1, t1) = points[index - 1], points[index]
         return t0 + (t1 - t0) * (positions - m0) / (m1 - m0)
 
     @cached_property
     def slope_ms(self) -> float:
-        """Milliseconds that one more pending position adds, taken at small batches, where decoding lives."""
-        near = next((point for point in self.points if point[0] >= 8), self.points[-1])
-        if near[0] == 1:
-            return near[1]
-        return max(0.0, (near[1] - self.points[0][1]) / (near[0] - 1))
+        """Milliseconds that one more position adds to a small batch, where decoding lives."""
+        points = self.points
+        if len(points) == 1:
+            return points[0][1]
+        near = next((point for point in points if point[0] >= 8), points[-1])
+        low = points[1] if near[0] > points[1][0] else points[0]
+        return max(0.0, (near[1] - low[1]) / (near[0] - low[0]))
+
+    @cached_property
+    def call_ms(self) -> float:
+        """What a call over a single position costs beyond that position's share."""
+        return max(0.0, self.points[0][1] - self.slope_ms)
+
+    @cached_property
+    def batch_ms(self) -> float:
+        """What a call over a small batch costs beyond its positions' shares."""
+        if len(self.points) == 1:
+            return 0.0
+        count, ms = self.points[1]
+        return max(0.0, ms - count * self.slope_ms)
 
 
 class SlowDown:
@@ -55,17 +88,27 @@ class SlowDown:
         self.noise = noise
 
     def observe(self, ratio: float) -> None:
-        """Fold in one observation of measured / profiled time."""
+        """Fold in one observation of measured / profiled time; what is no number is none."""
+        if not (math.isfinite(ratio) and ratio > 0):
+            return
         # One descheduled token must not look like a slow device.
         ratio = min(ratio, 4 * self.factor)
         predicted = self.variance + self.drift
         gain = predicted / (predicted + self.noise)
-        self.factor += gain * (ratio - self.factor)
+        self.factor = self._bounded(self.factor + gain * (ratio - self.factor))
         self.variance = (1 - gain) * predicted
+
+    def scale(self, factor: float) -> None:
+        """A live signal (the clock) foretells that everything takes ``factor`` times as long."""
+        self.factor = self._bounded(self.factor * factor)
+
+    @staticmethod
+    def _bounded(factor: float) -> float:
+        return min(max(factor, 1e-3), 1e4)
 
     def disturb(self, variance: float) -> None:
         """A live signal (load, clock) says that the world changed: trust the next observations more."""
-        self.variance += variance
+        self.variance = min(self.variance + variance, 4.0)
 
 
 class CostModel:
@@ -78,23 +121,16 @@ class CostModel:
         self.slowdown = SlowDown()
         self.overhead_ms = overhead_ms
 
-    def call_ms(self, stage: str) -> float:
-        """Cost of calling the stage now rather than later: the call and the newest position's own share."""
-        return self.profiles[stage].points[0][1] * self.slowdown.factor
+    def ms(self, stage: str, positions: int, context: int | None = None) -> float:
+        """Cost of one call over ``positions``, now."""
+        return self.profiles[stage].ms(positions, context) * self.slowdown.factor
 
-    def slope_ms(self, stage: str) -> float:
-        """Cost of one more position in a later batched call."""
-        return self.profiles[stage].slope_ms * self.slowdown.factor
-
-    def ms(self, stage: str, positions: int) -> float:
-        """Cost of one call over ``positions``."""
-        return self.profiles[stage].ms(positions) * self.slowdown.factor
-
-    def observe(self, profiled_ms: float, graphs_ms: float, token_ms: float) -> None:
-        """One token's truth: what its graph runs were profiled at, what they took, and what the whole token took."""
+    def observe(self, profiled_ms: float, graphs_ms: float, step_ms: float, tokens: int) -> None:
+        """One step's truth: what its graph runs were profiled at, what they took, and what the whole step took."""
         if profiled_ms > 0:
             self.slowdown.observe(graphs_ms / profiled_ms)
-        overhead = max(0.0, token_ms - graphs_ms)
-        # The same guard as for ξ: a pause of the process is not our bookkeeping.
-        overhead = min(overhead, 4 * self.overhead_ms + 0.1)
-        self.overhead_ms += self.OVERHEAD_WEIGHT * (overhead - self.overhead_ms)
+        overhead = max(0.0, step_ms - graphs_ms) / max(1, tokens)
+        if math.isfinite(overhead):
+            # The same guard as for ξ: a pause of the process is not our bookkeeping.
+            overhead = min(overhead, 4 * self.overhead_ms + 0.1)
+            self.overhead_ms += self.OVERHEAD_WEIGHT * (overhead - self.overhead_ms)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+
+from balcony_controller.verdict import Confidence
 
 
 @dataclass(frozen=True)
@@ -21,20 +25,90 @@ class BinTable:
     agreement: Mapping[int, Sequence[float]]
 
 
+@dataclass(frozen=True)
+class Judge:
+    """How an exit's own confidence, once computed, becomes a probability of agreement.
+
+    A logistic score ``bias + Σ weights · features`` over the features "gate" (the gate's logit), "top", "margin" and
+    "previous" (see Confidence), binned: ``edges`` [n-1] of the score, ``share`` [n] and measured ``agreement`` [n].
+    """
+
+    weights: Mapping[str, float]
+    bias: float
+    edges: Sequence[float]
+    share: Sequence[float]
+    agreement: Sequence[float]
+
+    FEATURES = ("gate", "top", "margin", "previous")
+
+    def __post_init__(self) -> None:
+        unknown = set(self.weights) - set(self.FEATURES)
+        if unknown or not len(self.edges) + 1 == len(self.share) == len(self.agreement):
+            raise ValueError(f"a judge knows {', '.join(self.FEATURES)} and one value a bin")
+
+    def chance(self, gate_logit: float | None, confidence: Confidence) -> float | None:
+        """Probability of agreement; None where a feature is missing or not finite."""
+        previous = confidence.top if confidence.previous is None else confidence.previous
+        score = self.bias
+        for weight, value in zip(self._row, (gate_logit, confidence.top, confidence.margin, previous), strict=True):
+            if weight:
+                if value is None:
+                    return None
+                score += weight * value
+        return self._at(score) if math.isfinite(score) else None
+
+    @cached_property
+    def _row(self) -> tuple[float, ...]:
+        return tuple(self.weights.get(name, 0.0) for name in self.FEATURES)
+
+    @cached_property
+    def _knots(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Scores and chances between which straight lines run: bins alone would make all their tokens alike."""
+        edges, means = list(self.edges), list(self.agreement)
+        if not edges:
+            return (0.0,), (means[0],)
+        low = edges[0] - (edges[1] - edges[0] if len(edges) > 1 else 1.0)
+        high = edges[-1] + (edges[-1] - edges[-2] if len(edges) > 1 else 1.0)
+        between = [(before + after) / 2 for before, after in itertools.pairwise(means)]
+        return (low, *edges, high), (means[0], *between, means[-1])
+
+    def _at(self, score: float) -> float:
+        scores, chances = self._knots
+        index = bisect_right(scores, score)
+        if index == 0:
+            return chances[0]
+        if index == len(scores):
+            return chances[-1]
+        s0, s1, c0, c1 = scores[index - 1], scores[index], chances[index - 1], chances[index]
+        return c0 + (c1 - c0) * (score - s0) / (s1 - s0)
+
+
 class QualityModel:
-    """Agreement per split, gate bin and exit. ``measured`` is False where no exit was ever measured (a prior then)."""
+    """Agreement per split, gate bin and exit. ``measured`` is False where no exit was ever measured (a prior then).
 
-    # Feedback counts against this many imagined samples at the table's own value, and fades with this memory.
-    PRIOR_SAMPLES = 30.0
-    MEMORY = 0.995
+    What deep passes show moves each exit's log-odds by one ``shift``: a Newton step of logistic regression whose
+    evidence fades, so that a text unlike the calibration's is learned within hundreds of tokens and forgotten again.
+    """
 
-    def __init__(self, tables: Mapping[int, BinTable], depths: Sequence[int]) -> None:
+    # The calibration's own weight against feedback, in information (p · (1 - p) a token), and the feedback's memory.
+    PRIOR_INFORMATION = 20.0
+    MEMORY = 0.999
+    LARGEST_SHIFT = 3.0
+
+    def __init__(
+        self,
+        tables: Mapping[int, BinTable],
+        depths: Sequence[int],
+        judges: Mapping[int, Judge] | None = None,
+    ) -> None:
         self.measured = bool(tables)
         self.full = depths[-1]
         exits = list(depths[:-1])
         self.tables = {split: tables.get(split) or self._prior(split, exits, depths[-1]) for split in exits}
-        self._samples = dict.fromkeys(exits, 0.0)
-        self._corrections = dict.fromkeys(exits, 0.0)
+        self.judges = {split: judge for split, judge in (judges or {}).items() if split in exits}
+        self._information = dict.fromkeys(exits, 0.0)
+        self._shifts = dict.fromkeys(exits, 0.0)
+        self._odds = dict.fromkeys(exits, 1.0)
 
     @staticmethod
     def _prior(split: int, exits: list[int], full: int) -> BinTable:
@@ -44,7 +118,7 @@ class QualityModel:
     def bin(self, split: int, gate_logit: float | None) -> int:
         """The bin of a gate's answer; without a gate the middle one."""
         edges = self.tables[split].edges
-        if gate_logit is None:
+        if gate_logit is None or not math.isfinite(gate_logit):
             return len(edges) // 2
         probability = 1.0 / (1.0 + math.exp(-max(-60.0, min(60.0, gate_logit))))
         return bisect_right(edges, probability)
@@ -53,18 +127,36 @@ class QualityModel:
         """Probability that ``depth`` gives the full model's token, seen from bin ``index`` at ``split``."""
         if depth == self.full:
             return 1.0
-        value = self.tables[split].agreement[depth][index] + self.correction(depth)
-        return min(1.0, max(0.0, value))
+        return self.corrected(depth, self.tables[split].agreement[depth][index])
 
-    def correction(self, depth: int) -> float:
-        """What feedback adds to the table for an exit."""
-        return self._corrections[depth]
+    def judged(self, depth: int, gate_logit: float | None, confidence: Confidence | None) -> float:
+        """Probability that the token which the exit at ``depth`` has given is the full model's."""
+        judge = self.judges.get(depth)
+        chance = None if judge is None or confidence is None else judge.chance(gate_logit, confidence)
+        if chance is None:
+            return self.agreement(depth, self.bin(depth, gate_logit), depth)
+        return self.corrected(depth, chance)
+
+    def corrected(self, depth: int, chance: float) -> float:
+        """A calibrated probability with the feedback's shift of its log-odds."""
+        odds = self._odds[depth]
+        chance = min(1.0, max(0.0, chance))
+        return chance * odds / (1.0 + chance * (odds - 1.0))
+
+    def shift(self, depth: int) -> float:
+        """What feedback adds to the log-odds of an exit."""
+        return self._shifts[depth]
 
     def feedback(self, depth: int, expected: float, agreed: bool) -> None:
-        """A deep pass has shown whether a token emitted at ``depth`` was the full model's.
+        """A deep pass has shown whether a token of the exit at ``depth`` was the full model's.
 
-        ``expected`` is what ``agreement`` had said of it, so that only the surprise moves the correction.
+        ``expected`` is what was forecast of it, so that only the surprise moves the shift.
         """
-        self._samples[depth] = self._samples[depth] * self.MEMORY + 1.0
-        weight = self._samples[depth] + self.PRIOR_SAMPLES
-        self._corrections[depth] += (float(agreed) - expected) / weight
+        if depth not in self._shifts or not 0.0 <= expected <= 1.0:
+            return
+        information = self._information[depth] * self.MEMORY + expected * (1.0 - expected)
+        self._information[depth] = information
+        shift = self._shifts[depth] * (1.0 - (1.0 - self.MEMORY) * 0.1)
+        shift += (float(agreed) - expected) / (information + self.PRIOR_INFORMATION)
+        shift = min(self.LARGEST_SHIFT, max(-self.LARGEST_SHIFT, shift))
+        self._shifts[depth], self._odds[depth] = shift, math.exp(shift)

@@ -1,146 +1,263 @@
-"""The governor on a fake device: budgets kept, and depth spent where it buys agreement."""
+"""The governor on a simulated device: budgets kept, lossless where they allow it, depth where it buys agreement."""
 
 from __future__ import annotations
 
 import math
-from statistics import mean
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_controller import Budget, Confidence, Governor, Outcome, Verdict
-from balcony_controller.plan import fixed_cost, make_plan
-from balcony_controller.signals import Signals
-from helpers.fakes import SHAPE, FakeDevice, governor
+from balcony_controller import Budget, Confidence, Limits, Outcome, Signals, Verdict
+from balcony_controller.replay import Run, World, play
+from balcony_controller.traces import Moment, Trace
+from helpers.fakes import FULL_MS, SHALLOW_MS, SHAPE, governor, records
+
+STEADY = Trace("steady", [0], [Moment()])
+SETTLE = 100
 
 
-def test_no_budget_is_always_full_depth() -> None:
-    _, depths = FakeDevice(governor("full")).reply(50)
-    assert set(depths) == {SHAPE.full}
+def replay(budget: str, trace: Trace = STEADY, tokens: int = 900, *, seed: int = 0, **options: float) -> Run:
+    return play(governor(budget, **options), records(), World(trace, seed=seed), tokens)  # type: ignore[arg-type]
 
 
-def test_a_budget_above_full_depth_is_lossless() -> None:
-    _, depths = FakeDevice(governor("15ms")).reply(200)
-    assert set(depths) == {SHAPE.full}
+def test_no_budget_is_lossless() -> None:
+    run = replay("full")
+    assert all(run.verified)
+    assert run.agreement() == 1.0
+
+
+def test_without_rounds_no_budget_is_plain_full_depth() -> None:
+    control = governor("full", rounds=False)
+    assert control.first_split() == SHAPE.full
+    assert set(play(control, records(), World(STEADY), 100).depth) == {SHAPE.full}
+
+
+def test_lossless_rounds_are_taken_where_they_are_cheaper_than_full_depth() -> None:
+    assert replay("full").mean_ms() < 0.95 * FULL_MS
+
+
+@pytest.mark.parametrize("ratio", [1.05, 1.3, 3.0])
+def test_a_budget_looser_than_full_depth_always_gives_full_quality(ratio: float) -> None:
+    assert all(replay(f"{ratio * FULL_MS}ms").verified)
+
+
+def test_lossless_goes_on_below_the_cost_of_full_depth_as_far_as_rounds_reach() -> None:
+    cheapest = replay("full", tokens=2000).mean_ms(SETTLE)
+    assert cheapest * 1.1 < FULL_MS
+    assert all(replay(f"{cheapest * 1.1}ms").verified)
 
 
 def test_a_budget_below_every_exit_takes_the_shallowest() -> None:
-    _, depths = FakeDevice(governor("1ms")).reply(100)
-    assert set(depths) == {3}
+    run = replay("1ms")
+    assert set(run.depth) == {3}
 
 
-@given(st.floats(6.0, 12.0), st.integers(0, 1000))
+@settings(max_examples=12)
+@given(st.floats(1.06 * SHALLOW_MS, 0.75 * FULL_MS), st.integers(0, 1000))
 def test_the_mean_cost_is_the_budget(budget_ms: float, seed: int) -> None:
-    """Between the shallowest exit's cost (about 4.6 ms) and full depth's (about 12.6 ms)."""
-    costs, _ = FakeDevice(governor(f"{budget_ms}ms"), seed).reply(400)
-    assert mean(costs) == pytest.approx(budget_ms, rel=0.05)
+    run = replay(f"{budget_ms}ms", tokens=1500, seed=seed)
+    assert run.mean_ms(SETTLE) <= budget_ms * 1.01
+    assert run.overspend_tokens(budget_ms, SETTLE) <= 10.0
 
 
-def test_more_budget_is_more_depth() -> None:
-    means = [mean(FakeDevice(governor(f"{budget}ms")).reply(300)[1]) for budget in (5.5, 7.0, 9.0, 11.0)]
-    assert means == sorted(means)
-    assert means[-1] - means[0] > 3
+def test_the_budget_is_spent_where_depth_can_be_bought() -> None:
+    for budget_ms in (7.0, 8.0, 9.0):
+        assert replay(f"{budget_ms}ms", tokens=1500).mean_ms(SETTLE) == pytest.approx(budget_ms, rel=0.01)
+
+
+def test_more_budget_is_more_agreement() -> None:
+    found = [replay(f"{budget}ms", tokens=1500).agreement(SETTLE) for budget in (4.8, 6.0, 7.5, 9.0, 10.5, 13.0)]
+    assert found == sorted(found)
+    assert found[-1] == 1.0
+    assert found[0] < 0.9
 
 
 @pytest.mark.parametrize("slowdown", [0.6, 1.7])
 def test_a_device_that_is_not_as_profiled_keeps_the_budget(slowdown: float) -> None:
-    costs, _ = FakeDevice(governor(f"{8 * slowdown}ms"), slowdown=slowdown).reply(500)
-    assert mean(costs) == pytest.approx(8 * slowdown, rel=0.05)
+    run = replay(f"{8 * slowdown}ms", Trace("slow", [0], [Moment(slowdown)]), tokens=1500)
+    assert run.mean_ms(SETTLE) == pytest.approx(8 * slowdown, rel=0.01)
 
 
-@pytest.mark.parametrize("slowdown", [0.9, 1.12])
-def test_a_plan_that_cannot_steer_back_is_made_again(slowdown: float) -> None:
-    """A drift too small to notice as such: at full depth's own cost, the plan has nothing else to choose from."""
-    device = FakeDevice(governor("13.2ms"))
-    device.reply(100)
-    device.slowdown = slowdown
-    costs, depths = device.reply(400)
-    assert mean(costs) <= 13.2 * 1.03
-    assert (set(depths) == {SHAPE.full}) == (slowdown < 1)
+def test_a_step_of_the_slow_down_is_absorbed_within_20_tokens() -> None:
+    """Spending stops running ahead of the budget: what follows the first 20 tokens is back within it."""
+    budget_ms = 2 * SHALLOW_MS * 1.15
+    at = 450
+    run = replay(f"{budget_ms}ms", Trace("step", [0, at], [Moment(), Moment(2.0)]))
+    shown, late = 0, []
+    for tokens, elapsed in zip(run.tokens, run.elapsed_ms, strict=True):
+        if at + 20 <= shown < at + 120:
+            late.append((tokens, elapsed))
+        shown += tokens
+    assert sum(ms for _, ms in late) / sum(count for count, _ in late) <= budget_ms * 1.02
+    assert run.overspend_tokens(budget_ms) <= 10.0
 
 
-def test_contention_that_begins_halfway_is_absorbed() -> None:
-    device = FakeDevice(governor("9ms"))
-    device.reply(200)
-    device.slowdown = 1.5
-    costs, _ = device.reply(400)
-    assert mean(costs) == pytest.approx(9.0, rel=0.05)
-
-
-def test_the_gate_decides_which_tokens_go_deep() -> None:
+def test_confidence_decides_which_tokens_are_shown() -> None:
     control = governor("8ms")
-    device = FakeDevice(control)
-    device.reply(50)
-    sure, _ = control.stop_at(3, math.log(0.97 / 0.03))
-    unsure, _ = control.stop_at(3, math.log(0.2 / 0.8))
-    assert sure is None
-    assert unsure is not None
+    play(control, records(), World(STEADY), 200)
+    control.begin({}, 100)
+    control.settle(1, 8.0)
+    assert control.judge(3, 1.0, Confidence(-0.01, 6.0)) is Verdict.EMIT
+    assert control.judge(3, 1.0, Confidence(-1.5, -2.0)) is not Verdict.EMIT
 
 
 def test_a_budget_set_while_tokens_stream_takes_effect_at_once() -> None:
-    control = governor("full")
+    control = governor("full", rounds=False)
     assert control.first_split() == SHAPE.full
-    control.set_budget(Budget.parse("5ms"))
+    control.set_budget(Budget.parse("4.6ms"))
     assert control.first_split() == 3
     control.set_budget(Budget.parse("full"))
     assert control.first_split() == SHAPE.full
 
 
-def test_plans_leave_out_depths_that_a_budget_cannot_feed() -> None:
-    """Every position of a stage in use must be consumed: a long prompt makes rare deep tokens too dear."""
-    control = governor("5ms")
-    cost, quality = control.cost, control.quality
-    pending = {name: 2000 for name, _ in SHAPE.trunk}
-    short = make_plan(SHAPE, cost, quality, 9.0, pending={}, remaining=100)
-    long = make_plan(SHAPE, cost, quality, 9.0, pending=pending, remaining=100)
-    assert short.depths[-1] == SHAPE.full
-    assert max(long.depths) < SHAPE.full or long.cost_ms > 9.0
+def test_an_agreement_floor_wins_over_the_budget_and_is_reported() -> None:
+    run = play(control := governor("5ms", min_agreement=0.95), records(), World(STEADY), 900)
+    assert run.agreement(SETTLE) >= 0.94
+    assert run.mean_ms(SETTLE) > 5.0
+    assert control.floor_wins
+    play(control := governor("12ms", min_agreement=0.9), records(), World(STEADY), 300)
+    assert not control.floor_wins
 
 
-@given(st.floats(3.0, 20.0))
-def test_plans_keep_the_budget_where_one_can(budget_ms: float) -> None:
-    control = governor("full")
-    plan = make_plan(SHAPE, control.cost, control.quality, budget_ms)
-    cheapest = fixed_cost(SHAPE, control.cost, (3,))
-    assert plan.cost_ms <= max(budget_ms, cheapest) + 1e-9
-    assert 0.0 <= plan.agreement <= 1.0
+def test_heat_cuts_depth_until_the_device_is_cooler() -> None:
+    control = governor("9ms", limits=Limits(temperature_c=90.0))
+    control.hear(Signals(time_s=0.0, temperature_c=95.0))
+    assert control.first_split() == 3
+    assert control.stop_at(3, -5.0)[0] is None
+    assert control.judge(3, -5.0, Confidence(-3.0, 0.0)) is Verdict.EMIT
+    control.settle(1, 9.0)
+    assert control.pause_ms > 0
+    control.hear(Signals(time_s=1.0, temperature_c=89.0))
+    assert control.cut
+    control.hear(Signals(time_s=2.0, temperature_c=None))
+    assert control.cut
+    control.hear(Signals(time_s=3.0, temperature_c=80.0))
+    assert not control.cut
 
 
-def test_better_plans_for_more_money() -> None:
-    control = governor("full")
-    agreements = [make_plan(SHAPE, control.cost, control.quality, b).agreement for b in (5, 6, 7, 8, 9, 10, 11, 12, 13)]
-    assert agreements == sorted(agreements)
-    assert agreements[-1] == 1.0
+def test_heat_paces_what_must_stay_lossless() -> None:
+    control = governor("full", limits=Limits(temperature_c=90.0))
+    control.hear(Signals(time_s=0.0, temperature_c=95.0))
+    run = play(control, records(), World(STEADY), 60)
+    assert all(run.verified)
+    assert sum(run.pause_ms) == pytest.approx(sum(run.elapsed_ms), rel=0.01)
 
 
-def test_a_jump_of_load_loosens_the_cost_model() -> None:
+def test_a_low_battery_cuts_depth_on_battery_only() -> None:
+    control = governor("9ms", limits=Limits(battery_level=0.1))
+    control.hear(Signals(battery_level=0.05, on_mains=True))
+    assert not control.cut
+    control.hear(Signals(battery_level=0.05, on_mains=False))
+    assert control.cut
+
+
+def test_a_reply_ends_before_its_deadline() -> None:
+    """Whatever the time allows, from far too little to plenty."""
+    for seconds in (0.02, 0.3, 0.8, 1.2, 4.0):
+        control = governor(f"{seconds}s@reply")
+        tokens = 100
+        run = play(control, records(), World(STEADY), tokens)
+        spent_s = sum(run.elapsed_ms) / 1e3
+        if seconds >= 0.8:
+            assert spent_s <= seconds
+            assert not control.out_of_time
+        if seconds <= 0.3:
+            assert control.out_of_time
+    assert all(run.verified)
+
+
+def test_a_limit_of_the_tail_is_kept_by_95_of_100_tokens() -> None:
+    for limit_ms in (6.0, 9.0, 11.0, 15.0):
+        run = replay(f"{limit_ms}ms@p95", tokens=1500)
+        tokens, elapsed, _ = run.charged(SETTLE)
+        late = (elapsed > limit_ms).sum() / tokens.sum()
+        assert late <= 0.055
+    assert all(run.verified)
+
+
+def test_a_jump_of_load_loosens_the_cost_model_and_a_clock_foretells_it() -> None:
     control = governor("8ms")
-    control.hear(Signals(gpu_load=0.1))
+    control.hear(Signals(gpu_load=0.1, gpu_clock_hz=1e9))
     before = control.cost.slowdown.variance
-    control.hear(Signals(gpu_load=0.15))
+    control.hear(Signals(gpu_load=0.15, gpu_clock_hz=1e9))
     assert control.cost.slowdown.variance == before
-    control.hear(Signals(gpu_load=0.9))
+    control.hear(Signals(gpu_load=0.9, gpu_clock_hz=5e8))
     assert control.cost.slowdown.variance > before
+    assert control.cost.slowdown.factor == pytest.approx(math.sqrt(2.0))
 
 
 def test_the_same_world_gives_the_same_decisions() -> None:
-    runs = [FakeDevice(governor("8ms"), seed=5).reply(150) for _ in range(2)]
-    assert runs[0] == runs[1]
+    first, second = (replay("8ms", seed=5) for _ in range(2))
+    assert first == second
 
 
-def test_lossless_rounds_hold_drafts_until_they_are_worth_a_deep_pass() -> None:
-    control = governor("full", rounds=True)
-    verdicts = []
-    for held in range(Governor.MOST_DRAFTS):
+odd = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
+looks = st.builds(
+    Signals,
+    time_s=odd,
+    cpu_load=odd,
+    gpu_load=odd,
+    gpu_clock_hz=odd,
+    power_w=odd,
+    temperature_c=odd,
+    battery_level=odd,
+    battery_energy_wh=odd,
+    battery_power_w=odd,
+    on_mains=st.one_of(st.none(), st.booleans()),
+    throttled=st.one_of(st.none(), st.booleans()),
+)
+BUDGETS = ("full", "8ms", "9ms@p95", "8ms,9W", "0.2J", "3h", "battery=20%@1h", "gpu=60%", "1s@reply", "1ms")
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(BUDGETS), st.lists(st.tuples(looks, odd, odd, st.booleans()), min_size=1, max_size=30))
+def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
+    budget: str, events: list[tuple[Signals, float | None, float | None, bool]]
+) -> None:
+    """Whatever sensors and clocks say: decisions stay within the ladder, pauses are bounded, drafts end."""
+    control = governor(budget, limits=Limits(temperature_c=90.0, battery_level=0.05))
+    control.begin(dict.fromkeys(["segment 0-3"], 16), 50)
+    held = 0
+    for signals, gate, elapsed, agreed in events:
+        control.hear(signals)
         split = control.first_split()
-        if split == SHAPE.full:
-            break
-        assert control.stop_at(split, 2.0)[0] is None
-        verdicts.append(control.judge(split, 2.0, Confidence(-0.1, 4.0), held))
-        if verdicts[-1] is Verdict.VERIFY:
-            break
-    assert verdicts[-1] is Verdict.VERIFY
-    assert Verdict.EMIT not in verdicts
-    control.verified([Outcome(3, control.expected, True)])
-    assert control.first_split() == 3
+        for _ in SHAPE.depths:
+            assert split in SHAPE.depths
+            following, expected = control.stop_at(split, gate)
+            assert 0.0 <= expected <= 1.0
+            if following is None:
+                break
+            assert following > split
+            split = following
+        if control.cut:
+            assert split == SHAPE.depths[0]
+        ms = float("nan") if elapsed is None else elapsed
+        control.observe("segment 0-3", 1, ms)
+        if split != SHAPE.full:
+            confidence = None if gate is None else Confidence(-abs(gate), gate)
+            verdict = control.judge(split, gate, confidence, held)
+            assert not (control.lossless and not control.cut and verdict is Verdict.EMIT)
+            if verdict is Verdict.HOLD:
+                held += 1
+                assert held <= control.MOST_DRAFTS
+                continue
+        held = 0
+        control.verified([Outcome(3, control.expected, agreed)])
+        control.settle(1, ms)
+        assert 0.0 <= control.pause_ms <= 2000.0
+        assert control.price >= 0.0
+        assert math.isfinite(control.overspend_ms)
+
+
+@settings(max_examples=15)
+@given(st.floats(3.0, 14.0), st.floats(1.01, 2.0))
+def test_tightening_a_budget_never_raises_the_expected_cost(budget_ms: float, ratio: float) -> None:
+    costs = []
+    for limit in (budget_ms, budget_ms * ratio):
+        control = governor(f"{limit}ms")
+        control.begin({}, 100)
+        control.settle(1, limit)
+        policy = control.policy
+        costs.append(policy.cost_ms[0] if policy.lossless else min(policy.cost_ms[0], max(limit, policy.cost_ms[-1])))
+    assert costs[0] <= costs[1] + 1e-9

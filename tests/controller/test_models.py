@@ -7,16 +7,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_controller.cost import CostModel, SlowDown, StageProfile
-from balcony_controller.price import VirtualQueue
-from balcony_controller.quality import BinTable, QualityModel
+from balcony_controller.quality import BinTable, Judge, QualityModel
 from balcony_controller.signals import Signals, change
+from balcony_controller.verdict import Confidence
 
 
 def test_profiles_interpolate_and_prolong() -> None:
     profile = StageProfile(((1, 2.0), (2, 3.0), (8, 9.0)))
     assert [profile.ms(n) for n in (1, 2, 5, 8, 16)] == [2.0, 3.0, 6.0, 9.0, 17.0]
     assert profile.slope_ms == pytest.approx(1.0)
+    assert (profile.call_ms, profile.batch_ms) == (pytest.approx(1.0), pytest.approx(1.0))
     assert StageProfile(((1, 2.0),)).ms(4) == 8.0
+
+
+def test_context_costs_more_the_longer_it_is() -> None:
+    profile = StageProfile(((1, 2.0), (2, 3.0)), context_ms=0.01, context_at=50)
+    assert profile.ms(1, 150) == pytest.approx(3.0)
+    assert profile.ms(2, 150) == pytest.approx(5.0)
+    assert profile.ms(1, 50) == profile.ms(1) == 2.0
 
 
 @pytest.mark.parametrize("points", [(), ((2, 1.0),), ((1, 1.0), (1, 2.0)), ((1, 1.0), (4, 2.0), (2, 3.0))])
@@ -55,7 +63,7 @@ def test_a_disturbed_filter_follows_faster() -> None:
 def test_the_factor_corrects_every_stage() -> None:
     cost = CostModel({"a": StageProfile(((1, 2.0), (2, 3.0))), "b": StageProfile(((1, 1.0),))})
     for _ in range(300):
-        cost.observe(profiled_ms=2.0, graphs_ms=4.0, token_ms=4.5)
+        cost.observe(profiled_ms=2.0, graphs_ms=4.0, step_ms=5.0, tokens=2)
     assert cost.ms("b", 1) == pytest.approx(2.0, rel=0.02)
     assert cost.overhead_ms == pytest.approx(0.5, rel=0.02)
 
@@ -77,33 +85,48 @@ def test_without_measurements_the_prior_grows_with_depth() -> None:
 @given(st.floats(0.0, 1.0))
 def test_feedback_moves_the_estimate_towards_the_truth(truth: float) -> None:
     quality = QualityModel({1: BinTable((), (1.0,), {1: (0.5,)})}, (1, 2))
-    for step in range(600):
+    for step in range(1500):
         agreed = int((step + 1) * truth) > int(step * truth)
         quality.feedback(1, quality.agreement(1, 0, 1), agreed)
     assert abs(quality.agreement(1, 0, 1) - truth) < 0.1
     assert 0.0 <= quality.agreement(1, 0, 1) <= 1.0
 
 
-def test_price_follows_the_overspend() -> None:
-    queue = VirtualQueue(budget_ms=10.0, plan_price=0.02, reference_price=0.05)
-    assert queue.price == pytest.approx(0.02)
-    queue.settle(20.0)
-    assert queue.price > 0.02
-    for _ in range(30):
-        queue.settle(5.0)
-    assert queue.price == pytest.approx(0.0)
-
-
-@given(st.lists(st.floats(0.0, 1e4), max_size=60))
-def test_price_is_never_negative_and_the_debt_is_bounded(costs: list[float]) -> None:
-    queue = VirtualQueue(budget_ms=10.0, plan_price=0.02, reference_price=0.05)
-    for cost in costs:
-        queue.settle(cost)
-        assert queue.price >= -1e-12
-        assert queue.overspend_ms <= VirtualQueue.LONGEST_TOKENS * 10.0
-
-
 def test_unknown_signals_move_nothing() -> None:
     assert change(Signals(), Signals(cpu_load=1.0, gpu_clock_hz=1e9)) == 0.0
     assert change(Signals(gpu_load=0.2), Signals(gpu_load=0.9)) == pytest.approx(0.7)
-    assert change(Signals(gpu_clock_hz=1e9), Signals(gpu_clock_hz=5e8)) == pytest.approx(0.5)
+    assert change(Signals(throttled=False), Signals(throttled=True)) == 1.0
+    assert change(Signals(), Signals(throttled=True)) == 0.0
+
+
+def test_what_no_device_can_mean_is_unknown() -> None:
+    nan = float("nan")
+    heard = Signals(time_s=nan, gpu_load=1.7, power_w=-3.0, temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
+    assert heard.sane() == Signals(temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
+
+
+JUDGE = Judge({"margin": 1.0}, 0.0, (0.0, 1.0), (0.3, 0.3, 0.4), (0.4, 0.6, 0.9))
+
+
+@pytest.mark.parametrize(("margin", "chance"), [(-5.0, 0.4), (0.0, 0.5), (0.5, 0.625), (1.0, 0.75), (9.0, 0.9)])
+def test_a_judge_draws_straight_lines_between_its_bins(margin: float, chance: float) -> None:
+    assert JUDGE.chance(None, Confidence(-0.1, margin)) == pytest.approx(chance)
+
+
+def test_a_judge_does_not_guess_without_its_features() -> None:
+    gated = Judge({"gate": 1.0, "previous": 0.1}, 0.0, (), (1.0,), (0.7,))
+    assert gated.chance(None, Confidence(-0.1, 1.0)) is None
+    assert gated.chance(0.3, Confidence(-0.1, 1.0)) == 0.7
+    assert JUDGE.chance(None, Confidence(-0.1, float("nan"))) is None
+    with pytest.raises(ValueError, match="judge"):
+        Judge({"mood": 1.0}, 0.0, (), (1.0,), (0.7,))
+
+
+def test_a_judge_goes_before_the_gates_bins_and_is_corrected_with_them() -> None:
+    table = BinTable((), (1.0,), {1: (0.5,)})
+    quality = QualityModel({1: table}, (1, 2), {1: JUDGE})
+    assert quality.judged(1, None, Confidence(-0.1, 9.0)) == pytest.approx(0.9)
+    assert quality.judged(1, None, None) == 0.5
+    for _ in range(300):
+        quality.feedback(1, quality.judged(1, None, Confidence(-0.1, 9.0)), False)
+    assert quality.judged(1, None, Confidence(-0.1, 9.0)) < 0.5

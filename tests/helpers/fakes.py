@@ -1,13 +1,14 @@
-"""A controller's world without a device: a ladder of known costs and exits of known agreement."""
+"""A controller's world without a device: a ladder of known costs and replies of exits of known agreement."""
 
 from __future__ import annotations
 
-import math
+import functools
 
 import numpy as np
 
-from balcony_controller import Budget, CostModel, Governor, LadderShape, QualityModel, StageProfile
+from balcony_controller import Budget, CostModel, Governor, Judge, LadderShape, Limits, PowerModel, StageProfile
 from balcony_controller.quality import BinTable
+from balcony_controller.records import RecordedReply, Records, Track
 from balcony_controller.shape import HEAD
 
 SHAPE = LadderShape(
@@ -15,6 +16,11 @@ SHAPE = LadderShape(
     trunk=(("segment 0-3", 3), ("segment 3-6", 6), ("segment 6-9", 9), ("segment 9-12", 12)),
     exits={3: "exit 3", 6: "exit 6", 9: "exit 9"},
 )
+# A full-depth token of the profiles below, and one of the shallowest exit.
+FULL_MS, SHALLOW_MS = 12.5, 4.5
+EXITS = SHAPE.depths[:-1]
+# How hard tokens are (log-odds of agreement, mean and spread) by exit.
+EASE = {3: (1.4, 1.8), 6: (2.0, 1.9), 9: (2.8, 2.0)}
 
 
 def profile(call_ms: float, slope_ms: float) -> StageProfile:
@@ -24,77 +30,69 @@ def profile(call_ms: float, slope_ms: float) -> StageProfile:
 
 def profiles() -> dict[str, StageProfile]:
     """Segments of 3 layers, exits of one, a head worth half a layer; 1 ms a layer."""
-    segments = {name: profile(2.5, 0.5) for name, _ in SHAPE.trunk}
-    exits = {name: profile(0.85, 0.15) for name in SHAPE.exits.values()}
+    segments = {name: profile(2.7, 0.3) for name, _ in SHAPE.trunk}
+    exits = {name: profile(0.9, 0.1) for name in SHAPE.exits.values()}
     return {**segments, **exits, HEAD: profile(0.4, 0.1)}
 
 
-def tables() -> dict[int, BinTable]:
-    """Four gate bins a split, agreement rising with the gate and with depth."""
-    edges, share = (0.5, 0.75, 0.9), (0.25, 0.25, 0.25, 0.25)
-    rows = {3: (0.35, 0.62, 0.82, 0.96), 6: (0.55, 0.74, 0.88, 0.98), 9: (0.72, 0.85, 0.94, 0.99)}
-    return {
-        split: BinTable(edges, share, {depth: row for depth, row in rows.items() if depth >= split}) for split in rows
-    }
+def _tracks(tokens: int, rng: np.random.Generator) -> dict[int, Track]:
+    """Confidence foretells agreement as well as can be, the gate half as well; deeper exits know what shallower do."""
+    shared = rng.normal(0.0, 1.0, tokens)
+    luck = rng.random(tokens)
+    tracks = {}
+    for depth, (mean, spread) in EASE.items():
+        logit = mean + spread * (0.8 * shared + 0.6 * rng.normal(0.0, 1.0, tokens))
+        gate = mean + 0.5 * (logit - mean) + 0.7 * rng.normal(0.0, 1.0, tokens)
+        agreed = luck < 1.0 / (1.0 + np.exp(-logit))
+        top = np.minimum(-1e-3, -np.exp(-logit / 2))
+        tracks[depth] = Track(agreed.tolist(), gate.tolist(), top.tolist(), logit.tolist())
+    return tracks
 
 
-def governor(budget: str, *, rounds: bool = False) -> Governor:
+def _bins(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    edges = np.quantile(values, np.arange(1, count) / count)
+    return edges, np.searchsorted(edges, values, side="right")
+
+
+@functools.cache
+def records(replies: int = 20, tokens: int = 150) -> Records:
+    """Replies of the fake bundle, its calibration fitted on other tokens of the same kind."""
+    rng = np.random.default_rng(7)
+    known = _tracks(20_000, rng)
+    tables, judges = {}, {}
+    for depth in EXITS:
+        chance = 1.0 / (1.0 + np.exp(-np.array(known[depth].gate)))
+        edges, place = _bins(chance, 8)
+        rows = {
+            deeper: tuple(float(np.mean(np.array(known[deeper].agreed)[place == index])) for index in range(8))
+            for deeper in EXITS
+            if deeper >= depth
+        }
+        tables[depth] = BinTable(tuple(edges.tolist()), (1 / 8,) * 8, rows)
+        edges, place = _bins(np.array(known[depth].margin), 16)
+        agreed = np.array(known[depth].agreed)
+        means = tuple(float(agreed[place == index].mean()) for index in range(16))
+        judges[depth] = Judge({"margin": 1.0}, 0.0, tuple(edges.tolist()), (1 / 16,) * 16, means)
+    made = [RecordedReply(16, _tracks(tokens, rng)) for _ in range(replies)]
+    return Records(SHAPE, profiles(), tables, judges, made)
+
+
+def governor(
+    budget: str,
+    *,
+    rounds: bool = True,
+    min_agreement: float = 0.0,
+    limits: Limits | None = None,
+    power_model: PowerModel | None = None,
+) -> Governor:
     """A fresh governor over the fake ladder."""
-    model = QualityModel(tables(), SHAPE.depths)
-    return Governor(SHAPE, CostModel(profiles()), model, Budget.parse(budget), rounds=rounds)
-
-
-class FakeDevice:
-    """Plays a reply: true costs are the profile times ``slowdown`` and noise; gates answer at random by bin."""
-
-    def __init__(self, control: Governor, seed: int = 0, slowdown: float = 1.0) -> None:
-        self.control = control
-        self.slowdown = slowdown
-        self.cursors = dict.fromkeys([name for name, _ in SHAPE.trunk] + list(SHAPE.exits.values()), 0)
-        self.position = 0
-        self._rng = np.random.default_rng(seed)
-        self._cost = profiles()
-
-    def reply(self, tokens: int, prompt: int = 16) -> tuple[list[float], list[int]]:
-        """(milliseconds, depth) of each token after the first."""
-        self.position = prompt
-        self.cursors = dict.fromkeys(self.cursors, 0)
-        self.control.begin(dict.fromkeys(self.cursors, prompt), tokens)
-        costs, depths = [], []
-        for index in range(tokens):
-            cost, depth = self._token()
-            self.control.settle(1, cost, charge=index > 0)
-            self.position += 1
-            if index:
-                costs.append(cost)
-                depths.append(depth)
-        return costs, depths
-
-    def _token(self) -> tuple[float, int]:
-        quality = tables()
-        self.spent = 0.05
-        split = self.control.first_split()
-        while split != SHAPE.full:
-            for name in SHAPE.segments(0, split):
-                self._run(name)
-            bins = quality[split].edges
-            probability = (*bins, 0.95)[int(self._rng.integers(0, len(bins) + 1))] - 0.01
-            following, _ = self.control.stop_at(split, math.log(probability / (1 - probability)))
-            if following is None:
-                break
-            split = following
-        for name in SHAPE.stages(split):
-            self._run(name)
-        self._charge(HEAD, 1)
-        return self.spent, split
-
-    def _run(self, name: str) -> None:
-        pending = self.position - self.cursors[name]
-        if pending:
-            self.cursors[name] = self.position
-            self._charge(name, pending)
-
-    def _charge(self, name: str, positions: int) -> None:
-        elapsed = self._cost[name].ms(positions) * self.slowdown * float(self._rng.lognormal(0.0, 0.05))
-        self.spent += elapsed
-        self.control.observe(name, positions, elapsed)
+    return Governor(
+        SHAPE,
+        CostModel(profiles()),
+        records().quality(),
+        Budget.parse(budget),
+        rounds=rounds,
+        min_agreement=min_agreement,
+        limits=limits,
+        power_model=power_model,
+    )

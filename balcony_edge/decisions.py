@@ -1,0 +1,132 @@
+"""The log of a governor's decisions: one JSON line for each step that showed tokens.
+
+A log can be explained (``balcony-edge explain``) and replayed (``balcony-edge replay``): its slow-downs and signals are
+a trace.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from balcony_controller import Governor, Signals
+from balcony_edge.errors import TraceError
+
+KIND = "balcony-edge decisions"
+
+
+class DecisionLog:
+    """Writes a log to ``path``, line by line: what was decided last is there even if the process dies.
+
+    Raises TraceError when the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._token = 0
+        try:
+            self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise TraceError(f"cannot write {path}: {error}", "name a file in a folder that can be written") from error
+
+    def start(self, governor: Governor) -> None:
+        """The first line: what the tokens were decided for."""
+        self._write(
+            {
+                "kind": KIND,
+                "version": 1,
+                "budget": str(governor.budget),
+                "budget_ms": governor.budget.latency_ms,
+                "depths": governor.shape.depths,
+                "min_agreement": governor.min_agreement,
+            }
+        )
+
+    def step(self, governor: Governor, depths: Sequence[int], elapsed_ms: float, signals: Signals) -> None:
+        """A step has shown tokens of ``depths``."""
+        self._write(
+            {
+                "token": self._token,
+                "tokens": len(depths),
+                "depths": list(depths),
+                "elapsed_ms": elapsed_ms,
+                "pause_ms": governor.pause_ms,
+                "slowdown": governor.cost.slowdown.factor,
+                "allowance_ms": governor.allowance_ms,
+                "debt_ms": governor.overspend_ms,
+                "price_per_ms": governor.price,
+                "set": list(governor.policy.depths),
+                "lossless": governor.lossless,
+                "cut": governor.cut,
+                "floor_wins": governor.floor_wins,
+                "expected": governor.expected,
+                "options": dict(governor.options),
+                "signals": {name: value for name, value in asdict(signals).items() if value is not None},
+            }
+        )
+        self._token += len(depths)
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+    def __enter__(self) -> DecisionLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, content: dict[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(_plain(content)) + "\n")
+        except OSError as error:
+            raise TraceError(f"cannot write {self.path}: {error}", "make room, or leave --trace out") from error
+
+
+def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(the first line, the steps) of a log. Raises TraceError with the line that cannot be read.
+
+    A last line that is cut off (the process died) is left out.
+    """
+    hint = "make one: balcony-edge run --trace FILE.jsonl --budget 25ms -p ..."
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TraceError(f"cannot read {path}: {error}", hint) from error
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            content = json.loads(line)
+        except ValueError as error:
+            if number == len(lines) and found:
+                break
+            raise TraceError(f"{path}, line {number} is no JSON", hint) from error
+        if not isinstance(content, dict):
+            raise TraceError(f"{path}, line {number} is no JSON object", hint)
+        found.append(content)
+    if not found or found[0].get("kind") != KIND:
+        raise TraceError(f"{path} is no log of decisions", hint)
+    for number, content in enumerate(found[1:], start=2):
+        for name in ("token", "tokens", "elapsed_ms", "slowdown"):
+            value = content.get(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+                raise TraceError(f"{path}, line {number}: {name} is {value!r}", hint)
+    return found[0], found[1:]
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: None there."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
