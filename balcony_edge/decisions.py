@@ -1,8 +1,4 @@
-"""The log of a governor's decisions: one JSON line for each step that showed tokens.
-
-A log can be explained (``balcony-edge explain``) and replayed (``balcony-edge replay``): its slow-downs and signals are
-a trace.
-"""
+"""The log of a governor's decisions: one JSON line for each step that showed tokens."""
 
 from __future__ import annotations
 
@@ -88,37 +84,6 @@ class DecisionLog:
             self._file.write(json.dumps(_plain(content)) + "\n")
         except OSError as error:
             raise TraceError(f"cannot write {self.path}: {error}", "make room, or leave --trace out") from error
-
-
-def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(the first line, the steps) of a log. Raises TraceError with the line that cannot be read.
-
-    A last line that is cut off (the process died) is left out.
-    """
-    hint = "make one: balcony-edge run --trace FILE.jsonl --budget 25ms -p ..."
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"cannot read {path}: {error}", hint) from error
-    found: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            content = json.loads(line)
-        except ValueError as error:
-            if number == len(lines) and found:
-                break
-            raise TraceError(f"{path}, line {number} is no JSON", hint) from error
-        if not isinstance(content, dict):
-            raise TraceError(f"{path}, line {number} is no JSON object", hint)
-        found.append(content)
-    if not found or found[0].get("kind") != KIND:
-        raise TraceError(f"{path} is no log of decisions", hint)
-    for number, content in enumerate(found[1:], start=2):
-        for name in ("token", "tokens", "elapsed_ms", "slowdown"):
-            value = content.get(name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise TraceError(f"{path}, line {number}: {name} is {value!r}", hint)
-    return found[0], found[1:]
 
 
 def _plain(value: Any) -> Any:

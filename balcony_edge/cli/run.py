@@ -40,9 +40,7 @@ def run(
         str | None,
         typer.Option(help="IDLE:ACTIVE watts, or profile: what to go by where no sensor tells the power."),
     ] = None,
-    trace: Annotated[
-        Path | None, typer.Option(help="Write each decision to a JSONL file; balcony-edge explain reads it.")
-    ] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write each decision to a file, one JSON line a step.")] = None,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at the most.")] = 256,
     temp: Annotated[float, typer.Option(envvar="BALCONY_TEMP", help="Temperature; 0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,

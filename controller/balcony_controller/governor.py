@@ -389,6 +389,8 @@ class Governor:
         """Whether lossless decoding has turned out to be out of reach, or has spent what was saved."""
         if not self._policy.lossless or self.budget.unlimited or self.min_agreement >= 1.0:
             return False
+        if not self._fits(self.shape.full):
+            return True
         return self._books.debt_tokens > (-0.5 if self._spending else self.LOSSLESS_DEBT)
 
     def _cornered(self, debt: float) -> bool:
