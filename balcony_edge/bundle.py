@@ -294,8 +294,9 @@ class Bundle:
             if name != CARD_NAME:
                 self._verify(root, name, entry)
         sizes = {name: entry.bytes for name, entry in self.manifest.files.items()}
-        for graph in self.manifest.graphs:
-            for name in filter(None, (graph.file, graph.legacy_file)):
+        for name in sizes:
+            # Also the graph that others load from here (full.onnx, for onnxruntime-genai).
+            if name.endswith(".onnx"):
                 check_external_data(self.path / name, name, sizes)
 
     @classmethod

@@ -24,6 +24,7 @@ ONNX_TYPES = {
     "fp16": TensorProto.FLOAT16,
     "bf16": TensorProto.BFLOAT16,
     "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
 }
 
 # Scales of quantised keys and values, fp32 [1, KV, 1, D] each, by layer name ("model.layers.3").
@@ -92,8 +93,9 @@ class GraphBuilder:
         return self.constant(name, value, DTYPES[self.formats.activations])
 
     def input(self, name: str) -> str:
-        """One of the graph's inputs that only some graphs need (lengths, position)."""
-        self._inputs[name] = None
+        """One of the graph's inputs that only some graphs need (lengths, position), unless a node makes it."""
+        if name not in self.made:
+            self._inputs[name] = None
         return name
 
     def use(self, name: str) -> str:
@@ -105,6 +107,11 @@ class GraphBuilder:
         """A small float tensor, kept in the weights file in the activations' type."""
         rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
         return self.use(self.weights.add(name, array.shape, self.formats.activations, rows))
+
+    def scale(self, name: str, array: Array) -> str:
+        """Scales of a quantised cache, fp32 whatever the activations are."""
+        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        return self.use(self.weights.add(name, array.shape, "fp32", rows))
 
     # --- weights ------------------------------------------------------------------------------------------------
 
@@ -210,6 +217,7 @@ class GraphBuilder:
             "seqlens_k": (TensorProto.INT32, [1]),
             "total_sequence_length": (TensorProto.INT32, []),
             "position": (TensorProto.INT64, [1]),
+            "attention_mask": (TensorProto.INT64, [1, "total"]),
         }
         cache: tuple[int, list[int | str]] = (cache_type, [1, arch.kv_heads, "slots", arch.head_dim])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from balcony_edge.bundle import (
 )
 from balcony_edge.errors import ModelError
 from balcony_edge.whole import whole_folder
-from balcony_export import architectures, card
+from balcony_export import architectures, cache_scales, card, interchange
 from balcony_export.assembly import Made, Parts, write_graphs
 from balcony_export.blueprint import Blueprint
+from balcony_export.builder import CacheScales
 from balcony_export.checkpoint import Array, Checkpoint
 from balcony_export.exit_source import find_exits
 from balcony_export.exits import base_digest
@@ -36,6 +38,15 @@ from balcony_export.weights import BITS, FILE_NAME, WeightFile
 
 DEFAULT = Choice()
 COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The bundle's graphs, and the bytes of the uncut one and of the weights that all share."""
+
+    made: list[Made]
+    full_bytes: int
+    weight_bytes: int
 
 
 @dataclass(frozen=True)
@@ -50,11 +61,27 @@ class Plan:
     quality: dict[int, ExitQuality]
     generation: Generation
 
-    def dry_run(self) -> tuple[list[Made], int]:
-        """What each graph will be, and the size of the weights file in bytes; nothing is written."""
-        weights = WeightFile(None)
-        made = write_graphs(None, weights, self.blueprint, self.parts, self.formats, self.choice.attention())
-        return made, weights.size
+    def write(
+        self, folder: Path | None, weights: WeightFile, formats: Formats, scales: CacheScales | None = None
+    ) -> Written:
+        """Every graph, and the weights that ``weights`` lacks; without a folder nothing is read or written."""
+        made = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.choice.attention(), scales)
+        full = interchange.write_full(folder, weights, self.blueprint, self.parts.base, formats)
+        return Written(made, full, weights.size)
+
+    def dry_run(self) -> Written:
+        """What ``write`` will make."""
+        weights, scales = WeightFile(None), dict[str, tuple[Array, Array]]()
+        if self.formats.cache == "int8":
+            self.write(None, weights, self.uncached)
+            unknown = np.ones((1, self.blueprint.arch.kv_heads, 1, self.blueprint.arch.head_dim), np.float32)
+            scales = defaultdict(lambda: (unknown, unknown))
+        return self.write(None, weights, self.formats, scales)
+
+    @property
+    def uncached(self) -> Formats:
+        """The formats with a cache that needs no scales: that of the activations."""
+        return self.formats.model_copy(update={"cache": self.formats.activations})
 
 
 def plan_export(
@@ -126,37 +153,54 @@ def write_bundle(
     model: str,
     progress: Callable[[int], None] | None = None,
     check: Callable[[Bundle], None] | None = None,
+    cache_text: Path | None = None,
 ) -> Bundle:
     """Carry out a plan. A bundle at ``out`` is replaced only once the new one is whole.
 
     ``progress`` is called with the bytes of weights written so far, ``check`` with the new bundle before it takes its
-    place: what that raises leaves nothing behind.
+    place: what that raises leaves nothing behind. ``cache_text``: see cache_scales.measure.
     """
-    exactness = plan.choice.attention()
     with whole_folder(out) as work:
-        with closing(WeightFile(work, progress)) as weights:
-            made = write_graphs(work, weights, plan.blueprint, plan.parts, plan.formats, exactness)
         for name in COPIED:
             if (plan.folder / name).is_file():
                 shutil.copyfile(plan.folder / name, work / name)
-        manifest = Manifest(
-            schema_version=2,
-            base=BaseInfo(model=model_name(model), sha256=base_digest(plan.folder)),
-            architecture=plan.blueprint.arch,
-            splits=plan.parts.splits,
-            formats=plan.formats,
-            exactness=exactness,
-            minimum_onnxruntime=plan.choice.minimum_onnxruntime(),
-            graphs=[item.entry for item in made],
-            quality=plan.quality,
-            generation=plan.generation,
-            files={path.name: file_entry(path) for path in sorted(work.iterdir())},
+        (work / interchange.CONFIG_NAME).write_text(
+            interchange.config(plan.blueprint.arch, plan.formats, plan.generation)
         )
-        (work / CARD_NAME).write_text(card.render(manifest, card.licence(plan.folder)), encoding="utf-8")
-        (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+        with closing(WeightFile(work, progress)) as weights:
+            scales = None
+            if plan.formats.cache == "int8":
+                # The same graphs with a float cache show what keys and values reach; the weights stay.
+                made = plan.write(work, weights, plan.uncached).made
+                weights.flush()
+                scales = cache_scales.measure(_finish(plan, work, made, plan.uncached, model), cache_text)
+                (work / MANIFEST_NAME).unlink()
+                (work / CARD_NAME).unlink()
+            made = plan.write(work, weights, plan.formats, scales).made
+        bundle = _finish(plan, work, made, plan.formats, model)
         if check is not None:
-            check(Bundle(work))
+            check(bundle)
     return Bundle(out)
+
+
+def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: str) -> Bundle:
+    """The card and the manifest of all that lies in ``work``."""
+    manifest = Manifest(
+        schema_version=2,
+        base=BaseInfo(model=model_name(model), sha256=base_digest(plan.folder)),
+        architecture=plan.blueprint.arch,
+        splits=plan.parts.splits,
+        formats=formats,
+        exactness=plan.choice.attention(),
+        minimum_onnxruntime=plan.choice.minimum_onnxruntime(),
+        graphs=[item.entry for item in made],
+        quality=plan.quality,
+        generation=plan.generation,
+        files={path.name: file_entry(path) for path in sorted(work.iterdir())},
+    )
+    (work / CARD_NAME).write_text(card.render(manifest, card.licence(plan.folder)), encoding="utf-8")
+    (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+    return Bundle(work)
 
 
 def model_name(model: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from balcony_edge.traffic import depth_costs
+from balcony_export import interchange
 from balcony_export.bundle_writer import Plan
 from balcony_export.families import FAMILIES
 from balcony_export.weights import FILE_NAME
@@ -13,7 +14,8 @@ def describe(plan: Plan) -> str:
 
     On a device that decoding keeps at its memory bandwidth, time follows those bytes.
     """
-    made, weight_bytes = plan.dry_run()
+    written = plan.dry_run()
+    made = written.made
     arch, formats = plan.blueprint.arch, plan.formats
     costs = depth_costs([item.entry for item in made])
     full = costs[arch.layers].token_bytes
@@ -32,11 +34,13 @@ def describe(plan: Plan) -> str:
             f"{entry.file:24}{layers:>8}{_size(item.graph_bytes):>12}"
             f"{_size(entry.weight_bytes):>18}{entry.weight_bytes / full:>11.1%}"
         )
-    lines += [f"{FILE_NAME:24}{'':>8}{_size(weight_bytes):>12}", "", "a token through"]
+    others = {interchange.GRAPH_NAME: written.full_bytes, FILE_NAME: written.weight_bytes}
+    lines += [f"{name:24}{'':>8}{_size(size):>12}" for name, size in others.items()]
+    lines += ["", "a token through"]
     lines += [f"  exit {depth:<4}{cost.token:>8.1%} of full depth" for depth, cost in costs.items() if cost.token < 1]
     lines.append(f"  all {arch.layers:<5}{1:>8.1%}, {_size(full)}")
-    graphs = sum(item.graph_bytes for item in made)
-    lines.append(f"{_size(weight_bytes + graphs)} on disk in all, beside the tokenizer")
+    total = sum(others.values()) + sum(item.graph_bytes for item in made)
+    lines.append(f"{_size(total)} on disk in all, beside the tokenizer")
     return "\n".join(lines)
 
 

@@ -15,6 +15,8 @@ from balcony_export.weights import BITS, DTYPES
 
 # GroupQueryAttention rotates only this many elements of a head or multiples; others get the separate operator.
 FUSED_ROPE_MULTIPLE = 16
+# Where GroupQueryAttention takes the scales of a quantised cache: behind two tables and three inputs not used here.
+SCALES = 12
 EMBEDDING = "model.embed_tokens"
 
 
@@ -219,7 +221,7 @@ def _group_query_attention(builder: GraphBuilder, heads: list[str], tables: list
     """The fused operator: appends to the caches in place and attends over them."""
     plan, arch, cache = builder.plan, builder.arch, builder.caches
     builder.caches += 1
-    attributes: dict[str, int | float] = {
+    attributes: dict[str, int | float | str] = {
         "num_heads": arch.heads,
         "kv_num_heads": arch.kv_heads,
         "scale": plan.attention_scale,
@@ -232,10 +234,17 @@ def _group_query_attention(builder: GraphBuilder, heads: list[str], tables: list
         attributes["local_window_size"] = layer.plan.window - (1 if builder.legacy else 0)
     if tables:
         attributes["do_rotary"] = 1
+    inputs = [*heads, f"past_key.{cache}", f"past_value.{cache}", *_lengths(builder), *tables]
+    if builder.formats.cache == "int8":
+        assert builder.scales is not None
+        names = (f"{layer.name}.attn.{part}_scale" for part in ("key", "value"))
+        scales = [builder.scale(name, array) for name, array in zip(names, builder.scales[layer.name], strict=True)]
+        inputs += [""] * (SCALES - len(inputs)) + scales
+        attributes |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     out = f"/{layer.name}.attn/GroupQueryAttention"
     builder.node(
         "GroupQueryAttention",
-        [*heads, f"past_key.{cache}", f"past_value.{cache}", *_lengths(builder), *tables],
+        inputs,
         out,
         MICROSOFT,
         outputs=[f"present_key.{cache}", f"present_value.{cache}"],

@@ -63,6 +63,11 @@ class WeightFile:
         self._places: dict[str, Place] = {}
         self.size = 0
 
+    def flush(self) -> None:
+        """The graphs made so far can be loaded from now on."""
+        if self._stream is not None:
+            self._stream.flush()
+
     def close(self) -> None:
         """Flush and close; the graphs can be loaded from now on."""
         if self._stream is not None:

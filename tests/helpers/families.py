@@ -39,7 +39,7 @@ LOCAL = ["sliding_attention", "full_attention"] * 3
 # Name of the row → model type and what its config differs in. The quirks are those of the released checkpoints.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 2": ("llama", {"num_key_value_heads": 4}),
-    "Llama 3.x, rope llama3": ("llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
+    "Llama 3.x, rope llama3, sharded": ("llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
     "Llama, yarn, biases": ("llama", {"rope_parameters": YARN, "attention_bias": True, "mlp_bias": True}),
     "Llama, linear, heads of 24": ("llama", {"rope_parameters": LINEAR, "head_dim": 24}),
     "SmolLM2, tied": ("llama", {"tie_word_embeddings": True, "num_attention_heads": 2, "num_key_value_heads": 1}),
@@ -99,8 +99,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 SPLITS = [1, 3, 5]
 
 
-def make_model(folder: Path, model_type: str, differences: dict[str, Any]) -> Any:
-    """A random model of a family, saved as a checkpoint with a dummy tokenizer; every bias and norm is random too."""
+def make_model(folder: Path, model_type: str, differences: dict[str, Any], shards: str | None = None) -> Any:
+    """A random model of a family, saved as a checkpoint with a dummy tokenizer; every bias and norm is random too.
+
+    ``shards``: the size of a shard, as transformers reads it; one file without.
+    """
     config = AutoConfig.for_model(model_type, **(SIZES | differences))
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
@@ -109,7 +112,7 @@ def make_model(folder: Path, model_type: str, differences: dict[str, Any]) -> An
             if parameter.dim() == 1:
                 offset = 1.0 if name.endswith("norm.weight") and "gemma" not in model_type else 0.0
                 parameter.copy_(offset + 0.2 * torch.randn_like(parameter))
-    model.eval().save_pretrained(folder)
+    model.eval().save_pretrained(folder, **({} if shards is None else {"max_shard_size": shards}))
     Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
     return model
 

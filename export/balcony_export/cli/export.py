@@ -25,6 +25,9 @@ def export(
     exit_precision: Annotated[Precision | None, typer.Option(help="Weights of the exits.")] = None,
     head: Annotated[Precision | None, typer.Option(help="Weights of the LM head and the embedding.")] = None,
     cache: Annotated[Cache | None, typer.Option(help="Keys and values. Default: as the provider computes.")] = None,
+    cache_text: Annotated[
+        Path | None, typer.Option(help="A text that shows an int8 cache its range. Default: a built-in page.")
+    ] = None,
     provider: Annotated[Provider, typer.Option(help="The ONNX Runtime provider to build the graphs for.")] = "cpu",
     block_size: Annotated[int, typer.Option(min=16, help="Weights that share a scale (int8, int4).")] = 32,
     asymmetric: Annotated[
@@ -61,6 +64,8 @@ def export(
     choice.formats()
     source = None if exits == "none" else "init" if exits == "init" else Path(exits)
     chosen = None if splits is None else parse_splits(splits)
+    if cache_text is not None and cache != "int8":
+        raise typer.BadParameter("only --cache int8 takes its scales from a text", param_hint="--cache-text")
     if out is None and not dry_run:
         raise typer.BadParameter("name the bundle folder to write: -o FOLDER (or --dry-run)", param_hint="-o")
     folder = resolve(model, revision, offline)
@@ -78,9 +83,14 @@ def export(
         trained = source if isinstance(source, Path) else None
         later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
         check = guard(folder, trained, later, partial(typer.echo, err=True))
-    with Progress("weights, MB", plan.dry_run()[1] // 1_000_000) as progress:
+    with Progress("weights, MB", plan.dry_run().weight_bytes // 1_000_000) as progress:
         bundle = write_bundle(
-            plan, out, model=model, progress=lambda done: progress.reach(done // 1_000_000), check=check
+            plan,
+            out,
+            model=model,
+            progress=lambda done: progress.reach(done // 1_000_000),
+            check=check,
+            cache_text=cache_text,
         )
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(

@@ -1,0 +1,112 @@
+"""How far a family's bundle lies from transformers: segments, exits, decoding, and the uncut graph for others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+
+from balcony_edge.bundle import Bundle
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.runtime import Runtime
+from balcony_export import interchange
+from balcony_export.balcony import build
+from balcony_export.base import load_base
+from balcony_export.bundle_writer import export_bundle
+from helpers.families import ROWS, SIZES, SPLITS, make_model
+
+PROMPT = 21
+STEPS = 32
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest absolute differences over prompt and decoded positions; ``greedy`` counts equal tokens of STEPS."""
+
+    hidden: float
+    """Hidden states, worst split."""
+    logits: float
+    """Full depth, prefilled by the prompt and decoded one position a step."""
+    exits: float
+    """Logits, worst exit, against its torch module."""
+    uncut: float
+    """Logits of the graph for onnxruntime-genai."""
+    greedy: int
+
+
+def measure(row: str, folder: Path) -> Parity:
+    """Export the row's model under ``folder`` and compare everything with transformers in fp32."""
+    shards = "60KB" if "sharded" in row else None
+    model = make_model(folder / "model", *ROWS[row], shards)
+    bundle = export_bundle(folder / "model", folder / "b", model=row, exits="init", splits=SPLITS)
+    ladder = Ladder(bundle, Runtime.start("cpu"))
+    ids = np.random.default_rng(5).integers(3, SIZES["vocab_size"], PROMPT).tolist()
+    with torch.inference_mode():
+        generated = model.generate(torch.tensor([ids]), max_new_tokens=STEPS, do_sample=False, eos_token_id=None)
+        expected = generated[0].tolist()
+        outputs = model(torch.tensor([expected]), output_hidden_states=True)
+    greedy = 0
+    ladder.append(ids)
+    for token in expected[PROMPT:]:
+        greedy += int(ladder.next_logits(ladder.full).argmax()) == token
+        # Prefill, then one position a step, for every exit too.
+        for split in SPLITS:
+            ladder.next_logits(split)
+        ladder.append([token])
+    base = load_base(folder / "model", device="cpu")
+    with torch.inference_mode():
+        trace = base.trace(torch.tensor([expected]), SPLITS)
+        exits = build(base, SPLITS, "final").normed(trace.hidden, trace.context)
+        modules = [base.head.logits(normed)[0] for normed in exits]
+    logits = outputs.logits[0]
+    found = ladder.logits(ladder.full)
+    gaps = [
+        _gap(stage.outputs.host()[0, : len(expected)], outputs.hidden_states[split][0])
+        for stage, split in zip(ladder.trunk, SPLITS, strict=False)
+    ]
+    return Parity(
+        hidden=max(gaps),
+        logits=_gap(found, logits),
+        # The exit before the last layer is the last layer and the final norm: the whole model again.
+        exits=max(
+            _gap(ladder.logits(SPLITS[-1]), logits),
+            *(_gap(ladder.logits(split), module) for split, module in zip(SPLITS, modules, strict=True)),
+        ),
+        uncut=_gap(uncut_logits(bundle, expected, PROMPT), logits),
+        greedy=greedy,
+    )
+
+
+def uncut_logits(bundle: Bundle, ids: list[int], prompt: int) -> npt.NDArray[np.float32]:
+    """Logits [len(ids), V] of the graph for onnxruntime-genai, fed as that feeds it: prompt, then token by token."""
+    session = Runtime.start("cpu").session(bundle.file(interchange.GRAPH_NAME))
+    arch = bundle.manifest.architecture
+    names = [item.name for item in session.get_inputs() if item.name.startswith("past_")]
+    caches = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy(
+            np.zeros((1, arch.kv_heads, arch.context, arch.head_dim), np.float32)
+        )
+        for name in names
+    }
+    rows = []
+    for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, len(ids)))]:
+        binding = session.io_binding()
+        binding.bind_cpu_input("input_ids", np.array([ids[start:stop]], np.int64))
+        binding.bind_cpu_input("attention_mask", np.ones((1, stop), np.int64))
+        binding.bind_output("logits")
+        for name, cache in caches.items():
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace("past_", "present_"), cache)
+        session.run_with_iobinding(binding)
+        rows.append(binding.copy_outputs_to_cpu()[0][0])
+    return np.concatenate(rows)
+
+
+def _gap(found: npt.NDArray[np.float32], expected: torch.Tensor) -> float:
+    assert found.shape == expected.shape
+    assert np.isfinite(found).all()
+    return float(np.abs(found - expected.numpy()).max())
