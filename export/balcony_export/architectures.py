@@ -45,7 +45,8 @@ def read(folder: Path, context: int | None = None) -> Blueprint:
     if family is None:
         raise ModelError(
             f"{folder} holds a model of type {name!r}, for which balcony-edge has no graphs of its own",
-            f"supported: {', '.join(f'{row.title} ({key})' for key, row in FAMILIES.items())}",
+            f"supported: {', '.join(f'{row.title} ({key})' for key, row in FAMILIES.items())}; for others try "
+            "--through-torch, which keeps a bundle only if it equals the model (docs/your-model.md)",
         )
     try:
         return _blueprint(name, family, _config(folder), context)

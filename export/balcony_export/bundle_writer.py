@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -161,9 +162,7 @@ def write_bundle(
     place: what that raises leaves nothing behind. ``cache_text``: see cache_scales.measure.
     """
     with whole_folder(out) as work:
-        for name in COPIED:
-            if (plan.folder / name).is_file():
-                shutil.copyfile(plan.folder / name, work / name)
+        copy_small_files(plan.folder, work)
         (work / interchange.CONFIG_NAME).write_text(
             interchange.config(plan.blueprint.arch, plan.formats, plan.generation)
         )
@@ -184,10 +183,11 @@ def write_bundle(
 
 
 def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: str) -> Bundle:
-    """The card and the manifest of all that lies in ``work``."""
-    manifest = Manifest(
-        schema_version=2,
-        base=BaseInfo(model=model_name(model), sha256=base_digest(plan.folder)),
+    """What lies in ``work`` as a bundle."""
+    return seal(
+        work,
+        plan.folder,
+        model,
         architecture=plan.blueprint.arch,
         splits=plan.parts.splits,
         formats=formats,
@@ -196,9 +196,25 @@ def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: s
         graphs=[item.entry for item in made],
         quality=plan.quality,
         generation=plan.generation,
-        files={path.name: file_entry(path) for path in sorted(work.iterdir())},
     )
-    (work / CARD_NAME).write_text(card.render(manifest, card.licence(plan.folder)), encoding="utf-8")
+
+
+def copy_small_files(folder: Path, work: Path) -> None:
+    """The tokenizer, the chat template and the licence of a model."""
+    for name in COPIED:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, work / name)
+
+
+def seal(work: Path, folder: Path, model: str, **fields: Any) -> Bundle:
+    """Write the card and the manifest of all that lies in ``work``; ``fields`` are the manifest's others."""
+    manifest = Manifest(
+        schema_version=2,
+        base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
+        files={path.name: file_entry(path) for path in sorted(work.iterdir())},
+        **fields,
+    )
+    (work / CARD_NAME).write_text(card.render(manifest, card.licence(folder)), encoding="utf-8")
     (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return Bundle(work)
 

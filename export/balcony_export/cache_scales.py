@@ -48,8 +48,8 @@ def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {text}: {error}", "give a UTF-8 text file") from error
     ids = TextCodec(bundle).encode(page)[: min(POSITIONS, bundle.manifest.architecture.context)]
-    if not ids:
-        raise DataError(f"{text} has no tokens", "give a text of some hundred words")
+    if not page.strip() or not ids:
+        raise DataError(f"{text} has no words", "give a text of some hundred words")
     provider = "cpu" if bundle.manifest.formats.provider == "cpu" else "auto"
     ladder = Ladder(bundle, Runtime.start(provider), len(ids))
     ladder.append(ids)

@@ -45,7 +45,7 @@ class Trace:
     exits: dict[int, Values]
 
 
-class _Body(nn.Module):
+class PassThrough(nn.Module):
     """Stands where the decoder was: hands on what it is given, so that the family's own head is all that runs."""
 
     def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
@@ -58,10 +58,10 @@ class Reference:
     """The frozen model in fp32 on the CPU, cut at ``splits``. Raises ModelError if transformers cannot load it."""
 
     def __init__(self, folder: Path, splits: Sequence[int], exits: ExitSource = None) -> None:
-        model = _load(folder)
+        model = load_model(folder)
         prefix = str(model.base_model_prefix)
         self._body = getattr(model, prefix)
-        setattr(model, prefix, _Body())
+        setattr(model, prefix, PassThrough())
         self._model = model
         self._layers = _layers(self._body, int(model.config.num_hidden_layers), folder)
         self._splits = tuple(splits)
@@ -173,7 +173,8 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
-def _load(folder: Path) -> Any:
+def load_model(folder: Path) -> Any:
+    """The whole model, frozen, in fp32 on the CPU, with eager attention. Raises ModelError."""
     from transformers import AutoModelForCausalLM
 
     try:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.bundle import Cache, Exactness, Precision, Provider
+from balcony_edge.bundle import Bundle, Cache, Exactness, Precision, Provider
 from balcony_export.extras import require_workstation
 
 
@@ -45,6 +45,13 @@ def export(
         bool,
         typer.Option("--verify/--no-verify", help="Compare with the model on a short prompt at the end."),
     ] = True,
+    through_torch: Annotated[
+        bool,
+        typer.Option(
+            "--through-torch",
+            help="A family without graphs of its own: trace it with torch's exporter (fp32, CPU, slower; always verified).",
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print layers, exit costs and file sizes; read and write no weights.")
     ] = False,
@@ -69,6 +76,20 @@ def export(
     if out is None and not dry_run:
         raise typer.BadParameter("name the bundle folder to write: -o FOLDER (or --dry-run)", param_hint="-o")
     folder = resolve(model, revision, offline)
+    if through_torch:
+        if choice != Choice() or dry_run or isinstance(source, Path):
+            raise typer.BadParameter(
+                "goes with --splits, --exits init, --context and -o only", param_hint="--through-torch"
+            )
+        from balcony_export.traced_bundle import export_traced
+
+        assert out is not None
+        made, found = export_traced(
+            folder, out, model=model, init_exits=source == "init", splits=chosen, context=context
+        )
+        typer.echo(found.line(), err=True)
+        _report(made, out)
+        return
     plan = plan_export(folder, exits=source, splits=chosen, choice=choice, context=context)
     if dry_run:
         typer.echo(describe(plan))
@@ -92,9 +113,13 @@ def export(
             check=check,
             cache_text=cache_text,
         )
+    _report(bundle, out)
+
+
+def _report(bundle: Bundle, out: Path) -> None:
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(
         f"{out}: {len(bundle.manifest.segments)} segments, exits at {list(bundle.depths[:-1])}, "
-        f"{precision}, {size / 1e6:.1f} MB",
+        f"{bundle.manifest.formats.base}, {size / 1e6:.1f} MB",
         err=True,
     )

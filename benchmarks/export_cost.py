@@ -1,0 +1,81 @@
+"""What an export takes: seconds, peak memory and bytes on disk against the checkpoint's.
+
+    python benchmarks/export_cost.py [--model FOLDER] [--shape smollm2-135m] [--precision int4]
+
+``--model`` adds a checkpoint of your own; without any option: the random shapes of benchmarks/shapes.py at every
+precision. Each export (exits "init" at a quarter, half and three quarters, no verification) runs in a process of its
+own: seconds count its imports too, and the peak of resident memory counts everything, mapped pages of the checkpoint
+included. Prints a table and, last, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from shapes import SHAPES, make
+
+PRECISIONS = ("fp32", "fp16", "int8", "int4")
+CHILD = """
+import json, resource, sys, time
+from pathlib import Path
+
+begun = time.perf_counter()
+from balcony_export.bundle_writer import export_bundle
+from balcony_export.formats import Choice
+
+export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), model="m", exits="init", choice=Choice(precision=sys.argv[3]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": time.perf_counter() - begun, "peak_rss_bytes": peak}))
+"""
+
+
+def measure(folder: Path, precision: str, parent: Path) -> dict[str, float]:
+    """Figures of one export; the bundle is deleted."""
+    with tempfile.TemporaryDirectory(dir=parent) as work:
+        out = Path(work) / "bundle"
+        command = [sys.executable, "-c", CHILD, str(folder), str(out), precision]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        size = sum(path.stat().st_size for path in out.iterdir())
+        checkpoint = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        largest = max(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return {
+        **json.loads(answer.splitlines()[-1]),
+        "bundle_bytes": size,
+        "checkpoint_bytes": checkpoint,
+        "largest_shard_bytes": largest,
+    }
+
+
+def main() -> None:
+    """See the module's text."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, action="append", default=[])
+    parser.add_argument("--shape", choices=SHAPES, action="append")
+    parser.add_argument("--precision", choices=PRECISIONS, action="append")
+    parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
+    arguments = parser.parse_args()
+    shapes = arguments.shape or ([] if arguments.model else list(SHAPES))
+    folders = [*arguments.model, *(make(shape, arguments.folder) for shape in shapes)]
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    print(f"{'model':16}{'precision':>10}{'seconds':>9}{'peak RSS':>10}{'limit':>10}{'bundle':>10}{'÷ checkpoint':>14}")
+    for folder in folders:
+        for precision in arguments.precision or PRECISIONS:
+            found = measure(folder, precision, arguments.folder)
+            rows.append({"model": folder.name, "precision": precision, **found})
+            limit = found["largest_shard_bytes"] + 2e9
+            sizes = (found["peak_rss_bytes"], limit, found["bundle_bytes"])
+            cells = "".join(f"{size / 1e6:>8.0f}MB" for size in sizes)
+            ratio = found["bundle_bytes"] / found["checkpoint_bytes"]
+            print(f"{folder.name:16}{precision:>10}{found['seconds']:9.1f}{cells}{ratio:14.2f}", flush=True)
+    print(json.dumps({"benchmark": "export_cost", "rows": rows, "machine": platform.machine()}))
+
+
+if __name__ == "__main__":
+    main()
