@@ -49,7 +49,7 @@ def export(
         bool,
         typer.Option(
             "--through-torch",
-            help="A family without graphs of its own: trace it with torch's exporter (fp32, CPU, slower; always verified).",
+            help="For families without graphs of their own: torch's exporter (fp32, CPU, slower; always verified).",
         ),
     ] = False,
     dry_run: Annotated[
