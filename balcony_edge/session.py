@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from balcony_controller import (
     BudgetSyntaxError,
     CostModel,
     Governor,
+    Judge,
     LadderShape,
     Limits,
     PowerModel,
@@ -28,6 +30,7 @@ from balcony_controller import (
 from balcony_controller.quality import BinTable
 from balcony_controller.resources import missing
 from balcony_edge.bundle import Bundle
+from balcony_edge.bundle import Judge as JudgeRecord
 from balcony_edge.calibrate import batching_is_bit_exact, load_or_measure
 from balcony_edge.decisions import DecisionLog
 from balcony_edge.decode import Checked, Decoder
@@ -381,9 +384,16 @@ def ladder_shape(ladder: Ladder) -> LadderShape:
 
 
 def quality_model(bundle: Bundle) -> QualityModel:
-    """The measured agreement of a bundle's exits."""
-    tables = {
-        split: BinTable(quality.bins.edges, quality.bins.share, quality.bins.agreement)
-        for split, quality in bundle.manifest.quality.items()
-    }
-    return QualityModel(tables, bundle.depths)
+    """The measured agreement of a bundle's exits: by gate, and by judge where the bundle has them."""
+    found = bundle.manifest.quality
+    tables = {split: BinTable(row.bins.edges, row.bins.share, row.bins.agreement) for split, row in found.items()}
+    judges = {split: _judge(row.judge) for split, row in found.items() if row.judge is not None}
+    return QualityModel(tables, bundle.depths, judges)
+
+
+def _judge(record: JudgeRecord) -> Judge:
+    """The manifest's edges are probabilities, the controller's are of the score."""
+    kept = [min(1.0 - 1e-12, max(1e-12, edge)) for edge in record.edges]
+    edges = [math.log(edge / (1.0 - edge)) for edge in kept]
+    weights = {name: float(getattr(record, name)) for name in Judge.FEATURES}
+    return Judge(weights, record.offset, edges, record.share, record.agreement, record.previous_mean)

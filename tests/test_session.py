@@ -7,10 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from balcony_controller import Confidence
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
+from balcony_edge.bundle import Judge
 from balcony_edge.decode import FEEDBACK_ROWS
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from balcony_edge.session import quality_model
 from balcony_edge.telemetry import FakeSensors
 
 PROMPT = "Once upon a time, there was a little"
@@ -194,3 +197,21 @@ def test_a_second_turn_reuses_the_first(session: AdaptiveSession) -> None:
     reply = [token.id for token in session.stream(longer, 10)]
     assert session.report().reused_tokens >= len(prompt) + len(first) - 1
     assert reply == plain_greedy(longer, 10)[: len(reply)]
+
+
+def test_a_bundles_judges_reach_the_controller() -> None:
+    """The manifest's bins are of probabilities; what the controller makes of a token is the bin's agreement."""
+    demo = Bundle.demo()
+    record = Judge(
+        gate=0.5, top=1.0, margin=0.1, previous=0.2, offset=0.3, previous_mean=-0.7,
+        edges=[0.3, 0.6], share=[0.2, 0.3, 0.5], agreement=[0.1, 0.1, 0.9],
+    )  # fmt: skip
+    quality = demo.manifest.quality[3].model_copy(update={"judge": record})
+    demo.manifest = demo.manifest.model_copy(update={"quality": {**demo.manifest.quality, 3: quality}})
+    model = quality_model(demo)
+    assert set(model.judges) == {3}
+    sure, unsure = Confidence(-0.01, 9.0, -0.1), Confidence(-9.0, 0.1)
+    assert model.judged(3, 2.0, sure) == pytest.approx(0.9)
+    assert model.judged(3, -2.0, unsure) == pytest.approx(0.1)
+    score = 0.5 * -2.0 + 1.0 * -9.0 + 0.1 * 0.1 + 0.2 * -0.7 + 0.3
+    assert score < np.log(0.3 / 0.7)

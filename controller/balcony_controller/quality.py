@@ -31,6 +31,7 @@ class Judge:
 
     A logistic score ``bias + Σ weights · features`` over the features "gate" (the gate's logit), "top", "margin" and
     "previous" (see Confidence), binned: ``edges`` [n-1] of the score, ``share`` [n] and measured ``agreement`` [n].
+    ``previous_mean`` stands for an unknown "previous"; without it ``top`` does.
     """
 
     weights: Mapping[str, float]
@@ -38,6 +39,7 @@ class Judge:
     edges: Sequence[float]
     share: Sequence[float]
     agreement: Sequence[float]
+    previous_mean: float | None = None
 
     FEATURES = ("gate", "top", "margin", "previous")
 
@@ -48,7 +50,8 @@ class Judge:
 
     def chance(self, gate_logit: float | None, confidence: Confidence) -> float | None:
         """Probability of agreement; None where a feature is missing or not finite."""
-        previous = confidence.top if confidence.previous is None else confidence.previous
+        usual = confidence.top if self.previous_mean is None else self.previous_mean
+        previous = usual if confidence.previous is None else confidence.previous
         score = self.bias
         for weight, value in zip(self._row, (gate_logit, confidence.top, confidence.margin, previous), strict=True):
             if weight:
