@@ -8,6 +8,7 @@ BalconyError
 ├── BundleError           a bundle that is missing, broken or tampered with
 ├── VerifyError           a bundle that does not compute what its model does, or cannot be compared with it
 ├── HubError              a bundle that cannot be sent to, or had from, where it is shared
+├── RecordError           records, traces or decision logs that cannot be used
 ├── PromptError           a prompt that cannot be run
 ├── TraceError            a recording of sensors that cannot be written or played
 ├── DeviceProfileError    a device profile that is missing or malformed
@@ -53,6 +54,10 @@ class VerifyError(BalconyError):
 
 class HubError(BalconyError):
     """A bundle that cannot be sent to, or had from, the Hugging Face Hub or a shared folder."""
+
+
+class RecordError(BalconyError):
+    """Records, traces or logs of decisions that cannot be read or written."""
 
 
 class PromptError(BalconyError):

@@ -135,7 +135,7 @@ class AdaptiveSession:
         )
         self._power_model = power_model
         self.ladder.observer = self.governor.observe
-        self._ends = frozenset(manifest.generation.eos_token_ids)
+        self.ends = frozenset(manifest.generation.eos_token_ids)
         self._heard: Snapshot | None = None
         self._signals = Signals()
         # An open NVML handle keeps a laptop's GPU awake: only where that GPU decodes.
@@ -195,7 +195,7 @@ class AdaptiveSession:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
         self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
-        return self._decode(ids, max_new_tokens, sampler, self._ends | set(stop))
+        return self._decode(ids, max_new_tokens, sampler, self.ends | set(stop))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` as in ``stream``."""

@@ -10,8 +10,10 @@ import typer
 import balcony_edge
 from balcony_edge.cli.bench import bench
 from balcony_edge.cli.doctor import doctor
+from balcony_edge.cli.explain import explain
 from balcony_edge.cli.inspect import inspect
 from balcony_edge.cli.profile import profile
+from balcony_edge.cli.replay import replay
 from balcony_edge.cli.run import run
 from balcony_edge.cli.share import pull, push
 from balcony_edge.cli.watch import watch
@@ -27,7 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="One frozen language model at many depths, under a budget.",
 )
-for verb in (run, bench, inspect, push, pull, doctor, watch, profile):
+for verb in (run, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
     app.command()(verb)
 
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balcony_edge import AdaptiveSession, BalconyError, DataError
+from balcony_edge import AdaptiveSession, BalconyError, DataError, plots
 from balcony_edge.telemetry import FakeSensors
-from balcony_export import plots
 from balcony_export.calibration import auroc
 from balcony_export.cli.eval import table
 from balcony_export.evaluate import evaluate, read_texts

@@ -34,10 +34,10 @@ def evaluate(
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
 ) -> None:
     """Measure a bundle on a text: perplexity, KL, agreement and gate of every exit, and what budgets make of them."""
+    from balcony_edge import plots
     from balcony_edge.bundle import Bundle
     from balcony_edge.errors import DataError
     from balcony_edge.session import AdaptiveSession, parse_budget
-    from balcony_export import plots
     from balcony_export.evaluate import evaluate as measure
     from balcony_export.evaluate import read_texts
 

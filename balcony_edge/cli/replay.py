@@ -1,0 +1,122 @@
+"""``balcony-edge replay``: the controller against fixed policies and oracles, on recorded replies and traces."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from balcony_edge.errors import BudgetError, RecordError
+
+if TYPE_CHECKING:
+    from balcony_controller.contest import Row
+
+
+def replay(
+    trace: Annotated[
+        list[str] | None,
+        typer.Argument(help="Traces: names of shipped ones, or JSON files. None: all that ship with the project."),
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="Records made with --record; default: those of the demo bundle.")
+    ] = None,
+    budget: Annotated[
+        list[str] | None, typer.Option(help="A latency budget, as 25ms. Repeatable; default: --budgets of them.")
+    ] = None,
+    budgets: Annotated[int, typer.Option(min=1, help="Budgets a trace, between the shallowest exit and full.")] = 6,
+    tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 900,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the frontier of the first trace into this file (png, svg, pdf).")
+    ] = None,
+    record: Annotated[
+        str | None, typer.Option("--record", metavar="BUNDLE", help="Instead: make records of a bundle, or of demo.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where --record writes (.json or .json.gz).")] = None,
+) -> None:
+    """Replay recorded decodes under load, power and heat: the controller, fixed policies and two oracles."""
+    if record is not None:
+        _record(record, out)
+        return
+    from balcony_controller.budget import BudgetSyntaxError
+    from balcony_controller.contest import contest
+    from balcony_edge import plots
+    from balcony_edge.recording import load
+    from balcony_edge.tracing import find_traces
+
+    if plot is not None:
+        plots.require(plot)
+    known, about = load(records)
+    traces = find_traces(trace or [], tokens)
+    try:
+        rows = list(contest(known, traces, budget or budgets, tokens, _progress))
+    except (BudgetSyntaxError, ValueError) as error:
+        raise BudgetError(str(error), "for example --budget 25ms") from error
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr)
+    found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "records": about, "tokens": tokens}
+    if plot is not None:
+        plots.frontier([row for row in found["rows"] if row["trace"] == traces[0].name], plot)
+    typer.echo(json.dumps(_finite(found)) if as_json else table(rows))
+
+
+def _record(bundle: str, out: Path | None) -> None:
+    if out is None:
+        raise RecordError("--record needs a place to write to", "name one with -o records.json.gz")
+    from balcony_edge.bundle import Bundle
+    from balcony_edge.recording import record, save
+    from balcony_edge.session import AdaptiveSession
+
+    opened = Bundle.open(None if bundle == "demo" else bundle)
+    with AdaptiveSession(opened) as session:
+        made = record(session, progress=lambda done, of: _progress(f"reply {done + 1} of {of}"))
+    if sys.stderr.isatty():
+        print("\r\x1b[2K", end="", file=sys.stderr)
+    save(made, out, f"{opened.manifest.base.model}, {opened.manifest.formats.base}")
+    typer.echo(f"{made.tokens} tokens of {len(made.replies)} replies in {out}")
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def table(rows: list[Row]) -> str:
+    """A line per trace and budget: how the budget was kept, and what all would agree at the controller's cost."""
+    columns = ("controller", "oracle_same_information", "oracle_clairvoyant", "static_mix", "threshold")
+    lines = [
+        f"{'trace':12} {'budget ms':>9} {'cost':>7} {'overspend':>9} {'controller':>10} {'oracle':>7}"
+        f" {'all-knowing':>11} {'mix':>6} {'threshold':>9} {'lossless ms':>11}"
+    ]
+    groups: dict[tuple[str, float], dict[str, Row]] = {}
+    for row in rows:
+        groups.setdefault((row.trace, row.budget_ms), {})[row.policy] = row
+    for (trace, budget_ms), found in groups.items():
+        control = found["controller"]
+        values = [found[name].agreement for name in columns]
+        numbers = ["–" if value != value else f"{value:.3f}" for value in values]
+        lines.append(
+            f"{trace:12} {budget_ms:9.3f} {control.cost_ms / budget_ms:7.3f} {control.overspend_tokens:9.1f}"
+            f" {numbers[0]:>10} {numbers[1]:>7} {numbers[2]:>11} {numbers[3]:>6} {numbers[4]:>9}"
+            f" {found['lossless'].cost_ms:11.3f}"
+        )
+    return "\n".join(
+        [
+            *lines,
+            "cost: ÷ budget. overspend: most tokens' worth ahead of the budget. Agreement of the others at the"
+            " controller's cost; oracle: the same information, a clairvoyant price.",
+        ]
+    )

@@ -1,0 +1,202 @@
+"""The contest: the governor and everything it is measured against, over recorded replies and traces.
+
+A budget lies between what the trace's slowest stretch makes of the shallowest exit and what full depth takes on
+average. The governor keeps it; what the others would agree at the governor's own cost is read off the curve through the
+settings at which they were played, so that all are compared at equal cost.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from balcony_controller.baselines import Clairvoyant, FixedExit, Rounds, SameInformation, StaticMix, Threshold
+from balcony_controller.budget import Budget
+from balcony_controller.cost import CostModel
+from balcony_controller.governor import Governor
+from balcony_controller.menu import Menu
+from balcony_controller.policy import plain_ms
+from balcony_controller.records import Records
+from balcony_controller.replay import Decider, World, play
+from balcony_controller.shape import HEAD
+from balcony_controller.traces import Trace
+
+# Tokens after which costs count: the slow-down has been learnt.
+SETTLE = 100
+MIX_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+THRESHOLDS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.1)
+DRAFT_LENGTHS = (0, 1, 2, 3, 4, 6)
+# Prices of the clairvoyant oracle, in agreement per full-depth token.
+CLAIRVOYANT_PRICES = (0.0, 0.5, 0.9, 1.1, 1.4, 1.8, 2.5, 4.0, 8.0)
+# Budgets of a trace: from just above the shallowest cost to just below full depth's.
+LOWEST, HIGHEST = 1.05, 0.95
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy under a trace and a budget. ``agreement`` is at ``cost_ms`` a token; NaN where it cannot cost so much.
+
+    ``overspend_tokens``: the most that spending ran ahead of the budget after settling, in tokens' worth; None for
+    what keeps no budget.
+    """
+
+    policy: str
+    trace: str
+    budget: str
+    budget_ms: float
+    cost_ms: float
+    agreement: float
+    overspend_tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class _Point:
+    cost_ms: float
+    agreement: float
+
+
+class Contest:
+    """Plays all policies over one trace; ``tokens`` tokens each."""
+
+    def __init__(self, records: Records, trace: Trace, tokens: int, seed: int = 0) -> None:
+        self.records, self.trace, self.tokens = records, trace, tokens
+        self._world = World(trace, seed=seed)
+        shape, profiles = records.shape, records.profiles
+        self.full_ms = plain_ms(shape, CostModel(profiles))
+        first = [*shape.stages(shape.depths[0]), HEAD]
+        self.shallow_ms = sum(profiles[name].points[0][1] for name in first)
+        self.slowdown = sum(trace.slowdowns(tokens)) / tokens
+
+    def budgets_ms(self, count: int) -> list[float]:
+        """Budgets evenly spread over what makes sense under the trace; none where there is no room between."""
+        low = LOWEST * self.shallow_ms * self.trace.slowest(self.tokens)
+        high = HIGHEST * self.full_ms * self.slowdown
+        if count == 1:
+            return [(low + high) / 2]
+        return [low + (high - low) * index / (count - 1) for index in range(count)] if high > low else []
+
+    def governor_row(self, budget_ms: float) -> Row:
+        """The controller itself."""
+        records = self.records
+        budget = Budget.parse(f"{budget_ms!r}ms")
+        control = Governor(records.shape, CostModel(records.profiles), records.quality(), budget, rounds=True)
+        run = play(control, records, self._world, self.tokens)
+        return Row(
+            "controller",
+            self.trace.name,
+            str(budget),
+            budget_ms,
+            run.mean_ms(SETTLE),
+            run.agreement(SETTLE),
+            run.overspend_tokens(budget_ms, SETTLE),
+        )
+
+    def fixed_exits(self) -> dict[str, _Point]:
+        """Every depth by itself: "exit_3" … and "exit_12" for full depth."""
+        shape = self.records.shape
+        return {f"exit_{depth}": self._point(FixedExit(shape, depth)) for depth in shape.depths}
+
+    def lossless(self) -> _Point:
+        """The cheapest of plain full depth and rounds of any length."""
+        shape = self.records.shape
+        options = [self._point(Rounds(shape, shape.depths[0], length)) for length in DRAFT_LENGTHS]
+        return min(options, key=lambda point: point.cost_ms)
+
+    def static_mixes(self) -> list[list[_Point]]:
+        """A curve for each exit."""
+        shape = self.records.shape
+        return [[self._point(StaticMix(shape, exit_, s)) for s in MIX_SHARES] for exit_ in shape.depths[:-1]]
+
+    def thresholds(self) -> list[list[_Point]]:
+        """A curve for each exit, with and without the draft's bonus."""
+        shape = self.records.shape
+        return [
+            [self._point(Threshold(shape, exit_, least, bonus)) for least in THRESHOLDS]
+            for exit_ in shape.depths[:-1]
+            for bonus in (False, True)
+        ]
+
+    def clairvoyant(self) -> list[list[_Point]]:
+        """One curve."""
+        return [[self._point(Clairvoyant(self.records, price / self.full_ms)) for price in CLAIRVOYANT_PRICES]]
+
+    def same_information(self, cost_ms: float) -> list[list[_Point]]:
+        """Curves through the policies that promise most at this cost, near the prices that should spend it."""
+        records = self.records
+        menu = Menu(records.shape, CostModel(records.profiles), records.quality(), True, lambda _: 0.0)
+        profiled_ms = cost_ms / self.slowdown
+        ranked = sorted(menu.mixed, key=lambda policy: -policy.agreement_at(profiled_ms))
+        curves = []
+        for policy in [one for one in ranked if one.cost_ms[-1] <= profiled_ms * 1.02][:3]:
+            row, part = policy.place(profiled_ms)
+            last = len(policy.price) - 2
+            spots = sorted({min(last, max(0, row + step)) for step in (-3, -1, 0, 1, 3)})
+            points = [self._point(SameInformation(records, policy, spot, part)) for spot in spots]
+            curves.append([*points, self._point(SameInformation(records, policy, last, 1.0))])
+        curves.append([self._point(SameInformation(records, policy, 0, 0.0)) for policy in menu.lossless])
+        return curves
+
+    def _point(self, decider: Decider) -> _Point:
+        run = play(decider, self.records, self._world, self.tokens)
+        return _Point(run.mean_ms(SETTLE), run.agreement(SETTLE))
+
+
+def at_cost(curves: Sequence[Sequence[_Point]], cost_ms: float) -> float:
+    """The best agreement that any curve has at ``cost_ms`` or less: straight lines between its points; NaN if none."""
+    best = math.nan
+    for curve in curves:
+        points = sorted(curve, key=lambda point: point.cost_ms)
+        for low, high in itertools.pairwise(points):
+            if low.cost_ms <= cost_ms <= high.cost_ms and high.cost_ms > low.cost_ms:
+                part = (cost_ms - low.cost_ms) / (high.cost_ms - low.cost_ms)
+                best = _larger(best, low.agreement + part * (high.agreement - low.agreement))
+        for point in points:
+            if point.cost_ms <= cost_ms:
+                best = _larger(best, point.agreement)
+    return best
+
+
+def _larger(best: float, value: float) -> float:
+    return value if math.isnan(best) else max(best, value)
+
+
+def contest(
+    records: Records,
+    traces: Sequence[Trace],
+    budgets: int | Sequence[str] = 6,
+    tokens: int = 900,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Row]:
+    """Rows of every policy for every trace and budget.
+
+    ``budgets``: how many of them, or the texts of latency budgets (one without a latency is refused: ValueError).
+    """
+    for trace in traces:
+        progress(trace.name)
+        one = Contest(records, trace, tokens)
+        wanted = one.budgets_ms(budgets) if isinstance(budgets, int) else [_latency_ms(text) for text in budgets]
+        fixed, lossless = one.fixed_exits(), one.lossless()
+        mixes, thresholds, clairvoyant = one.static_mixes(), one.thresholds(), one.clairvoyant()
+        for budget_ms in wanted:
+            control = one.governor_row(budget_ms)
+            yield control
+            other = replace(control, overspend_tokens=None)
+            cost_ms = control.cost_ms
+            for name, curves in (
+                ("oracle_same_information", one.same_information(cost_ms)),
+                ("oracle_clairvoyant", clairvoyant),
+                ("static_mix", mixes),
+                ("threshold", thresholds),
+            ):
+                yield replace(other, policy=name, agreement=at_cost(curves, cost_ms))
+            for name, point in {**fixed, "lossless": lossless}.items():
+                yield replace(other, policy=name, cost_ms=point.cost_ms, agreement=point.agreement)
+
+
+def _latency_ms(text: str) -> float:
+    latency_ms = Budget.parse(text).latency_ms
+    if latency_ms is None:
+        raise ValueError(f"a replay compares budgets of milliseconds a token; {text!r} is none")
+    return latency_ms
