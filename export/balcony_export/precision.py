@@ -140,7 +140,7 @@ def _add(pair: Pair, ids: list[int], model: _Running, rows: dict[int, _Running])
     for start in range(0, len(ids), CHUNK):
         stop = min(start + CHUNK, len(ids))
         # The last position predicts a token that the text does not have.
-        targets = np.asarray(ids[start + 1 : stop + 1])
+        targets = np.asarray(ids[start + 1 : stop + 1], np.int64)
         log_p = log_probabilities(pair.reference.logits(final[start:stop]))
         _surprise(model, log_p, targets)
         for depth, row in rows.items():

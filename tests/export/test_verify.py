@@ -288,12 +288,17 @@ def test_what_precision_costs_on_a_text(tiny_bundles: MakeBundle, tiny_model: Pa
     assert len(rounded.table().splitlines()) == 6
 
 
-def test_the_texts_perplexity_is_that_of_its_tokens(tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [5, 16, 17, 33])
+def test_the_texts_perplexity_is_that_of_its_tokens(
+    tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path, tokens: int
+) -> None:
+    """Of any length: the last few positions that are compared at once may be one alone, after which nothing follows."""
     from balcony_edge.text import TextCodec
 
     text, bundle = tmp_path / "text.txt", tiny_bundles("fp32", "bit")
-    text.write_text("the quick brown fox jumps")
-    ids = torch.tensor([TextCodec(bundle).encode(text.read_text())])
+    codec = TextCodec(bundle)
+    text.write_text(codec.decode(codec.encode("the quick brown fox jumps over the lazy dog " * 9)[:tokens]))
+    ids = torch.tensor([codec.encode(text.read_text().strip())])
     loss = AutoModelForCausalLM.from_pretrained(tiny_model)(ids, labels=ids).loss.item()
     assert measure(bundle, tiny_model, [text]).rows[0].perplexity == pytest.approx(np.exp(loss), rel=1e-4)
 
