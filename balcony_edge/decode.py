@@ -131,7 +131,8 @@ class Decoder:
             held.append(Draft(ladder.length - 1, depth, choice, likeliest, policy.expected))
             self.tokens.append(choice.token)
             if verdict is Verdict.EMIT:
-                self.unverified += held
+                # An end token is decided, but not shown.
+                self.unverified += [draft for draft in held if draft.choice.token not in self._ends]
                 return [Shown(draft.choice.token, draft.depth) for draft in held]
             ladder.append([choice.token])
             if verdict is Verdict.VERIFY:

@@ -22,7 +22,7 @@ from balcony_export.tokenizer import train_tokenizer
 from balcony_export.training import TrainConfig
 
 SPLITS = (3, 6, 9)
-EXIT_STEPS = 600
+EXIT_STEPS = 1500
 EXIT_LENGTH = 256
 NAME = "balcony-stories-2.5M"
 
