@@ -25,7 +25,7 @@ def test_the_text_names_all_that_matters() -> None:
         line = next(line for line in result.stdout.splitlines() if line.startswith(f"{name} "))
         assert f"{entry.bytes:,}" in line
     assert "estimated from weight traffic" in result.stdout
-    assert "0.665" in result.stdout
+    assert f"{demo.manifest.quality[3].agreement:.3f}" in result.stdout
 
 
 def test_json_is_one_document() -> None:

@@ -207,7 +207,8 @@ def test_a_bundles_judges_reach_the_controller() -> None:
         edges=[0.3, 0.6], share=[0.2, 0.3, 0.5], agreement=[0.1, 0.1, 0.9],
     )  # fmt: skip
     quality = demo.manifest.quality[3].model_copy(update={"judge": record})
-    demo.manifest = demo.manifest.model_copy(update={"quality": {**demo.manifest.quality, 3: quality}})
+    without = demo.manifest.quality[6].model_copy(update={"judge": None})
+    demo.manifest = demo.manifest.model_copy(update={"quality": {3: quality, 6: without}})
     model = quality_model(demo)
     assert set(model.judges) == {3}
     sure, unsure = Confidence(-0.01, 9.0, -0.1), Confidence(-9.0, 0.1)
