@@ -15,10 +15,7 @@ import multiprocessing
 from pathlib import Path
 
 import psutil
-from shapes import SHAPES, make
-
-from balcony_export.bundle_writer import export_bundle
-from balcony_export.formats import Choice
+from shapes import SHAPES, bundle, equal_splits
 
 
 def measure(path: str, positions: int, answer: multiprocessing.Queue[dict[str, int]]) -> None:
@@ -48,18 +45,13 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=128)
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     arguments = parser.parse_args()
-    folder = make(arguments.shape, arguments.folder)
-    layers = SHAPES[arguments.shape]["num_hidden_layers"]
     context = multiprocessing.get_context("spawn")
     rows = []
     print(f"{'precision':>9} {'exits':>5} {'disk MB':>8} {'loaded MB':>9} {'decoded MB':>10} {'÷ disk':>7}")
     for precision in arguments.precision or ("fp32", "int8", "int4"):
         for exits in (1, 4):
-            splits = [round(layers * part / (exits + 1)) for part in range(1, exits + 1)]
-            out = arguments.folder / f"{folder.name}-{precision}-memory-{exits}"
-            if not (out / "balcony.json").exists():
-                choice = Choice(precision=precision)
-                export_bundle(folder, out, model=folder.name, exits="init", splits=splits, choice=choice, context=1024)
+            splits = equal_splits(arguments.shape, exits + 1)
+            out = bundle(arguments.shape, precision, splits, arguments.folder, exits=True)
             queue: multiprocessing.Queue[dict[str, int]] = context.Queue()
             process = context.Process(target=measure, args=(str(out), arguments.positions, queue))
             process.start()

@@ -1,11 +1,12 @@
 """Full depth through our segments against other runtimes: same weights, precision and threads.
 
     pip install onnxruntime-genai llama-cpp-python gguf
-    python benchmarks/peers.py [--peer llama.cpp] [--shape smollm2-135m] [--precision int8] [--rounds 7] [--tokens 96]
+    python benchmarks/peers.py [--peer llama.cpp] [--shape smollm2-135m] [--precision int8] [--starts 5]
 
-Both decode greedily from the same prompt, in processes of their own, round about; the ratio is of each round's tokens
-per second, ours by theirs, and the table gives its median and quartiles. onnxruntime-genai runs its own builder's
-graph, llama.cpp a GGUF file whose matrices are all F32, Q8_0 or Q4_0, transformers (fp32 only) torch's eager mode.
+All decode greedily from the same prompt, in processes of their own, round about; the ratio is of each round's tokens
+per second, ours by theirs. The table gives its median, and the lowest and highest median of one start.
+onnxruntime-genai runs its own builder's graph, llama.cpp a GGUF file whose matrices are all F32, Q8_0 or Q4_0,
+transformers (fp32 only) torch's eager mode.
 Prints a table and, last, one JSON document.
 """
 
@@ -13,22 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-from itertools import product
+from collections.abc import Callable
+from functools import partial
+from itertools import chain, product
 from pathlib import Path
-from statistics import median, quantiles
+from random import Random
+from statistics import median
 
 import gguf_file
 import numpy as np
 import onnxruntime
-from shapes import SHAPES, make
+from shapes import SHAPES, bundle, equal_splits, make
 from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, torch_decoder
 
 from balcony_edge.bundle import Exactness, Precision
-from balcony_export.bundle_writer import export_bundle
-from balcony_export.formats import Choice
+from balcony_edge.calibrate import cpu_model
 
 OURS: dict[str, tuple[int, Exactness]] = {
     "1 segment": (1, "float"),
@@ -37,15 +39,8 @@ OURS: dict[str, tuple[int, Exactness]] = {
 }
 
 
-def our_bundle(folder: Path, precision: Precision, segments: int, exactness: Exactness, parent: Path) -> Path:
-    """A bundle without exits, cut into equal segments; made once."""
-    out = parent / f"{folder.name}-{precision}-{segments}-{exactness}"
-    if not (out / "balcony.json").exists():
-        layers = SHAPES[folder.name]["num_hidden_layers"]
-        splits = [round(layers * part / segments) for part in range(1, segments)]
-        choice = Choice(precision=precision, exactness=exactness)
-        export_bundle(folder, out, model=folder.name, splits=splits, choice=choice, context=2048)
-    return out
+# A new process that decodes.
+Start = Callable[[], Worker]
 
 
 def genai_model(folder: Path, precision: Precision, parent: Path) -> Path:
@@ -74,60 +69,79 @@ PEERS = {
 }
 
 
-def compare(ours: Worker, theirs: Worker, prompt: list[int], rounds: int, tokens: int) -> dict[str, float]:
-    """Ratios of tokens per second over interleaved rounds, after one that warms both up."""
-    ratios, mine, other, same = [], [], [], 0
-    for index in range(rounds + 1):
-        pair = [
-            (worker, *worker.decode(prompt, tokens)) for worker in ([ours, theirs] if index % 2 else [theirs, ours])
+def compare(
+    ours: dict[str, Start], theirs: dict[str, Start], prompt: list[int], starts: int, rounds: int, tokens: int
+) -> dict[tuple[str, str], dict[str, float]]:
+    """By (peer, ours): tokens per second and their ratios, every decoder alive at once and asked in a random order.
+
+    How fast a process decodes depends on where its memory happens to lie (several per cent from start to start), so
+    each of ``starts`` begins new processes; the first round of each only warms up.
+    """
+    seconds: dict[str, list[list[float]]] = {name: [] for name in (*ours, *theirs)}
+    answers: dict[str, list[int]] = {}
+    for start in range(starts):
+        workers = {name: make() for name, make in {**ours, **theirs}.items()}
+        for name in workers:
+            seconds[name].append([])
+        for index in range(rounds + 1):
+            for name in Random(start * rounds + index).sample(list(workers), len(workers)):
+                answers[name], spent = workers[name].decode(prompt, tokens)
+                if index:
+                    seconds[name][start].append(spent)
+        for worker in workers.values():
+            worker.close()
+    found = {}
+    for peer, mine in product(theirs, ours):
+        ratios = [
+            [other / own for other, own in zip(*pair, strict=True)]
+            for pair in zip(seconds[peer], seconds[mine], strict=True)
         ]
-        seconds = {id(worker): spent for worker, _, spent in pair}
-        answers = [found for _, found, _ in pair]
-        same = next((at for at, (a, b) in enumerate(zip(*answers, strict=False)) if a != b), tokens)
-        if index:
-            ratios.append(seconds[id(theirs)] / seconds[id(ours)])
-            mine.append(tokens / seconds[id(ours)])
-            other.append(tokens / seconds[id(theirs)])
-    low, _, high = quantiles(ratios, n=4)
-    return {
-        "ratio": median(ratios),
-        "ratio_low": low,
-        "ratio_high": high,
-        "tok_s": median(mine),
-        "peer_tok_s": median(other),
-        "equal_tokens": same,
-    }
+        by_start = [median(each) for each in ratios]
+        found[peer, mine] = {
+            "ratio": median(chain(*ratios)),
+            "ratio_low": min(by_start),
+            "ratio_high": max(by_start),
+            "tok_s": tokens / median(chain(*seconds[mine])),
+            "peer_tok_s": tokens / median(chain(*seconds[peer])),
+            "equal_tokens": next(
+                (at for at, (a, b) in enumerate(zip(answers[mine], answers[peer], strict=False)) if a != b), tokens
+            ),
+        }
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", choices=PEERS, action="append")
+    parser.add_argument("--ours", choices=OURS, action="append")
     parser.add_argument("--shape", choices=SHAPES, action="append")
     parser.add_argument("--precision", choices=["fp32", "int8", "int4"], action="append")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     arguments = parser.parse_args()
     rows = []
     print(
-        f"{'shape':16}{'precision':>10}  {'peer':14}{'ours':24}{'tok/s':>8}{'peer':>8}{'ratio':>8}   quartiles"
-        "    equal tokens"
+        f"{'shape':16}{'precision':>10}  {'peer':14}{'ours':24}{'tok/s':>8}{'peer':>8}{'ratio':>8}   by start"
+        "       equal tokens"
     )
-    for shape, precision, peer in product(
-        arguments.shape or SHAPES, arguments.precision or ("fp32", "int8", "int4"), arguments.peer or PEERS
-    ):
-        if peer == "transformers" and precision != "fp32":
-            continue
+    for shape, precision in product(arguments.shape or SHAPES, arguments.precision or ("fp32", "int8", "int4")):
         folder = make(shape, arguments.folder)
         prompt = np.random.default_rng(1).integers(2, SHAPES[shape]["vocab_size"], 64).tolist()
-        decoder, model = PEERS[peer]
-        theirs = Worker(decoder, str(model(folder, precision, arguments.folder)), arguments.threads)
-        for name, (segments, exactness) in OURS.items():
-            bundle = our_bundle(folder, precision, segments, exactness, arguments.folder)
-            ours = Worker(ladder_decoder, str(bundle), arguments.threads)
-            found = compare(ours, theirs, prompt, arguments.rounds, arguments.tokens)
-            ours.close()
+        theirs, ours = {}, {}
+        for name in arguments.peer or PEERS:
+            if name != "transformers" or precision == "fp32":
+                decoder, model = PEERS[name]
+                path = str(model(folder, precision, arguments.folder))
+                theirs[name] = partial(Worker, decoder, path, arguments.threads)
+        for name in arguments.ours or OURS:
+            segments, exactness = OURS[name]
+            made = bundle(shape, precision, equal_splits(shape, segments), arguments.folder, exactness=exactness)
+            ours[name] = partial(Worker, ladder_decoder, str(made), arguments.threads)
+        compared = compare(ours, theirs, prompt, arguments.starts, arguments.rounds, arguments.tokens)
+        for (peer, name), found in compared.items():
             rows.append({"shape": shape, "precision": precision, "peer": peer, "ours": name, **found})
             print(
                 f"{shape:16}{precision:>10}  {peer:14}{name:24}{found['tok_s']:8.1f}{found['peer_tok_s']:8.1f}"
@@ -135,8 +149,7 @@ def main() -> None:
                 f"{found['equal_tokens']:>10}/{arguments.tokens}",
                 flush=True,
             )
-        theirs.close()
-    machine = f"{platform.processor() or platform.machine()}, {arguments.threads} threads"
+    machine = f"{cpu_model()}, {arguments.threads} threads"
     print(json.dumps({"rows": rows, "machine": machine, "onnxruntime": onnxruntime.__version__}))
 
 
