@@ -195,7 +195,7 @@ class AdaptiveSession:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
         self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
-        return self._decode(ids, max_new_tokens, sampler, self.ends | set(stop))
+        return self.decode(ids, max_new_tokens, sampler, self.ends | set(stop))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` as in ``stream``."""
@@ -311,7 +311,8 @@ class AdaptiveSession:
             )
         return ids
 
-    def _decode(self, ids: list[int], max_new_tokens: int, sampler: Sampler, ends: frozenset[int]) -> Iterator[Token]:
+    def decode(self, ids: list[int], max_new_tokens: int, sampler: Sampler, ends: frozenset[int]) -> Iterator[Token]:
+        """``stream`` for checked token ids, with a sampler and end tokens of one's own."""
         ladder, governor = self.ladder, self.governor
         self._reply = reply = self._reply + 1
         self._figures = figures = _Figures(prompt_tokens=len(ids))

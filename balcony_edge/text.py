@@ -32,12 +32,16 @@ class TextCodec:
 
         An empty prompt is the start token alone. Raises PromptError if the model has none.
         """
-        ids = [*self._start, *self._tokenizer.encode(prompt, add_special_tokens=False).ids]
+        ids = [*self._start, *self.encode_bare(prompt)]
         if not ids and self._fallback is not None:
             ids = [self._fallback]
         if not ids:
             raise PromptError("the prompt is empty and this model has no start token", 'give a prompt: -p "TEXT"')
         return self.check(ids)
+
+    def encode_bare(self, text: str) -> list[int]:
+        """Token ids of a text alone: no start token in front."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, each message with ``role`` and ``content``, by the model's own template.
@@ -48,7 +52,7 @@ class TextCodec:
             raise PromptError("this model has no chat template", "give plain text, or use --no-chat-template")
         text = self.chat_template.render(messages)
         # The template writes the start token itself.
-        return self.check(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self.check(self.encode_bare(text))
 
     def check(self, ids: list[int]) -> list[int]:
         """The ids, if all are of the vocabulary. Raises PromptError naming the first that is not."""

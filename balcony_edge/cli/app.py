@@ -47,9 +47,13 @@ def _options(
 
 
 def add_plugins(to: typer.Typer) -> None:
-    """Add the verbs that installed packages offer by entry point (the workstation's: train, export)."""
+    """Add the verbs that installed packages offer by entry point (the workstation's: train, export).
+
+    A verb that leaves its arguments to another program says so in an attribute ``context_settings`` (click's).
+    """
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        to.command(name=entry.name)(entry.load())
+        verb = entry.load()
+        to.command(name=entry.name, context_settings=getattr(verb, "context_settings", None))(verb)
 
 
 def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--heldout")) -> list[str]:
