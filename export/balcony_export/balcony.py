@@ -12,8 +12,36 @@ from torch import Tensor, nn
 from balcony_edge.errors import ModelError
 from balcony_export.base import Base
 from balcony_export.blueprint import Blueprint
+from balcony_export.widths import Width
 
+STARTS = ("last", "next")
 NORM_STARTS = ("final", "layer")
+
+
+class MlpOnly(nn.Module):
+    """A decoder layer without its attention; parameters keep their names."""
+
+    def __init__(self, layer: nn.Module, blueprint: Blueprint) -> None:
+        super().__init__()
+        self._norms = blueprint.norms
+        self._scale = blueprint.residual_scale
+        for name in filter(None, (self._norms.before_mlp, "mlp", self._norms.after_mlp)):
+            self.add_module(name, layer.get_submodule(name))
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Hidden states [rows, length, hidden], whatever else the base gives its layers."""
+        out = hidden
+        for name in filter(None, (self._norms.before_mlp, "mlp", self._norms.after_mlp)):
+            out = self.get_submodule(name)(out)
+        return hidden + out * self._scale
+
+
+class NoLayer(nn.Module):
+    """Nothing: an exit that is a norm alone."""
+
+    def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        """The hidden states as they came."""
+        return hidden
 
 
 class Balcony(nn.Module):
@@ -21,7 +49,8 @@ class Balcony(nn.Module):
 
         hidden after k layers ─ decoder layer ─ norm ─ (shared head) ─ logits of exit k
 
-    The layer attends over its own keys and values at the true positions: on a device it has its own KV cache.
+    The layer attends over its own keys and values at the true positions: on a device it has its own KV cache. Of
+    another width (see widths.py) the decoder layer lacks its attention, or is not there at all.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
@@ -71,21 +100,32 @@ def starting_norm(blueprint: Blueprint, norm_start: str) -> str | None:
     return name
 
 
-def build(base: Base, splits: Sequence[int], norm_start: str) -> Balconies:
-    """Untrained exits, in fp32: each layer copies the base's last one, each norm one of the base's norms.
+def narrow(layer: nn.Module, blueprint: Blueprint, width: Width) -> nn.Module:
+    """What is left of a decoder layer at a width; the modules are the layer's own."""
+    if width == "layer":
+        return layer
+    return MlpOnly(layer, blueprint) if width == "mlp" else NoLayer()
 
-    ``norm_start`` "final" copies the base's final norm: an exit before the last layer then starts out exact,
-    and on a 5-layer base no exit's KL after 150 steps was higher, and one's 10 % lower. "layer" copies the
-    input norm of the base layer that the exit replaces, as the paper's code does; see ``starting_norm``.
+
+def build(base: Base, splits: Sequence[int], norm_start: str, width: Width = "layer", start: str = "last") -> Balconies:
+    """Untrained exits, in fp32: each layer copies one of the base's, each norm one of the base's norms.
+
+    ``start`` "last" copies the base's last layer, "next" the one that follows the split; either way the exit runs as
+    the last one does, with its mask and rotations. ``norm_start`` "final" copies the base's final norm: an exit before
+    the last layer then starts out exact, and on a 5-layer base no exit's KL after 150 steps was higher, and one's 10 %
+    lower. "layer" copies the input norm of the base layer that the exit replaces, as the paper's code does; see
+    ``starting_norm``.
     """
     inner = base.model.model
     name = starting_norm(base.blueprint, norm_start)
     balconies = {}
     for split in splits:
         layer = copy.deepcopy(inner.layers[-1])
+        if start == "next":
+            layer.load_state_dict(inner.layers[split].state_dict())
         # A cache that is handed to the layer must hold one layer, not the base's last.
         layer.self_attn.layer_idx = 0
         norm = copy.deepcopy(inner.norm if name is None else inner.layers[split].get_submodule(name))
-        balconies[split] = Balcony(layer, norm)
+        balconies[split] = Balcony(narrow(layer, base.blueprint, width), norm)
     # eval: a config with dropout would make the distilled function, and a resumed run, random.
     return Balconies(balconies).to(base.device, torch.float32).requires_grad_(True).eval()

@@ -60,8 +60,10 @@ def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
         for index in range(stage.graph.caches):
             scales[f"model.layers.{stage.graph.start + index}"] = (found[2 * index], found[2 * index + 1])
     for split in ladder.exits:
-        keys, values = ladder.outputs(split, len(ids)).cache_arrays()
-        scales[f"exits.{split}"] = (_scale(keys[:, :, : len(ids)]), _scale(values[:, :, : len(ids)]))
+        # An exit without attention has no caches.
+        if arrays := ladder.outputs(split, len(ids)).cache_arrays():
+            keys, values = arrays
+            scales[f"exits.{split}"] = (_scale(keys[:, :, : len(ids)]), _scale(values[:, :, : len(ids)]))
     return scales
 
 

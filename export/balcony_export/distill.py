@@ -8,7 +8,7 @@ from torch import Tensor
 from balcony_export import corpus
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
-from balcony_export.kl import chunked_kl
+from balcony_export.kl import chunked_loss, next_tokens
 from balcony_export.training import Metrics, Saving, TrainConfig, batch, fit
 
 
@@ -20,13 +20,15 @@ def distill(
     metrics: Metrics,
     saving: Saving,
 ) -> None:
-    """Train the exits in place on the sum of their forward KLs; goes on from the state in ``saving``."""
+    """Train the exits in place on the sum of their losses; goes on from the state in ``saving``."""
+    loss = config.loss_function
 
     def backward(step: int) -> dict[str, Tensor]:
-        trace = base.trace(batch(stream, step, config, base.device, config.seed), balconies.splits)
+        tokens = batch(stream, step, config, base.device, config.seed)
+        trace = base.trace(tokens, balconies.splits)
         with base.autocast():
             exits = balconies.normed(trace.hidden, trace.context)
-            losses, gradients = chunked_kl(exits, trace.final, base.head)
+            losses, gradients = chunked_loss(exits, trace.final, base.head, loss, next_tokens(tokens))
         torch.autograd.backward(exits, gradients)
         return {str(split): loss for split, loss in zip(balconies.splits, losses, strict=True)}
 

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from balcony_edge.errors import ExitsError
 from balcony_export.checkpoint import count_not_finite
+from balcony_export.widths import Width, width_of
 
 SCHEMA = 1
 WEIGHTS = "exits.safetensors"
@@ -52,6 +53,11 @@ class Exits:
     def norm(self, split: int) -> Array:
         """The exit's own norm before the shared head, [hidden]."""
         return self.tensors[f"exits.{split}.norm.weight"]
+
+    @property
+    def width(self) -> Width:
+        """How much of a decoder layer every exit has."""
+        return width_of(self.tensors, f"exits.{self.splits[0]}.layer.")
 
     def gate(self, split: int) -> dict[str, Array]:
         """``up.weight``, ``up.bias``, ``down.weight`` and ``down.bias`` of a split's calibrated gate."""
@@ -170,8 +176,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def _check_tensors(path: Path, exits: Exits) -> None:
     """Every tensor present, fp32 and finite, and every gate and norm of one hidden size."""
+    trained = exits.training.get("width", "layer")
+    if exits.width != trained:
+        raise ExitsError(f"{path} holds exits of width {exits.width}; {MANIFEST} says {trained}", RETRAIN)
     # Every exit is the same kind of layer; whether it is the base's kind, the exporter checks.
-    layer = sorted({name for split in exits.splits for name in exits.layer(split)}) or ["input_layernorm.weight"]
+    layer = sorted({name for split in exits.splits for name in exits.layer(split)})
     for split in exits.splits:
         names = [f"exits.{split}.layer.{name}" for name in layer] + [f"exits.{split}.norm.weight"]
         names += [f"gates.{split}.{name}" for name in gate_shapes(1)]

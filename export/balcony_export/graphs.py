@@ -23,6 +23,7 @@ from balcony_export.checkpoint import Source
 from balcony_export.exits import GATE_EPSILON
 from balcony_export.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
 from balcony_export.weights import BITS
+from balcony_export.widths import width_of
 
 
 def segment(builder: GraphBuilder, base: Source, gates: Source | None, start: int, stop: int) -> onnx.ModelProto:
@@ -52,11 +53,14 @@ def trunk(builder: GraphBuilder, base: Source, start: int, stop: int) -> Stream:
 
 
 def balcony_exit(builder: GraphBuilder, exits: Source, split: int) -> onnx.ModelProto:
-    """The Balcony of a split: one decoder layer and its own norm (paper, section 3); the head is shared."""
+    """The Balcony of a split: one decoder layer and its own norm (paper, section 3); the head is shared.
+
+    Without attention it has neither caches nor lengths.
+    """
     name = f"exits.{split}"
     with builder.at(builder.formats.exits):
         layer = Layer(exits, f"{name}.layer.", name, builder.plan.exit_plan)
-        stream = decoder_layer(builder, Stream("hidden"), layer)
+        stream = decoder_layer(builder, Stream("hidden"), layer, width_of(exits, layer.prefix))
     out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
     builder.node("Identity", [out], "hidden_out")
     return builder.model("hidden", ["hidden_out"])

@@ -1,11 +1,11 @@
-"""Forward KL(teacher ‖ exit) through the shared head without ever holding the logits of a whole batch.
+"""A loss through the shared head without ever holding the logits of a whole batch.
 
 A batch of 16 × 512 positions and 128,256 tokens of vocabulary would be 4.2 GB of fp32 logits for the teacher
 and as much for every exit, twice over with gradients. Here the positions go through the head chunk by chunk.
-The gradient of the KL with respect to an exit's logits is (q - p), so each chunk leaves its gradient with
-respect to the *hidden states* behind, and one ordinary backward pass through the exit's layer follows:
+Every loss knows its gradient at an exit's logits, so each chunk leaves its gradient with respect to the *hidden
+states* behind, and one ordinary backward pass through the exit's layer follows:
 
-    losses, gradients = chunked_kl(exits, teacher, head)
+    losses, gradients = chunked_loss(exits, teacher, head)
     torch.autograd.backward(exits, gradients)
 """
 
@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from balcony_export.lm_head import Head
+from balcony_export.losses import FORWARD_KL, NO_TARGET, Loss
 
 CHUNK_LOGITS = 1 << 24
 
@@ -33,29 +35,43 @@ def chunks(positions: int, size: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def chunked_kl(
-    exits: Sequence[Tensor], teacher: Tensor, head: Head, chunk: int | None = None
+def chunked_loss(
+    exits: Sequence[Tensor],
+    teacher: Tensor,
+    head: Head,
+    loss: Loss = FORWARD_KL,
+    following: Tensor | None = None,
+    chunk: int | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Mean KL in nats of every exit, and its gradient with respect to that exit's normed hidden states.
+    """Mean loss in nats of every exit, and its gradient with respect to that exit's normed hidden states.
 
-    ``exits`` and ``teacher`` are [rows, length, hidden]. Of each chunk, the teacher's logits are computed once for
-    all exits.
+    ``exits`` and ``teacher`` are [rows, length, hidden]. ``following``: each position's next token, int64
+    [rows, length]; a loss from text needs it. Of each chunk, the teacher's logits are computed once for all exits.
     """
     flat_teacher = teacher.reshape(-1, head.hidden)
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
+    flat_following = None if following is None else following.flatten()
     positions = len(flat_teacher)
-    losses = [torch.zeros((), device=teacher.device) for _ in exits]
+    counted = positions if not loss.from_text or following is None else int((following != NO_TARGET).sum())
+    means = [torch.zeros((), device=teacher.device) for _ in exits]
     gradients = [torch.empty_like(normed) for normed in flat_exits]
     for part in chunks(positions, chunk or chunk_positions(head.vocabulary)):
-        log_p = torch.log_softmax(head.logits(flat_teacher[part]), dim=-1)
-        p = log_p.exp()
-        for normed, loss, gradient in zip(flat_exits, losses, gradients, strict=True):
+        if loss.from_text:
+            assert flat_following is not None
+            target = flat_following[part]
+        else:
+            target = loss.target(head.logits(flat_teacher[part]))
+        for normed, mean, gradient in zip(flat_exits, means, gradients, strict=True):
             logits = head.logits(normed[part])
-            log_q = torch.log_softmax(logits, dim=-1)
-            loss += (p * (log_p - log_q)).sum() / positions
-            error = log_q.exp_().sub_(p).div_(positions)
-            gradient[part] = head.pull_back(error, logits)
-    return losses, [gradient.view_as(normed) for gradient, normed in zip(gradients, exits, strict=True)]
+            values, error = loss(target, logits)
+            mean += values.sum() / counted
+            gradient[part] = head.pull_back(error.div_(counted), logits)
+    return means, [gradient.view_as(normed) for gradient, normed in zip(gradients, exits, strict=True)]
+
+
+def next_tokens(tokens: Tensor) -> Tensor:
+    """Each position's next token, int64 [rows, length]; the last one of a row has none."""
+    return functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
 
 
 @torch.no_grad()

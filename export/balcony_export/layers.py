@@ -12,6 +12,7 @@ from balcony_export.checkpoint import Source
 from balcony_export.matrix import Matrix, Part
 from balcony_export.rope import rope_table
 from balcony_export.weights import BITS, DTYPES
+from balcony_export.widths import WIDTHS, Width
 
 # GroupQueryAttention rotates only this many elements of a head or multiples; others get the separate operator.
 FUSED_ROPE_MULTIPLE = 16
@@ -123,13 +124,14 @@ def normed(builder: GraphBuilder, stream: Stream, name: str, source: Source, ten
     return out, Stream(residual)
 
 
-def decoder_layer(builder: GraphBuilder, stream: Stream, layer: Layer) -> Stream:
-    """One layer; see Norms for the order."""
+def decoder_layer(builder: GraphBuilder, stream: Stream, layer: Layer, width: Width = "layer") -> Stream:
+    """One layer; see Norms for the order, and widths.py for exits that have less than a layer."""
     norms, name = builder.plan.norms, layer.name
-    for part, before, after in (
+    parts = (
         (attention, norms.before_attention, norms.after_attention),
         (mlp, norms.before_mlp, norms.after_mlp),
-    ):
+    )
+    for part, before, after in parts[WIDTHS.index(width) :]:
         if before is not None:
             tensor = f"{layer.prefix}{before}.weight"
             x, stream = normed(builder, stream, f"{name}.{before}", layer.source, tensor)

@@ -16,7 +16,7 @@ from balcony_export.base import Base
 from balcony_export.calibration import Flags, auroc, bin_table, calibration_error, platt, sigmoid
 from balcony_export.gate import Gates
 from balcony_export.judge import Evidence, fit_judge
-from balcony_export.kl import answers, chunked_kl, predictions
+from balcony_export.kl import answers, chunked_loss, predictions
 from balcony_export.progress import Progress
 
 ROWS_AT_ONCE = 8
@@ -54,7 +54,7 @@ def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens)
                 full = predictions(trace.final, base.head)
                 exits = balconies.normed(trace.hidden, trace.context)
                 for split, normed, mean in zip(
-                    splits, exits, chunked_kl(exits, trace.final, base.head)[0], strict=True
+                    splits, exits, chunked_loss(exits, trace.final, base.head)[0], strict=True
                 ):
                     kl[split] += share * mean.item()
                     said = answers(normed, base.head)

@@ -13,12 +13,13 @@ import numpy as np
 
 from balcony_edge.errors import DataError, ExitsError, ModelError
 from balcony_export import architectures, corpus, exits, quality
-from balcony_export.balcony import NORM_STARTS, Balconies, build, starting_norm
+from balcony_export.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
 from balcony_export.base import DTYPES, boundary_ids, load_base, load_tokenizer
 from balcony_export.blueprint import Blueprint
 from balcony_export.distill import distill
 from balcony_export.gate import Gates, train_gates
 from balcony_export.training import Metrics, Saving, TrainConfig, check_identity
+from balcony_export.widths import check_width
 
 MIN_LENGTH = 8
 
@@ -57,7 +58,7 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         raise ExitsError(f"cannot make the folder {saving.path.parent}: {error}", "choose another -o") from error
     metrics = Metrics(job.out / "metrics.jsonl")
 
-    balconies = build(base, config.splits, config.norm_start)
+    balconies = build(base, config.splits, config.norm_start, check_width(config.width), config.start)
     distill(base, balconies, data.train, config, metrics, saving)
     gates = train_gates(base, balconies, data.train, config, metrics)
     measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)
@@ -76,12 +77,17 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
 def _check(config: TrainConfig, blueprint: Blueprint) -> None:
     """Settings that no run on this base could use."""
     context = blueprint.arch.context
-    if config.norm_start not in NORM_STARTS or config.dtype not in DTYPES:
-        raise ModelError(
-            f"no such choice: norm start {config.norm_start!r}, dtype {config.dtype!r}",
-            f"norm starts: {', '.join(NORM_STARTS)}; dtypes: {', '.join(DTYPES)}",
-        )
+    choices = (
+        ("start", config.start, STARTS),
+        ("norm start", config.norm_start, NORM_STARTS),
+        ("dtype", config.dtype, tuple(DTYPES)),
+    )
+    for what, chosen, known in choices:
+        if chosen not in known:
+            raise ModelError(f"there is no {what} {chosen!r}", f"choose one of {', '.join(known)}")
     starting_norm(blueprint, config.norm_start)
+    check_width(config.width)
+    _ = config.loss_function
     if not 0 < config.learning_rate < math.inf:
         raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
     if config.length > context:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from balcony_edge.bundle import Bundle
 from balcony_edge.errors import ModelError, VerifyError
+from balcony_export import architectures
+from balcony_export.balcony import narrow
 from balcony_export.exits import Exits
 from balcony_export.gate import Gate
 
@@ -67,6 +69,9 @@ class Reference:
         self._splits = tuple(splits)
         # An exit ends in a copy of the last norm: a family that keeps it elsewhere has exits of another kind.
         self._exits = exits if isinstance(getattr(self._body, "norm", None), nn.Module) else None
+        self._exit_layer = self._layers[-1]
+        if isinstance(exits, Exits):
+            self._exit_layer = narrow(self._exit_layer, architectures.read(folder), exits.width)
 
     @property
     def compares_exits(self) -> bool:
@@ -140,7 +145,7 @@ class Reference:
             layer = {name: torch.from_numpy(value) for name, value in self._exits.layer(split).items()}
             norm = {"weight": torch.from_numpy(self._exits.norm(split))}
         # Without weights of its own an exit is the base's last layer and norm.
-        out = call(self._layers[-1], layer, (hidden, *arguments), named)
+        out = call(self._exit_layer, layer, (hidden, *arguments), named)
         normed: Tensor = call(self._body.norm, norm, (out[0] if isinstance(out, tuple) else out,))
         return normed
 

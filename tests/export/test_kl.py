@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from balcony_export.kl import chunk_positions, chunked_kl, predictions
+from balcony_export.kl import chunk_positions, chunked_loss, predictions
 from balcony_export.lm_head import Head
 
 # Caps low enough to bend: the logits are some units wide.
@@ -38,12 +38,12 @@ def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: Head) -> torch.Ten
 
 @settings(deadline=None, max_examples=40)
 @given(shape=SHAPES, chunk=st.integers(1, 40), seed=st.integers(0, 1000), twists=TWISTS)
-def test_chunked_kl_is_the_plain_kl_with_its_gradients(
+def test_chunked_loss_is_the_plain_kl_with_its_gradients(
     shape: tuple[int, int, int, int], chunk: int, seed: int, twists: dict[str, float]
 ) -> None:
     exits, (teacher,), (weight,) = tensors(shape, seed)
     head = Head(weight, **twists)
-    losses, gradients = chunked_kl(exits, teacher, head, chunk)
+    losses, gradients = chunked_loss(exits, teacher, head, chunk=chunk)
     for exit, loss, gradient in zip(exits, losses, gradients, strict=True):
         expected = plain_kl(exit, teacher, head)
         (expected_gradient,) = torch.autograd.grad(expected, exit)
@@ -55,7 +55,7 @@ def test_gradients_reach_what_lies_before_the_norm() -> None:
     (exit, _), (teacher,), (matrix,) = tensors((2, 5, 6, 11), seed=3)
     head = Head(matrix)
     weight = torch.randn(6, 6, requires_grad=True)
-    _, gradients = chunked_kl([exit @ weight], teacher, head, chunk=3)
+    _, gradients = chunked_loss([exit @ weight], teacher, head, chunk=3)
     torch.autograd.backward([exit @ weight], gradients)
     (expected,) = torch.autograd.grad(plain_kl(exit @ weight, teacher, head), weight)
     assert weight.grad is not None
@@ -64,7 +64,7 @@ def test_gradients_reach_what_lies_before_the_norm() -> None:
 
 def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
     _, (teacher,), (weight,) = tensors((2, 5, 6, 11), seed=0)
-    (loss,), (gradient,) = chunked_kl([teacher], teacher, Head(weight))
+    (loss,), (gradient,) = chunked_loss([teacher], teacher, Head(weight))
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert gradient.abs().max().item() < 1e-7
 

@@ -17,7 +17,7 @@ from balcony_edge.errors import ExitsError
 from balcony_export import exits
 from balcony_export.exits import Exits, gate_shapes
 
-LAYER_TENSORS = ("input_layernorm.weight", "self_attn.q_proj.weight", "mlp.up_proj.weight")
+LAYER_TENSORS = ("input_layernorm.weight", "self_attn.o_proj.weight", "mlp.up_proj.weight")
 HIDDEN = 6
 
 
@@ -93,6 +93,7 @@ def edit(folder: Path, **changes: object) -> None:
         (truncate, r"cannot read .*exits\.safetensors"),
         (drop_tensor, r"exits\.safetensors has no exits\.2\.layer\.mlp\.up_proj\.weight"),
         (narrow, r"exits\.1\.norm\.weight is float16"),
+        (lambda folder: edit(folder, training={"width": "mlp"}), r"holds exits of width layer; exits\.json says mlp"),
         (misshape, r"gates\.1\.up\.weight has shape \[32, 6\]"),
     ],
 )

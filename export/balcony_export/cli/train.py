@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def train(
     model: Annotated[str, typer.Argument(help="The base: a model folder or a Hub id. It is never changed.")],
-    splits: Annotated[str, typer.Option(help="After how many base layers an exit hangs, as in 3,6,9.")],
+    splits: Annotated[
+        str,
+        typer.Option(help="After how many base layers an exit hangs, as in 3,6,9; auto:3 spaces three by their costs."),
+    ],
     data: Annotated[
         list[Path],
         typer.Option(
@@ -23,12 +26,18 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the exits.")],
-    max_steps: Annotated[int, typer.Option(min=1, help="Training steps of the exits.")] = 1000,
+    preset: Annotated[
+        str,
+        typer.Option(help="What the other options start from: default, or paper (its choices, rates and size)."),
+    ] = "default",
+    max_steps: Annotated[
+        int | None, typer.Option(min=1, help="Training steps of the exits. Default: 1000.", show_default=False)
+    ] = None,
     heldout: Annotated[
         list[Path] | None,
         typer.Option(help="Text to calibrate and measure on; without it a fiftieth of the documents. Repeatable."),
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Sequences per step.")] = 16,
+    rows: Annotated[int | None, typer.Option(min=1, help="Sequences per step. Default: 16.")] = None,
     length: Annotated[
         int | None,
         typer.Option(min=8, help="Tokens per sequence. Default: 512, or the model's context if shorter."),
@@ -38,10 +47,27 @@ def train(
         typer.Option(help="Peak learning rate of the exits. Default: 5e-4 * sqrt(4096 / hidden size)."),
     ] = None,
     gate_steps: Annotated[int, typer.Option(min=1, help="Training steps of the gates.")] = 400,
+    loss: Annotated[
+        str | None,
+        typer.Option(help="What the exits lower: kl (default), reverse-kl, js, topk-kl, or ce (to the text)."),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits of both sides in the loss. Default: 1.")
+    ] = None,
+    width: Annotated[
+        str | None,
+        typer.Option(help="What an exit has before its norm: layer (default), mlp (no KV cache), or norm (nothing)."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(help="Which base layer an exit starts as: last (default), or next (the one after the split)."),
+    ] = None,
     norm_start: Annotated[
-        str,
-        typer.Option(help="What an exit's norm starts as: final (the base's) or layer (the next layer's input norm)."),
-    ] = "final",
+        str | None,
+        typer.Option(
+            help="What an exit's norm starts as: final (the base's; default) or layer (the next layer's input norm)."
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
@@ -54,13 +80,16 @@ def train(
     Run the same command again after an interruption: it goes on where the last saved state left off.
     """
     require_workstation()
-    from balcony_export import architectures, hub
+    from balcony_export import architectures, hub, placement, widths
 
-    chosen = architectures.parse_splits(splits)
+    count = placement.automatic(splits)
+    named = [] if count is not None else architectures.parse_splits(splits)
+    chosen_width = widths.check_width(width or "layer")
 
     folder = hub.resolve(model, revision, offline)
-    architecture = architectures.read(folder).arch
-    architectures.check_splits(chosen, architecture.layers)
+    blueprint = architectures.read(folder)
+    chosen = named if count is None else placement.place(count, blueprint, chosen_width)
+    architectures.check_splits(chosen, blueprint.arch.layers)
 
     from transformers.utils import logging
 
@@ -79,12 +108,17 @@ def train(
         save_every=save_every,
     )
     config = TrainConfig.for_base(
-        architecture,
+        blueprint.arch,
         chosen,
+        preset,
         steps=max_steps,
         rows=rows,
         length=length,
         learning_rate=lr,
+        loss=loss,
+        temperature=temperature,
+        width=width,
+        start=start,
         norm_start=norm_start,
         dtype=dtype,
         seed=seed,
