@@ -43,6 +43,29 @@ def quality_against_cost(found: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def losses(records: list[dict[str, Any]], path: Path) -> None:
+    """Loss of every exit over the steps of a training run; dots: KL on held-out text. ``records``: of metrics.jsonl."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [record for record in records if record["phase"] == "exits"]
+    looks = [record for record in records if record["phase"] == "heldout"]
+    for index, split in enumerate(steps[0]["loss"] if steps else ()):
+        color = f"C{index}"
+        places = [record["step"] for record in steps]
+        axes.plot(
+            places, [record["loss"][split] for record in steps], color=color, linewidth=0.8, label=f"exit {split}"
+        )
+        axes.plot([look["step"] for look in looks], [look["kl_nats"][split] for look in looks], "o", color=color)
+    axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats; dots: held-out KL")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
 def frontier(rows: list[dict[str, Any]], path: Path) -> None:
     """Agreement against cost of one trace's policies; ``rows``: of a replay (see contest.Row)."""
     from matplotlib.figure import Figure

@@ -5,31 +5,63 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from balcony_export import corpus
+from balcony_export import corpus, state
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
+from balcony_export.best import Best, heldout_kl
 from balcony_export.kl import chunked_loss, next_tokens
-from balcony_export.training import Metrics, Saving, TrainConfig, batch, fit
+from balcony_export.processes import ALONE, Processes
+from balcony_export.run_folder import Metrics, Saving
+from balcony_export.training import TrainConfig, batches, fit
 
 
 def distill(
     base: Base,
     balconies: Balconies,
     stream: corpus.Tokens,
+    heldout: corpus.Tokens,
     config: TrainConfig,
     metrics: Metrics,
     saving: Saving,
+    processes: Processes = ALONE,
 ) -> None:
-    """Train the exits in place on the sum of their losses; goes on from the state in ``saving``."""
-    loss = config.loss_function
+    """Train the exits in place on the sum of their losses; goes on from the state in ``saving``.
 
-    def backward(step: int) -> dict[str, Tensor]:
-        tokens = batch(stream, step, config, base.device, config.seed)
+    With ``config.look_every``, each exit ends as it was at its lowest KL on ``heldout`` [rows, length]: on its even
+    rows, which also calibrate the gates, so that the odd ones stay new to all that is fitted.
+    """
+    loss = config.loss_function
+    best = Best(saving.path.with_name("best.safetensors"), saving.identity)
+
+    def backward(tokens: Tensor, share: float) -> dict[str, Tensor]:
         trace = base.trace(tokens, balconies.splits)
         with base.autocast():
             exits = balconies.normed(trace.hidden, trace.context)
             losses, gradients = chunked_loss(exits, trace.final, base.head, loss, next_tokens(tokens))
-        torch.autograd.backward(exits, gradients)
+        torch.autograd.backward(exits, [gradient.mul_(share) for gradient in gradients])
         return {str(split): loss for split, loss in zip(balconies.splits, losses, strict=True)}
 
-    fit("exits", balconies, config, config.steps, config.learning_rate, backward, metrics, saving)
+    def look(step: int) -> None:
+        if processes.first:
+            kl = heldout_kl(base, balconies, heldout[::2])
+            metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
+            best.look(step, balconies, kl)
+
+    taken = batches(stream, config, base.device, config.seed)
+    metrics.begin("heldout", state.step_of(saving.path))
+    fit(
+        "exits",
+        balconies,
+        config,
+        config.steps,
+        config.learning_rate,
+        taken,
+        backward,
+        metrics,
+        processes,
+        saving,
+        look,
+    )
+    processes.wait()
+    if config.look_every:
+        best.restore(balconies)

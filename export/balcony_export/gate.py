@@ -8,6 +8,7 @@ It costs next to nothing beside a decoder layer and a head, so a device can ask 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,9 @@ from balcony_export.balcony import Balconies
 from balcony_export.base import Base
 from balcony_export.exits import GATE_EPSILON, GATE_WIDTH
 from balcony_export.kl import predictions
-from balcony_export.training import Metrics, TrainConfig, batch, fit
+from balcony_export.processes import ALONE, Processes
+from balcony_export.run_folder import Metrics
+from balcony_export.training import TrainConfig, batches, fit
 
 
 class Gate(nn.Module):
@@ -58,24 +61,31 @@ class Gates(nn.Module):
 
 
 def train_gates(
-    base: Base, balconies: Balconies, stream: corpus.Tokens, config: TrainConfig, metrics: Metrics
+    base: Base,
+    balconies: Balconies,
+    stream: corpus.Tokens,
+    config: TrainConfig,
+    metrics: Metrics,
+    processes: Processes = ALONE,
 ) -> Gates:
     """Untrained gates fitted by cross-entropy on training text; base and exits stay as they are."""
     torch.manual_seed(config.seed)
     gates = Gates(balconies.splits, base.head.hidden).to(base.device)
 
-    def backward(step: int) -> dict[str, Tensor]:
+    def backward(tokens: Tensor, share: float) -> dict[str, Tensor]:
         with torch.no_grad(), base.autocast():
-            # Another seed: windows that the exits have not just been trained on.
-            trace = base.trace(batch(stream, step, config, base.device, config.seed + 1), balconies.splits)
+            trace = base.trace(tokens, balconies.splits)
             full = predictions(trace.final, base.head)
             agrees = [predictions(exit, base.head) == full for exit in balconies.normed(trace.hidden, trace.context)]
         losses = {
             str(split): functional.binary_cross_entropy_with_logits(gates.at(split)(trace.hidden[split]), label.float())
             for split, label in zip(balconies.splits, agrees, strict=True)
         }
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
         return losses
 
-    fit("gates", gates, config, config.gate_steps, config.gate_learning_rate, backward, metrics)
+    # Another seed: windows that the exits have not just been trained on.
+    taken = batches(stream, config, base.device, config.seed + 1)
+    peak = config.gate_learning_rate
+    fit("gates", gates, replace(config, look_every=0), config.gate_steps, peak, taken, backward, metrics, processes)
     return gates

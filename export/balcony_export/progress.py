@@ -12,7 +12,7 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """A bar of ``total`` steps on stderr, starting at ``first`` when a run resumes."""
 
-    def __init__(self, title: str, total: int, first: int = 0) -> None:
+    def __init__(self, title: str, total: int, first: int = 0, shown: bool = True) -> None:
         console = Console(stderr=True)
         self._bar = RichProgress(
             TextColumn("{task.description}"),
@@ -22,7 +22,7 @@ class Progress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=console,
-            disable=not console.is_terminal,
+            disable=not (shown and console.is_terminal),
         )
         self._task = self._bar.add_task(title, total=total, completed=first, note="")
 

@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from balcony_edge.errors import DataError, ExitsError, ModelError
-from balcony_export import architectures, corpus, exits, quality
+from balcony_edge.errors import DataError, ModelError
+from balcony_export import architectures, corpus, exits, quality, run_folder
 from balcony_export.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
 from balcony_export.base import DTYPES, boundary_ids, load_base, load_tokenizer
 from balcony_export.blueprint import Blueprint
 from balcony_export.distill import distill
 from balcony_export.gate import Gates, train_gates
-from balcony_export.training import Metrics, Saving, TrainConfig, check_identity
+from balcony_export.processes import Processes
+from balcony_export.run_folder import Metrics, Saving
+from balcony_export.training import TrainConfig
 from balcony_export.widths import check_width
 
 MIN_LENGTH = 8
@@ -40,27 +42,33 @@ class Job:
 
 
 def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
-    """Distil the exits, train and calibrate the gates, measure, write the folder. Resumes by itself."""
+    """Distil the exits, train and calibrate the gates, measure, write the folder. Resumes by itself.
+
+    In several processes (see processes.py) all return the same exits, and the first one writes them; ``job.out`` must
+    then be a folder that all of them see.
+    """
     started = time.monotonic()
+    processes = Processes.launched(job.device)
     blueprint = architectures.read(job.folder)
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
-    _check(config, blueprint)
+    _check(config, blueprint, processes)
     data = _load_corpus(job, blueprint.arch.vocabulary)
     config = replace(config, length=_fitting(data.train, config.length, "training"))
     rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
     digest = exits.base_digest(job.folder)
     saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, _identity(config, digest, data))
-    check_identity(saving)
-    base = load_base(job.folder, config.dtype, job.device)
-    try:
-        saving.path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ExitsError(f"cannot make the folder {saving.path.parent}: {error}", "choose another -o") from error
-    metrics = Metrics(job.out / "metrics.jsonl")
+    saving.check()
+    base = load_base(job.folder, config.dtype, str(processes.device or job.device))
+    if processes.first:
+        names = [path.name for path in job.texts]
+        asked = {"base": job.name, "data": names, "processes": processes.count, "training": config.as_dict()}
+        run_folder.prepare(job.out, asked)
+    processes.wait()
+    metrics = Metrics(job.out / "metrics.jsonl" if processes.first else None)
 
     balconies = build(base, config.splits, config.norm_start, check_width(config.width), config.start)
-    distill(base, balconies, data.train, config, metrics, saving)
-    gates = train_gates(base, balconies, data.train, config, metrics)
+    distill(base, balconies, data.train, rows, config, metrics, saving, processes)
+    gates = train_gates(base, balconies, data.train, config, metrics, processes)
     measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)
     trained = exits.Exits(
         splits=config.splits,
@@ -70,11 +78,13 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         quality=measured,
         tensors=_tensors(balconies, gates),
     )
-    exits.save(job.out, trained)
+    if processes.first:
+        exits.save(job.out, trained)
+        run_folder.draw(job.out)
     return trained
 
 
-def _check(config: TrainConfig, blueprint: Blueprint) -> None:
+def _check(config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
     """Settings that no run on this base could use."""
     context = blueprint.arch.context
     choices = (
@@ -90,6 +100,11 @@ def _check(config: TrainConfig, blueprint: Blueprint) -> None:
     _ = config.loss_function
     if not 0 < config.learning_rate < math.inf:
         raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
+    if config.rows < processes.count:
+        raise ModelError(
+            f"{config.rows} rows a step are too few for {processes.count} processes",
+            "give every process --rows of its own",
+        )
     if config.length > context:
         raise ModelError(
             f"--length {config.length} is longer than the {context} tokens that the model was made for",

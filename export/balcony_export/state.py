@@ -37,15 +37,20 @@ def read_config(path: Path) -> dict[str, Any] | None:
     """The configuration of the saved run; None if there is no state."""
     if not path.exists():
         return None
-    config: dict[str, Any] = json.loads(_metadata(path)["config"])
+    config: dict[str, Any] = json.loads(metadata(path)["config"])
     return config
+
+
+def step_of(path: Path) -> int:
+    """How many steps the saved state has behind it; 0 without a state."""
+    return int(metadata(path)["step"]) if path.exists() else 0
 
 
 def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Load a saved state into ``model`` and ``optimizer``; returns the next step (0 without a state)."""
     if not path.exists():
         return 0
-    step = int(_metadata(path)["step"])
+    step = step_of(path)
     tensors = load_file(path)
     model.load_state_dict(
         {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}, strict=False
@@ -59,11 +64,12 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
     return step
 
 
-def _metadata(path: Path) -> dict[str, str]:
+def metadata(path: Path) -> dict[str, str]:
+    """What a saved file says of itself. Raises BalconyError if it cannot be read."""
     try:
         with safe_open(path, "pt") as handle:
-            metadata: dict[str, str] = handle.metadata()
-            return metadata
+            found: dict[str, str] = handle.metadata()
+            return found
     except (OSError, SafetensorError) as error:
         raise BalconyError(
             f"cannot read the saved training state {path}: {error}", f"delete {path.parent} to start over"

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,9 @@ from balcony_edge.bundle import Architecture
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
 from balcony_export import corpus, state
 from balcony_export.losses import Loss
+from balcony_export.processes import ALONE, Processes
 from balcony_export.progress import Progress
+from balcony_export.run_folder import Metrics, Saving
 from balcony_export.schedule import cosine
 
 CLIP_NORM = 1.0
@@ -47,6 +47,7 @@ class TrainConfig:
     splits: tuple[int, ...]
     steps: int = 1000
     rows: int = 16
+    accumulate: int = 1
     length: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -57,6 +58,7 @@ class TrainConfig:
     norm_start: str = "final"
     dtype: str = "fp32"
     seed: int = 0
+    look_every: int = 100
     gate_steps: int = 400
     gate_learning_rate: float = 5e-3
 
@@ -95,68 +97,46 @@ def default_learning_rate(hidden: int) -> float:
     return float(f"{5e-4 * math.sqrt(4096 / hidden):.2g}")
 
 
-@dataclass(frozen=True)
-class Saving:
-    """Where a run keeps the state to resume from, and how often it writes it."""
-
-    path: Path
-    every: int
-    identity: Mapping[str, Any]
-    """Settings and data of the run; a state of another identity is refused, never overwritten."""
-
-
-class Metrics:
-    """A JSONL file with one line a step. A resumed run drops the lines of the steps that it takes again."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def begin(self, phase: str, first: int) -> None:
-        """Forget the phase's lines behind step ``first``, and a last line that a crash cut short."""
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
-        records = [json.loads(line) for line in lines if line.endswith("}\n")]
-        kept = [record for record in records if record["phase"] != phase or record["step"] <= first]
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record."""
-        with self._path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-
-
 def fit(
     phase: str,
     model: nn.Module,
     config: TrainConfig,
     steps: int,
     peak: float,
-    backward: Callable[[int], dict[str, Tensor]],
+    batch: Callable[[int], Tensor],
+    backward: Callable[[Tensor, float], dict[str, Tensor]],
     metrics: Metrics,
+    processes: Processes = ALONE,
     saving: Saving | None = None,
+    look: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """AdamW with a cosine schedule. ``backward(step)`` leaves gradients in ``model`` and returns losses.
+    """AdamW with a cosine schedule, on this process's part of every step's rows.
 
+    ``batch(step)``: the step's tokens [rows, length], the same in every process. ``backward(tokens, share)`` adds the
+    gradients of a part of them, times its share of all rows, to ``model`` and returns the part's mean losses.
+    ``look(step)`` is called every ``config.look_every`` steps and after the last.
     Raises ExitsError if a loss or gradient stops being finite; the last saved state stays as it is.
     """
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay)
     first = 0
     if saving:
-        check_identity(saving)
+        saving.check()
         first = state.restore(saving.path, model, optimizer)
     metrics.begin(phase, first)
     started = time.monotonic()
-    with Progress(phase, steps, first) as progress:
+    with Progress(phase, steps, first, shown=processes.first) as progress:
         for step in range(first, steps):
             for group in optimizer.param_groups:
                 group["lr"] = cosine(step, steps, peak)
             optimizer.zero_grad(set_to_none=True)
             try:
-                losses = {name: loss.item() for name, loss in backward(step).items()}
+                losses = _losses(batch(step), config, backward, processes)
+                processes.add_up(_gradients(parameters, processes))
             except torch.OutOfMemoryError as error:
                 raise BalconyError(
                     f"out of device memory at {config.rows} rows of {config.length} tokens",
-                    "use fewer --rows, a shorter --length, or --dtype bf16",
+                    "use a larger --accumulate, a shorter --length, or --dtype bf16",
                 ) from error
             norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM).item()
             if not all(math.isfinite(value) for value in (norm, *losses.values())):
@@ -176,28 +156,38 @@ def fit(
                     "elapsed_s": round(time.monotonic() - started, 3),
                 }
             )
-            if saving and ((step + 1) % saving.every == 0 or step + 1 == steps):
+            last = step + 1 == steps
+            if config.look_every and (last or (step + 1) % config.look_every == 0):
+                look(step + 1)
+            if saving and processes.first and (last or (step + 1) % saving.every == 0):
                 state.save(saving.path, model.state_dict(), optimizer, step + 1, saving.identity)
 
 
-def check_identity(saving: Saving) -> None:
-    """Raise BalconyError if the folder holds the state of a run with other settings or data."""
-    found = state.read_config(saving.path)
-    if found is None or found == saving.identity:
-        return
-    names = sorted(name for name in {*found, *saving.identity} if found.get(name) != saving.identity.get(name))
-    differences = "; ".join(
-        f"another {name.removesuffix('_sha256')}"
-        if name.endswith("_sha256")
-        else f"{name} was {found.get(name)}, now {saving.identity.get(name)}"
-        for name in names
-    )
-    raise BalconyError(
-        f"{saving.path.parent} holds the state of another run: {differences}",
-        f"repeat that run's options, choose another -o folder, or delete {saving.path.parent}",
-    )
+def _losses(
+    rows: Tensor,
+    config: TrainConfig,
+    backward: Callable[[Tensor, float], dict[str, Tensor]],
+    processes: Processes,
+) -> dict[str, float]:
+    """Backward passes over this process's rows, in ``config.accumulate`` pieces; the step's mean losses."""
+    sums: dict[str, Tensor] = {}
+    for piece in processes.part(rows).tensor_split(config.accumulate):
+        if share := len(piece) / len(rows):
+            for name, loss in backward(piece, share).items():
+                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach() * share
+    processes.add_up(sums.values())
+    return {name: loss.item() for name, loss in sums.items()}
 
 
-def batch(stream: corpus.Tokens, step: int, config: TrainConfig, device: torch.device, seed: int) -> Tensor:
-    """The tokens of one step on the device: int64 [rows, length]."""
-    return torch.from_numpy(corpus.batch(stream, step, config.rows, config.length, seed)).to(device)
+def _gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> list[Tensor]:
+    """The gradients; where several processes must add up the same list, zeros for those that have none."""
+    if processes.count > 1:
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def batches(stream: corpus.Tokens, config: TrainConfig, device: torch.device, seed: int) -> Callable[[int], Tensor]:
+    """``batch`` for ``fit``: the tokens of a step on the device, int64 [rows, length], random windows of a stream."""
+    return lambda step: torch.from_numpy(corpus.batch(stream, step, config.rows, config.length, seed)).to(device)

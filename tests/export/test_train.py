@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Split
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from balcony_edge.errors import BalconyError, DataError, ExitsError, ModelError
-from balcony_export import architectures, corpus, exits, recipe, training
+from balcony_export import architectures, corpus, exits, recipe, run_folder, training
 from balcony_export.balcony import build
 from balcony_export.base import Base, load_base, load_tokenizer
 from balcony_export.cli import train as command
@@ -27,48 +22,10 @@ from balcony_export.recipe import Job, train_exits
 from balcony_export.training import TrainConfig
 from helpers.in_process import invoke
 
-LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?'\n"
 SHARED = Path(os.environ.get("BALCONY_SHARED", Path(__file__).parents[2].parent / "shared"))
 CONFIG = TrainConfig(
     splits=(1, 2), steps=6, rows=2, length=16, learning_rate=1e-2, gate_steps=3, gate_learning_rate=1e-2
 )
-
-
-@pytest.fixture(scope="session")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder: 4 layers, hidden 32, one token a letter."""
-    folder = tmp_path_factory.mktemp("toy")
-    names = ["<unk>", "<s>", "</s>", *LETTERS]
-    letters = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
-    letters.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
-    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=letters, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty documents of random letters."""
-    letters = random.Random(0)
-    path = tmp_path_factory.mktemp("text") / "letters.txt"
-    path.write_text("<|endoftext|>\n".join("".join(letters.choices(LETTERS, k=90)) + "\n" for _ in range(60)))
-    return path
 
 
 @pytest.fixture
@@ -179,7 +136,10 @@ def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path) -> None:
         overall = np.dot(row["bins"]["share"], row["bins"]["agreement"][split])
         assert overall == pytest.approx(row["agreement"])
     found = sorted(path.relative_to(job.out).as_posix() for path in job.out.rglob("*") if path.is_file())
-    assert found == ["exits.json", "exits.safetensors", "metrics.jsonl", "state/exits.safetensors"]
+    assert found == [
+        "config.json", "exits.json", "exits.safetensors", "loss.png", "metrics.jsonl",
+        "state/best.safetensors", "state/exits.safetensors",
+    ]  # fmt: skip
 
 
 def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
@@ -342,7 +302,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_cut_metrics_file_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"phase": "exits", "step": 1}\n{"phase": "exits", "step": 2}\n{"phase": "exi')
-    training.Metrics(path).begin("exits", 1)
+    run_folder.Metrics(path).begin("exits", 1)
     assert path.read_text() == '{"phase": "exits", "step": 1}\n'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,9 @@ def train(
         typer.Option(help="Text to calibrate and measure on; without it a fiftieth of the documents. Repeatable."),
     ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Sequences per step. Default: 16.")] = None,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Pieces that a step's rows are taken in, one after the other: less memory.")
+    ] = 1,
     length: Annotated[
         int | None,
         typer.Option(min=8, help="Tokens per sequence. Default: 512, or the model's context if shorter."),
@@ -72,12 +76,16 @@ def train(
     device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two saved states to resume from.")] = 200,
+    look_every: Annotated[
+        int, typer.Option(min=0, help="Steps between looks at held-out text; the best exits are kept. 0: the last.")
+    ] = 100,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
 ) -> None:
     """Train early exits for a frozen base by self-distillation.
 
-    Run the same command again after an interruption: it goes on where the last saved state left off.
+    Run the same command again after an interruption: it goes on where the last saved state left off. On several GPUs:
+    accelerate launch -m balcony_edge train …
     """
     require_workstation()
     from balcony_export import architectures, hub, placement, widths
@@ -113,6 +121,7 @@ def train(
         preset,
         steps=max_steps,
         rows=rows,
+        accumulate=accumulate,
         length=length,
         learning_rate=lr,
         loss=loss,
@@ -122,9 +131,12 @@ def train(
         norm_start=norm_start,
         dtype=dtype,
         seed=seed,
+        look_every=look_every,
         gate_steps=gate_steps,
     )
-    report(train_exits(job, config), model, out)
+    trained = train_exits(job, config)
+    if int(os.environ.get("RANK", "0")) == 0:
+        report(trained, model, out)
 
 
 def report(exits: Exits, model: str, folder: Path) -> None:

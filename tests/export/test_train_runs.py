@@ -1,0 +1,239 @@
+"""Training that is killed, spread over processes, taken in pieces, and chosen by held-out text."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from balcony_edge.errors import BalconyError, ModelError
+from balcony_export import corpus, distill, exits, recipe, run_folder
+from balcony_export.balcony import build
+from balcony_export.base import Base, load_base
+from balcony_export.best import Best
+from balcony_export.processes import Processes
+from balcony_export.recipe import Job, train_exits
+from balcony_export.training import TrainConfig
+
+CONFIG = TrainConfig(
+    splits=(1, 2), steps=8, rows=4, length=16, learning_rate=1e-2, look_every=2, gate_steps=3, gate_learning_rate=1e-2
+)
+# Children begin with everything imported.
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def job(toy: Path, text: Path, tmp_path: Path) -> Job:
+    return Job(folder=toy, name="toy", texts=(text,), out=tmp_path / "exits", device="cpu", save_every=3)
+
+
+def elsewhere(job: Job, name: str) -> Job:
+    return replace(job, out=job.out.with_name(name))
+
+
+def steps_done(job: Job) -> int:
+    return len(run_folder.read(job.out / "metrics.jsonl"))
+
+
+def same(one: exits.Exits, other: exits.Exits) -> bool:
+    return one.quality == other.quality and all(
+        np.array_equal(one.tensors[name], value) for name, value in other.tensors.items()
+    )
+
+
+# --- killed ---
+
+
+def test_killed_at_random_steps_it_ends_with_the_same_bits(job: Job) -> None:
+    whole = train_exits(job, CONFIG)
+    lines = steps_done(job)
+    chance = random.Random(20250305)
+    killed = 0
+    again = elsewhere(job, "again")
+    for _ in range(4):
+        child = FORK.Process(target=train_exits, args=(again, CONFIG))
+        child.start()
+        # Within the exits, the gates, or the last figures; some steps further than where it was killed before.
+        goal = chance.randint(1, lines)
+        while child.is_alive() and steps_done(again) < goal:
+            time.sleep(0.001)
+        child.kill()
+        child.join()
+        killed += child.exitcode == -9
+    assert killed > 1
+    resumed = train_exits(again, CONFIG)
+    assert same(resumed, whole)
+    assert steps_done(again) == lines
+    assert same(exits.load(again.out), whole)
+
+
+# --- several processes ---
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def ranked(rank: int, port: int, job: Job, config: TrainConfig) -> None:
+    """One process as a launcher starts it; no one but the first may write."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    trained = train_exits(job, config)
+    exits.save(job.out.with_name(f"of-{rank}"), trained)
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_train_the_exits_of_one(job: Job) -> None:
+    """To 1e-4 of the largest weight: sums of halves round otherwise than sums of wholes, eight steps of AdamW long."""
+    pytest.importorskip("accelerate")
+    config = replace(CONFIG, rows=5, accumulate=2)
+    alone = train_exits(elsewhere(job, "alone"), replace(config, accumulate=1))
+    port = free_port()
+    children = [FORK.Process(target=ranked, args=(rank, port, job, config)) for rank in (0, 1)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    first, second = (exits.load(job.out.with_name(f"of-{rank}")) for rank in (0, 1))
+    assert same(first, second)
+    assert same(exits.load(job.out), first)
+    untrained = build(load_base(job.folder, device="cpu"), (1, 2), "final").state_dict()
+    for name, value in alone.tensors.items():
+        if name.startswith("exits."):
+            np.testing.assert_allclose(first.tensors[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+            moved = np.abs(value - untrained[name.removeprefix("exits.")].numpy()).max()
+            assert moved > 100 * np.abs(first.tensors[name] - value).max()
+    recorded = [json.loads(line) for line in (job.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in recorded if line["phase"] == "exits"] == list(range(1, 9))
+
+
+def test_every_row_goes_to_one_process() -> None:
+    rows = torch.arange(10).view(5, 2)
+    parts = [Processes(rank, 3).part(rows) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), rows)
+    assert [len(part) for part in parts] == [2, 2, 1]
+
+
+def test_more_processes_than_rows_are_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipe.Processes, "launched", lambda device: Processes(0, 5))
+    with pytest.raises(ModelError, match="4 rows a step are too few for 5 processes"):
+        train_exits(job, CONFIG)
+    assert not job.out.exists()
+
+
+def test_several_processes_without_accelerate_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setitem(__import__("sys").modules, "accelerate", None)
+    with pytest.raises(BalconyError, match="Accelerate"):
+        Processes.launched()
+
+
+# --- in pieces ---
+
+
+def test_pieces_add_up_to_the_step(job: Job) -> None:
+    whole = train_exits(job, replace(CONFIG, steps=3))
+    pieces = train_exits(elsewhere(job, "pieces"), replace(CONFIG, steps=3, accumulate=3))
+    assert not same(whole, pieces)
+    for name, value in whole.tensors.items():
+        if name.startswith("exits."):
+            np.testing.assert_allclose(pieces.tensors[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+
+
+# --- the frozen base ---
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_the_base_has_no_gradients_and_no_optimiser_state(
+    job: Job, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    loaded: list[Base] = []
+    optimised: list[torch.Tensor] = []
+    made = torch.optim.AdamW
+
+    def load(*given: Any) -> Base:
+        loaded.append(load_base(*given))
+        return loaded[-1]
+
+    def remember(parameters: list[torch.Tensor], **settings: Any) -> torch.optim.AdamW:
+        optimised.extend(parameters)
+        return made(parameters, **settings)
+
+    monkeypatch.setattr(recipe, "load_base", load)
+    monkeypatch.setattr(torch.optim, "AdamW", remember)
+    train_exits(job, replace(CONFIG, dtype=dtype, steps=2, gate_steps=1))
+    own = list(loaded[0].model.parameters())
+    assert own
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in own)
+    held = {parameter.untyped_storage().data_ptr() for parameter in optimised}
+    assert held
+    assert held.isdisjoint(parameter.untyped_storage().data_ptr() for parameter in own)
+    assert all(parameter.dtype == torch.float32 for parameter in optimised)
+
+
+# --- the best exits ---
+
+
+def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {2: {"1": 3.0, "2": 9.0}, 4: {"1": 2.0, "2": 5.0}, 6: {"1": 4.0, "2": 4.0}, 8: {"1": 5.0, "2": 6.0}}
+    looked: list[int] = []
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+
+    def score(base: Base, balconies: Any, rows: corpus.Tokens) -> dict[str, float]:
+        looked.append(2 * len(looked) + 2)
+        seen[looked[-1]] = {name: value.clone() for name, value in balconies.state_dict().items()}
+        return scores[looked[-1]]
+
+    monkeypatch.setattr(distill, "heldout_kl", score)
+    trained = train_exits(job, CONFIG)
+    assert looked == [2, 4, 6, 8]
+    for split, step in ((1, 4), (2, 6)):
+        name = f"{split}.layer.mlp.down_proj.weight"
+        assert np.array_equal(trained.tensors[f"exits.{name}"], seen[step][name].numpy())
+    kept = Best(job.out / "state" / "best.safetensors", json.loads(best_config(job)))
+    assert {split: row["step"] for split, row in kept.found.items()} == {"1": 4, "2": 6}
+    assert Best(job.out / "state" / "best.safetensors", {"another": "run"}).found == {}
+
+
+def best_config(job: Job) -> str:
+    from balcony_export.state import metadata
+
+    return metadata(job.out / "state" / "best.safetensors")["config"]
+
+
+def test_without_looks_the_last_exits_are_kept(job: Job) -> None:
+    train_exits(job, replace(CONFIG, look_every=0, steps=3))
+    assert not (job.out / "state" / "best.safetensors").exists()
+
+
+def test_looks_are_the_kl_of_held_out_text(job: Job) -> None:
+    trained = train_exits(job, CONFIG)
+    looks = [line for line in run_folder.read(job.out / "metrics.jsonl") if line["phase"] == "heldout"]
+    assert [look["step"] for look in looks] == [2, 4, 6, 8]
+    for split in ("1", "2"):
+        best = min(look["kl_nats"][split] for look in looks)
+        assert trained.quality["exits"][split]["kl_nats"] == pytest.approx(best, rel=0.25)
+
+
+def test_the_settings_are_written_down(job: Job) -> None:
+    train_exits(job, replace(CONFIG, steps=2))
+    written = json.loads((job.out / "config.json").read_text())
+    assert written["base"] == "toy"
+    assert written["data"] == ["letters.txt"]
+    assert written["processes"] == 1
+    assert written["training"] == replace(CONFIG, steps=2).as_dict()
+    assert torch.__version__.startswith(written["versions"]["torch"].partition("+")[0])
