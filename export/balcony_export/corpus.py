@@ -1,7 +1,7 @@
 """Text in, token sequences out: documents, the held-out split and packed batches.
 
 A corpus file is plain UTF-8 (optionally ``.xz`` or ``.gz``) whose documents end with a line ``<|endoftext|>``;
-a file without that line is one document.
+a file without that line is one document. Other forms, by suffix: see records.py.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import lzma
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_edge.errors import DataError
+from balcony_export import records
+from balcony_export.records import Render
 
 DOCUMENT_END = "<|endoftext|>"
 HELDOUT_SHARE = 0.02
+UNPACK = {".xz": lzma.decompress, ".gz": gzip.decompress}
+
+# As much text as fits in memory many times over.
+MAX_STREAMED = 1 << 30
 
 Tokens = npt.NDArray[np.int64]
 
@@ -41,7 +48,7 @@ class Corpus:
 
 def read_text(path: Path) -> str:
     """The whole text of a corpus file, decompressed. Raises DataError naming the file if it cannot be read."""
-    unpack = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)
+    unpack = UNPACK.get(path.suffix, bytes)
     try:
         return unpack(path.read_bytes()).decode("utf-8")
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
@@ -51,12 +58,26 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def documents(paths: Iterable[Path]) -> Iterator[str]:
-    """Every non-empty document of the files, in order."""
+def documents(paths: Iterable[Path], render: Render | None = None) -> Iterator[str]:
+    """Every non-empty document of the sources, in order: files by their suffix, and ``hub:owner/name``.
+
+    ``render`` writes conversations. Raises DataError naming what cannot be read.
+    """
     for path in paths:
-        for document in read_text(path).split(DOCUMENT_END):
+        for document in _documents(path, render):
             if text := document.strip():
                 yield text
+
+
+def _documents(path: Path, render: Render | None) -> Iterator[str]:
+    if str(path).startswith(records.HUB):
+        return records.hub(str(path), render)
+    kind = path.with_suffix("").suffix if path.suffix in UNPACK else path.suffix
+    if kind == ".parquet":
+        return records.parquet(path, render)
+    if kind in (".jsonl", ".ndjson"):
+        return records.jsonl(read_text(path), str(path), render)
+    return iter(read_text(path).split(DOCUMENT_END))
 
 
 def is_heldout(document: str, share: float = HELDOUT_SHARE) -> bool:
@@ -67,11 +88,15 @@ def is_heldout(document: str, share: float = HELDOUT_SHARE) -> bool:
 
 def encode(texts: Sequence[str], tokenizer: Encoder, end_id: int, start_id: int | None = None) -> Tokens:
     """Texts as one stream of ids: [start] text end [start] text end …; int64 of shape [tokens]."""
-    if not texts:
+    return join(tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else [], end_id, start_id)
+
+
+def join(rows: Sequence[Sequence[int]], end_id: int, start_id: int | None = None) -> Tokens:
+    """Documents of ids as one stream, as ``encode`` makes it."""
+    if not rows:
         return np.empty(0, np.int64)
     prefix = [] if start_id is None else [start_id]
-    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-    return np.concatenate([np.asarray([*prefix, *ids, end_id], np.int64) for ids in encoded])
+    return np.concatenate([np.asarray([*prefix, *ids, end_id], np.int64) for ids in rows])
 
 
 def load(
@@ -80,11 +105,19 @@ def load(
     end_id: int,
     start_id: int | None = None,
     heldout_paths: Sequence[Path] = (),
+    render: Render | None = None,
+    streamed: int = MAX_STREAMED,
 ) -> Corpus:
-    """The corpus of ``paths``; without ``heldout_paths`` a fiftieth of the documents (at least one) is held out."""
-    found = list(documents(paths))
+    """The corpus of ``paths``; without ``heldout_paths`` a fiftieth of the documents (at least one) is held out.
+
+    Of each data set of the Hub, documents are taken up to ``streamed`` characters. ``render`` writes conversations.
+    """
+    found: list[str] = []
+    for path in paths:
+        limit = streamed if str(path).startswith(records.HUB) else sys.maxsize
+        found += records.up_to(documents([path], render), limit)
     if heldout_paths:
-        train, heldout = found, list(documents(heldout_paths))
+        train, heldout = found, list(documents(heldout_paths, render))
     else:
         train = [text for text in found if not is_heldout(text)]
         heldout = [text for text in found if is_heldout(text)]

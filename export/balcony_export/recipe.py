@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from balcony_edge.errors import DataError, ModelError
-from balcony_export import architectures, corpus, exits, quality, run_folder
+from balcony_export import architectures, corpus, exits, quality, records, run_folder, self_text
 from balcony_export.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
-from balcony_export.base import DTYPES, boundary_ids, load_base, load_tokenizer
+from balcony_export.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.blueprint import Blueprint
 from balcony_export.distill import distill
 from balcony_export.gate import Gates, train_gates
@@ -24,6 +26,8 @@ from balcony_export.training import TrainConfig
 from balcony_export.widths import check_width
 
 MIN_LENGTH = 8
+# Of a streamed data set, so much text is taken that the run sees each token about once.
+CHARACTERS_A_TOKEN = 5
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,13 @@ class Job:
     name: str
     """What exits.json calls the base."""
     texts: tuple[Path, ...]
+    """Files, ``hub:owner/name``, or ``self`` alone (see corpus.documents and self_text)."""
     out: Path
     heldout: tuple[Path, ...] = ()
     device: str = "auto"
     save_every: int = 200
+    self_tokens: int | None = None
+    """How many tokens the base samples of its own text; None: what the run takes in, up to MAX_TOKENS."""
 
 
 def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
@@ -52,16 +59,19 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     blueprint = architectures.read(job.folder)
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
     _check(config, blueprint, processes)
-    data = _load_corpus(job, blueprint.arch.vocabulary)
+    digest = exits.base_digest(job.folder)
+    opened = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
+    data = _load_corpus(
+        job, config, blueprint.arch.vocabulary, lambda: _sample(job, config, digest, opened(), processes)
+    )
     config = replace(config, length=_fitting(data.train, config.length, "training"))
     rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
-    digest = exits.base_digest(job.folder)
     saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, _identity(config, digest, data))
     saving.check()
-    base = load_base(job.folder, config.dtype, str(processes.device or job.device))
+    base = opened()
     if processes.first:
-        names = [path.name for path in job.texts]
-        asked = {"base": job.name, "data": names, "processes": processes.count, "training": config.as_dict()}
+        names, count = records.names(job.texts), processes.count
+        asked = {"base": job.name, "data": names, "processes": count, "training": config.as_dict()}
         run_folder.prepare(job.out, asked)
     processes.wait()
     metrics = Metrics(job.out / "metrics.jsonl" if processes.first else None)
@@ -112,10 +122,17 @@ def _check(config: TrainConfig, blueprint: Blueprint, processes: Processes) -> N
         )
 
 
-def _load_corpus(job: Job, vocabulary: int) -> corpus.Corpus:
+def _load_corpus(
+    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.Rows]
+) -> corpus.Corpus:
     tokenizer = load_tokenizer(job.folder)
-    end, start = boundary_ids(tokenizer, architectures.read_config(job.folder))
-    data = corpus.load(job.texts, tokenizer, end, start, job.heldout)
+    ends = boundary_ids(tokenizer, architectures.read_config(job.folder))
+    render = records.renderer(tokenizer)
+    if self_text.asked(job.texts):
+        given = corpus.load(job.heldout, tokenizer, *ends, job.heldout, render).heldout if job.heldout else None
+        return self_text.split(sampled(), ends, given)
+    streamed = CHARACTERS_A_TOKEN * config.steps * config.rows * config.length
+    data = corpus.load(job.texts, tokenizer, *ends, job.heldout, render, streamed)
     for stream in (data.train, data.heldout):
         if len(stream) and stream.max() >= vocabulary:
             raise ModelError(
@@ -123,6 +140,21 @@ def _load_corpus(job: Job, vocabulary: int) -> corpus.Corpus:
                 "the tokenizer belongs to another model: download the folder again",
             )
     return data
+
+
+def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.Rows:
+    """The base's own text: sampled by the first process, read by the others."""
+    ends = boundary_ids(load_tokenizer(job.folder), architectures.read_config(job.folder))
+    tokens = job.self_tokens or min(config.steps * config.rows * config.length, self_text.MAX_TOKENS)
+    path = self_text.kept_in(job.texts) or job.out / "state" / "self.jsonl"
+    identity = {"base_sha256": base_sha256, "dtype": config.dtype}
+
+    def sample() -> self_text.Rows:
+        return self_text.sample(base, tokens, config.length, ends, config.seed, path, identity)
+
+    found = sample() if processes.first else []
+    processes.wait()
+    return found if processes.first else sample()
 
 
 def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:

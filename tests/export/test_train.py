@@ -113,7 +113,7 @@ def test_training_writes_better_exits_and_leaves_the_base_alone(job: Job, monkey
     assert len(records(job, "gates")) == 3
 
 
-def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path) -> None:
+def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path, pictures: None) -> None:
     options = "--splits 3,1 --max-steps 2 --gate-steps 2 --rows 2 --length 16 --device cpu --seed 5"
     run(str(job.folder), "--data", str(text), "--data", str(text), "-o", str(job.out), *options.split())
     loaded = exits.load(job.out)

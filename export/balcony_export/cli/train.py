@@ -23,7 +23,8 @@ def train(
     data: Annotated[
         list[Path],
         typer.Option(
-            help="Training text, UTF-8, plain, .xz or .gz; documents end in a line <|endoftext|>. Repeatable."
+            help="Training data, repeatable: text (UTF-8; documents end in a line <|endoftext|>) or .jsonl with text "
+            "or messages, plain, .xz or .gz; .parquet; hub:owner/name:config:split; or self: the base's own samples."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the exits.")],
@@ -75,6 +76,12 @@ def train(
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
+    self_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Tokens to sample for --data self. Default: what the run takes in, 2 million at most."
+        ),
+    ] = None,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between two saved states to resume from.")] = 200,
     look_every: Annotated[
         int, typer.Option(min=0, help="Steps between looks at held-out text; the best exits are kept. 0: the last.")
@@ -114,6 +121,7 @@ def train(
         heldout=tuple(heldout or ()),
         device=device,
         save_every=save_every,
+        self_tokens=self_tokens,
     )
     config = TrainConfig.for_base(
         blueprint.arch,
