@@ -115,7 +115,7 @@ def test_the_replay_command(tmp_path: Path) -> None:
     result = cli("replay", "steady", "--budgets", "2", "--tokens", "200", "--json", "--plot", str(picture))
     assert result.returncode == 0, result.stderr
     rows = json.loads(result.stdout)["rows"]
-    wanted = {"policy", "trace", "budget", "budget_ms", "cost_ms", "agreement", "overspend_tokens"}
+    wanted = {"policy", "trace", "budget", "budget_ms", "cost_ms", "agreement", "overspend_tokens", "forced_tokens"}
     assert all(row.keys() == wanted for row in rows)
     assert {row["policy"] for row in rows} >= {"controller", "oracle_same_information", "exit_3", "lossless"}
     assert picture.stat().st_size > 1000

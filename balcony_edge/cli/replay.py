@@ -28,7 +28,7 @@ def replay(
         list[str] | None, typer.Option(help="A latency budget, as 25ms. Repeatable; default: --budgets of them.")
     ] = None,
     budgets: Annotated[int, typer.Option(min=1, help="Budgets a trace, between the shallowest exit and full.")] = 6,
-    tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 900,
+    tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 2200,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw the frontier of the first trace into this file (png, svg, pdf).")
@@ -98,7 +98,7 @@ def table(rows: list[Row]) -> str:
     """A line per trace and budget: how the budget was kept, and what all would agree at the controller's cost."""
     columns = ("controller", "oracle_same_information", "oracle_clairvoyant", "static_mix", "threshold")
     lines = [
-        f"{'trace':12} {'budget ms':>9} {'cost':>7} {'overspend':>9} {'controller':>10} {'oracle':>7}"
+        f"{'trace':12} {'budget ms':>9} {'cost':>7} {'overspend':>9} {'forced':>6} {'controller':>10} {'oracle':>7}"
         f" {'all-knowing':>11} {'mix':>6} {'threshold':>9} {'lossless ms':>11}"
     ]
     groups: dict[tuple[str, float], dict[str, Row]] = {}
@@ -110,13 +110,15 @@ def table(rows: list[Row]) -> str:
         numbers = ["–" if value != value else f"{value:.3f}" for value in values]
         lines.append(
             f"{trace:12} {budget_ms:9.3f} {control.cost_ms / budget_ms:7.3f} {control.overspend_tokens:9.1f}"
+            f" {control.forced_tokens:6.1f}"
             f" {numbers[0]:>10} {numbers[1]:>7} {numbers[2]:>11} {numbers[3]:>6} {numbers[4]:>9}"
             f" {found['lossless'].cost_ms:11.3f}"
         )
     return "\n".join(
         [
             *lines,
-            "cost: ÷ budget. overspend: most tokens' worth ahead of the budget. Agreement of the others at the"
-            " controller's cost; oracle: the same information, a clairvoyant price.",
+            "cost: ÷ budget. overspend: most tokens' worth ahead of the budget; forced: what of that even the"
+            " shallowest exit cannot avoid. Agreement of the others at the controller's cost; oracle: the same"
+            " information, a clairvoyant price.",
         ]
     )

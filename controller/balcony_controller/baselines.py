@@ -12,8 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from balcony_controller.budget import Budget
+from balcony_controller.choice import Choice
 from balcony_controller.cost import CostModel
 from balcony_controller.governor import Governor
+from balcony_controller.menu import Menu, Solutions
 from balcony_controller.policy import Policy
 from balcony_controller.records import RecordedReply, Records
 from balcony_controller.shape import HEAD, LadderShape
@@ -103,24 +105,34 @@ class Rounds(FixedExit):
         return Verdict.HOLD if held + 1 < self.length else Verdict.VERIFY
 
 
+class _Fixed(Choice):
+    """One policy at one price, whatever happens."""
+
+    def __init__(self, choice: Choice, policy: Policy, row: int, part: float) -> None:
+        self.__dict__.update(choice.__dict__)
+        self._fixed = policy, row, part
+
+    def _choose(self, fresh: bool = False) -> None:
+        self._chosen_ago = 0
+        self.policy, self.row, self.part = self._fixed
+
+    def _place(self) -> None:
+        """The price stays."""
+
+
 class SameInformation(Governor):
     """The oracle with the governor's own information: one policy at one price for the whole trace.
 
     Which policy and which price spend a budget best, only who has seen the whole trace can know.
     """
 
-    def __init__(self, records: Records, policy: Policy, row: int, part: float) -> None:
+    def __init__(self, records: Records, solved: Solutions, policy: Policy, row: int, part: float) -> None:
         self._fixed = policy, row, part
-        super().__init__(
-            records.shape, CostModel(records.profiles), records.quality(), Budget.parse("full"), rounds=True
-        )
+        cost, quality = CostModel(records.profiles), records.quality()
+        super().__init__(records.shape, cost, quality, Budget.parse("full"), rounds=True, solved=solved)
 
-    def _choose(self, fresh: bool = False) -> None:
-        self._chosen_ago = 0
-        self._policy, self._row, self._part = self._fixed
-
-    def _place_on_row(self) -> None:
-        """The price stays."""
+    def _chooser(self, menu: Menu) -> Choice:
+        return _Fixed(super()._chooser(menu), *self._fixed)
 
 
 class Clairvoyant(FixedExit):

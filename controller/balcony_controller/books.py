@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from balcony_controller.budget import Budget
-from balcony_controller.resources import BatteryPlan, LoadMeter, Tail, TokenAccount, ease
+from balcony_controller.opening import Opening
+from balcony_controller.resources import LEAST, MOST, BatteryPlan, LoadMeter, Tail, TokenAccount, ease
 from balcony_controller.signals import Signals
 
 
@@ -99,27 +100,46 @@ class Books:
         """The loop waits: a reply's deadline has come nearer."""
         self.reply_left_ms -= pause_ms
 
-    def allowance_ms(self, full_ms: float, owed_ms: float = 0.0, *, eased: bool = True) -> float:
-        """What the next token may take; infinite without a limit.
+    def nominal_ms(self, full_ms: float) -> float:
+        """What a token may take as the budget stands, neither debts nor savings reckoned; infinite without a limit.
 
-        ``full_ms``: a full-depth token now, the pace that limits of load keep where no time is set. ``owed_ms``:
-        catching up what waits. ``eased``: with what is owed and saved, or as the budget stands.
+        ``full_ms``: a full-depth token now, the pace that limits of load keep where no time is set.
         """
-        allowed = [math.inf]
+        allowed = self._single_ms(full_ms, 0.0)
         if self.time is not None:
-            allowed.append(self.time.refill * (ease(self.time.debt_tokens(owed_ms)) if eased else 1.0))
+            allowed = min(allowed, self.time.refill)
+        if self.energy is not None and self.power.active:
+            allowed = min(allowed, self.energy.refill / self.power.active)
+        return allowed
+
+    def allowance_ms(self, full_ms: float, owed_ms: float = 0.0, opening: Opening | None = None) -> float:
+        """What the next token may take, with what is owed and saved.
+
+        ``owed_ms``: catching up what waits. With an ``opening``, so that savings are there for the next one.
+        """
+        allowed = self._single_ms(full_ms, owed_ms)
+        if self.time is not None:
+            allowed = min(allowed, self.time.refill * _share(self.time.debt_tokens(owed_ms), opening))
         if self.energy is not None and self.power.active:
             watts = self.power.active
-            share = ease(self.energy.debt_tokens(owed_ms * watts)) if eased else 1.0
-            allowed.append(self.energy.refill / watts * share)
-        if self.tail is not None:
-            allowed.append(self.tail.limit_ms)
-        if math.isfinite(self.reply_left_ms):
-            allowed.append(max(0.0, self.reply_left_ms - owed_ms) / self.remaining)
+            share = _share(self.energy.debt_tokens(owed_ms * watts), opening)
+            allowed = min(allowed, self.energy.refill / watts * share)
+        return allowed
+
+    def _single_ms(self, full_ms: float, owed_ms: float) -> float:
+        """What a token may take by the limits that keep no account of tokens."""
+        allowed = math.inf if self.tail is None else self.tail.limit_ms
+        if self.reply_left_ms != math.inf:
+            allowed = min(allowed, max(0.0, self.reply_left_ms - owed_ms) / self.remaining)
         duty = min(self.power.duty(), self.gpu.duty())
         if duty < 1.0:
-            allowed.append(duty * (full_ms if self.time is None else self.time.refill))
-        return min(allowed)
+            allowed = min(allowed, duty * (full_ms if self.time is None else self.time.refill))
+        return allowed
+
+    @property
+    def per_token(self) -> bool:
+        """Whether there is an account that tokens are settled on, so that some may save for others."""
+        return self.time is not None or self.energy is not None
 
     @property
     def debt_tokens(self) -> float:
@@ -143,3 +163,10 @@ class Books:
             cut = False
         self.cut = cut
         self.power.duty_cap = self.HOT_DUTY if hot or (cut and self.budget.unlimited) else 1.0
+
+
+def _share(debt_tokens: float, opening: Opening | None) -> float:
+    """The share of its refill that an account allows to be spent."""
+    if opening is None:
+        return ease(debt_tokens)
+    return max(LEAST, min(MOST, ease(max(0.0, debt_tokens)), opening.share(debt_tokens)))

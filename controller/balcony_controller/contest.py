@@ -16,8 +16,7 @@ from balcony_controller.baselines import Clairvoyant, FixedExit, Rounds, SameInf
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.governor import Governor
-from balcony_controller.menu import Menu
-from balcony_controller.policy import plain_ms
+from balcony_controller.menu import Solutions
 from balcony_controller.records import Records
 from balcony_controller.replay import Decider, World, play
 from balcony_controller.shape import HEAD
@@ -38,8 +37,9 @@ LOWEST, HIGHEST = 1.05, 0.95
 class Row:
     """A policy under a trace and a budget. ``agreement`` is at ``cost_ms`` a token; NaN where it cannot cost so much.
 
-    ``overspend_tokens``: the most that spending ran ahead of the budget after settling, in tokens' worth; None for
-    what keeps no budget.
+    ``overspend_tokens``: the most that spending ran ahead of the budget after settling, in tokens' worth;
+    ``forced_tokens``: what of that no policy can avoid, since even the shallowest exit is too dear in places. Both are
+    None for what keeps no budget.
     """
 
     policy: str
@@ -49,6 +49,7 @@ class Row:
     cost_ms: float
     agreement: float
     overspend_tokens: float | None = None
+    forced_tokens: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,16 @@ class _Point:
 class Contest:
     """Plays all policies over one trace; ``tokens`` tokens each."""
 
-    def __init__(self, records: Records, trace: Trace, tokens: int, seed: int = 0) -> None:
+    def __init__(self, records: Records, trace: Trace, tokens: int, seed: int = 0, solved: Solutions | None = None):
         self.records, self.trace, self.tokens = records, trace, tokens
         self._world = World(trace, seed=seed)
         shape, profiles = records.shape, records.profiles
-        self.full_ms = plain_ms(shape, CostModel(profiles))
+        self.solved = solved or Solutions.of(shape, CostModel(profiles), records.quality(), rounds=True)
+        self.full_ms = self.solved.full_ms
         first = [*shape.stages(shape.depths[0]), HEAD]
         self.shallow_ms = sum(profiles[name].points[0][1] for name in first)
-        self.slowdown = sum(trace.slowdowns(tokens)) / tokens
+        self._slowdowns = trace.slowdowns(tokens)
+        self.slowdown = sum(self._slowdowns) / tokens
 
     def budgets_ms(self, count: int) -> list[float]:
         """Budgets evenly spread over what makes sense under the trace; none where there is no room between."""
@@ -81,7 +84,8 @@ class Contest:
         """The controller itself."""
         records = self.records
         budget = Budget.parse(f"{budget_ms!r}ms")
-        control = Governor(records.shape, CostModel(records.profiles), records.quality(), budget, rounds=True)
+        cost, quality = CostModel(records.profiles), records.quality()
+        control = Governor(records.shape, cost, quality, budget, rounds=True, solved=self.solved)
         run = play(control, records, self._world, self.tokens)
         return Row(
             "controller",
@@ -91,7 +95,16 @@ class Contest:
             run.mean_ms(SETTLE),
             run.agreement(SETTLE),
             run.overspend_tokens(budget_ms, SETTLE),
+            self.forced_tokens(budget_ms),
         )
+
+    def forced_tokens(self, budget_ms: float) -> float:
+        """How far even the shallowest exit runs ahead of the budget somewhere along the trace, in tokens' worth."""
+        forced = most = 0.0
+        for slowdown in self._slowdowns:
+            forced = max(0.0, forced + self.shallow_ms * slowdown / budget_ms - 1.0)
+            most = max(most, forced)
+        return most
 
     def fixed_exits(self) -> dict[str, _Point]:
         """Every depth by itself: "exit_3" … and "exit_12" for full depth."""
@@ -122,20 +135,12 @@ class Contest:
         """One curve."""
         return [[self._point(Clairvoyant(self.records, price / self.full_ms)) for price in CLAIRVOYANT_PRICES]]
 
-    def same_information(self, cost_ms: float) -> list[list[_Point]]:
-        """Curves through the policies that promise most at this cost, near the prices that should spend it."""
-        records = self.records
-        menu = Menu(records.shape, CostModel(records.profiles), records.quality(), True, lambda _: 0.0)
-        profiled_ms = cost_ms / self.slowdown
-        ranked = sorted(menu.mixed, key=lambda policy: -policy.agreement_at(profiled_ms))
+    def same_information(self) -> list[list[_Point]]:
+        """A curve for each policy of the governor's, through all its prices that spend differently."""
         curves = []
-        for policy in [one for one in ranked if one.cost_ms[-1] <= profiled_ms * 1.02][:3]:
-            row, part = policy.place(profiled_ms)
-            last = len(policy.price) - 2
-            spots = sorted({min(last, max(0, row + step)) for step in (-3, -1, 0, 1, 3)})
-            points = [self._point(SameInformation(records, policy, spot, part)) for spot in spots]
-            curves.append([*points, self._point(SameInformation(records, policy, last, 1.0))])
-        curves.append([self._point(SameInformation(records, policy, 0, 0.0)) for policy in menu.lossless])
+        for policy in (*self.solved.mixed, *self.solved.lossless):
+            rows = dict(zip(policy.cost_ms, range(len(policy.cost_ms)), strict=True)).values()
+            curves.append([self._point(SameInformation(self.records, self.solved, policy, row, 0.0)) for row in rows])
         return curves
 
     def _point(self, decider: Decider) -> _Point:
@@ -173,19 +178,21 @@ def contest(
 
     ``budgets``: how many of them, or the texts of latency budgets (one without a latency is refused: ValueError).
     """
+    solved = Solutions.of(records.shape, CostModel(records.profiles), records.quality(), rounds=True)
     for trace in traces:
         progress(trace.name)
-        one = Contest(records, trace, tokens)
+        one = Contest(records, trace, tokens, solved=solved)
         wanted = one.budgets_ms(budgets) if isinstance(budgets, int) else [_latency_ms(text) for text in budgets]
         fixed, lossless = one.fixed_exits(), one.lossless()
         mixes, thresholds, clairvoyant = one.static_mixes(), one.thresholds(), one.clairvoyant()
+        oracle = one.same_information()
         for budget_ms in wanted:
             control = one.governor_row(budget_ms)
             yield control
-            other = replace(control, overspend_tokens=None)
+            other = replace(control, overspend_tokens=None, forced_tokens=None)
             cost_ms = control.cost_ms
             for name, curves in (
-                ("oracle_same_information", one.same_information(cost_ms)),
+                ("oracle_same_information", oracle),
                 ("oracle_clairvoyant", clairvoyant),
                 ("static_mix", mixes),
                 ("threshold", thresholds),

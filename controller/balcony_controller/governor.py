@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 
 from balcony_controller.books import Books, Limits, PowerModel
 from balcony_controller.budget import Budget
+from balcony_controller.choice import Choice
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
-from balcony_controller.menu import Menu, Wish
+from balcony_controller.menu import Menu, Solutions
 from balcony_controller.policy import Policy, between
 from balcony_controller.quality import QualityModel
 from balcony_controller.resources import LoadMeter
-from balcony_controller.shape import HEAD, LadderShape
+from balcony_controller.shape import LadderShape
 from balcony_controller.signals import Signals, change
 from balcony_controller.verdict import Confidence, Outcome, Verdict
 
@@ -31,23 +32,13 @@ class Governor:
 
     ``rounds``: drafts may be held and verified; their tokens are bit-exact only where batches are. ``min_agreement``:
     expected share of the full model's tokens that no budget may push below. ``power_model``: watts to go by where
-    there is no sensor.
+    there is no sensor. ``solved``: the policies, where they are known already.
     """
 
     MOST_DRAFTS = 12
-    # Sets of depths are chosen again after so many tokens, if what a token may take has moved by this share …
-    CHOOSE_TOKENS = 16
-    WORTH_CHOOSING = 0.08
-    # … or a debt, in tokens, cannot be paid back with the set in force. Savings worth spending at once:
-    CORNERED_TOKENS = 3.0
-    WORTH_SPENDING = 2.0
-    # Debts, in tokens, at which lossless decoding is left though it should fit, and at which it is taken up again.
-    LOSSLESS_DEBT, LOSSLESS_AGAIN = 8.0, 0.5
     # Loads and clocks jitter; a larger move between two looks loosens the cost model.
     SIGNAL_CHANGE = 0.2
     CLOCK_CHANGE = 0.05
-    # Memory of the agreement that was promised, in tokens, for ``min_agreement``.
-    FLOOR_TOKENS = 20.0
 
     def __init__(
         self,
@@ -60,6 +51,7 @@ class Governor:
         min_agreement: float = 0.0,
         limits: Limits | None = None,
         power_model: PowerModel | None = None,
+        solved: Solutions | None = None,
     ) -> None:
         self.shape = shape
         self.cost = cost
@@ -71,30 +63,31 @@ class Governor:
         self._signals = Signals()
         self._drafts = Drafts()
         self._backlog = Backlog(shape, cost.profiles)
-        self._menu = Menu(shape, cost, quality, rounds, self._backlog.owed_ms)
-        self._policy = self._home = self._menu.mixed[0]
-        self._row, self._part = 0, 0.0
-        self._profiled_ms = self._graphs_ms = self._owed_before = self._chosen_for = 0.0
+        menu = Menu(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
+        self._choice = self._chooser(menu)
+        self._profiled_ms = self._graphs_ms = 0.0
         self._context = 0
         self._expected = 1.0
         self._options: tuple[tuple[str, float], ...] = ()
-        self._floor_debt = 0.0
-        self._floor_wins = self._first = self._spending = False
         self.set_budget(budget)
+
+    def _chooser(self, menu: Menu) -> Choice:
+        return Choice(self.shape, self.cost, menu, self._backlog, self.min_agreement)
 
     # --- what the loop and reports may read ---
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._policy
+        return self._choice.policy
 
     @property
     def price(self) -> float:
         """Agreement that a millisecond must buy now; 0 while tokens are lossless."""
-        if self._policy.lossless:
+        choice = self._choice
+        if choice.policy.lossless:
             return 0.0
-        return between(self._policy.price, self._row, self._part) / self.cost.slowdown.factor
+        return between(choice.policy.price, choice.row, choice.part) / self.cost.slowdown.factor
 
     @property
     def overspend_ms(self) -> float:
@@ -104,7 +97,7 @@ class Governor:
     @property
     def allowance_ms(self) -> float:
         """What the next token may take, debts and savings reckoned; infinite without a limit."""
-        return self._allowed_ms(eased=True, owed=self._owed_before) * self.cost.slowdown.factor
+        return self._choice.allowed_ms() * self.cost.slowdown.factor
 
     @property
     def options(self) -> tuple[tuple[str, float], ...]:
@@ -119,17 +112,17 @@ class Governor:
     @property
     def lossless(self) -> bool:
         """Whether only verified tokens are shown now."""
-        return self._policy.lossless
+        return self._choice.policy.lossless
 
     @property
     def floor_wins(self) -> bool:
         """Whether ``min_agreement`` makes tokens dearer than the budget allows."""
-        return self._floor_wins
+        return self._choice.floor_wins
 
     @property
     def out_of_time(self) -> bool:
         """Whether the reply's deadline leaves no time for another token: the loop must end the reply."""
-        return self._books.reply_left_ms < self._menu.shallowest_ms * self.cost.slowdown.factor
+        return self._books.reply_left_ms < self._choice.menu.solved.shallowest_ms * self.cost.slowdown.factor
 
     @property
     def pause_ms(self) -> float:
@@ -149,7 +142,7 @@ class Governor:
         self._books = Books(budget, self.limits, self._power, self._gpu)
         self._books.hear(self._signals)
         self._pause_ms = 0.0
-        self._choose(fresh=True)
+        self._choice.set_budget(self._books)
 
     def begin(self, pending: Mapping[str, int], remaining: int) -> None:
         """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed.
@@ -158,12 +151,10 @@ class Governor:
         """
         self._backlog.begin(pending)
         self._context = max(pending.values(), default=0)
-        self._profiled_ms = self._graphs_ms = self._owed_before = self._pause_ms = 0.0
+        self._profiled_ms = self._graphs_ms = self._pause_ms = 0.0
         self._drafts.clear()
-        self._first = True
         self._books.begin(remaining)
-        self._menu.refresh()
-        self._choose(fresh=True)
+        self._choice.begin(remaining)
 
     # --- one token ---
 
@@ -171,9 +162,9 @@ class Governor:
         """The shallowest depth worth looking at; the full depth straight away where nothing else is."""
         if self.cut:
             return self.shape.depths[0]
-        depths, full = self._policy.depths, self.shape.full
+        depths, full = self._choice.policy.depths, self.shape.full
         # A prompt's time is not charged: it may as well go as deep as its reply will.
-        if self._first and depths[-1] == full and self._fits(full):
+        if self._choice.first and depths[-1] == full and self._choice.fits(full):
             return full
         if self._drafts.count and not self._may_hold(self._drafts.count):
             return full
@@ -187,12 +178,13 @@ class Governor:
         full = self.shape.full
         if split == full:
             return None, 1.0
-        policy, row, part = self._policy, self._row, self._part
+        choice = self._choice
+        policy, row, part = choice.policy, choice.row, choice.part
         index = self.quality.bin(split, gate_logit)
         expected = self.quality.agreement(split, index, split)
         if self.cut or split not in policy.to_full:
             return None, expected
-        deep = policy.depths[-1] == full and self._fits(full)
+        deep = policy.depths[-1] == full and choice.fits(full)
         if self._drafts.count:
             if deep and policy.held_gain(self._drafts.prefix, row, part, index) > 0.0:
                 return full, 1.0
@@ -200,7 +192,7 @@ class Governor:
         next_gain, full_gain = policy.gains(split, row, part, index)
         if next_gain > 0.0 and (next_gain >= full_gain or not deep):
             following = policy.depths[policy.depths.index(split) + 1]
-            if not self._fits(following):
+            if not choice.fits(following):
                 return None, expected
             return following, self.quality.agreement(split, index, following)
         return (full, 1.0) if deep and full_gain > 0.0 else (None, expected)
@@ -211,14 +203,15 @@ class Governor:
         ``expected`` is then what this token is expected to agree.
         """
         chance = self._expected = self.quality.judged(depth, gate_logit, confidence)
-        drafts, policy = self._drafts, self._policy
+        drafts, choice = self._drafts, self._choice
+        policy = choice.policy
         if held == 0 and drafts.count:
             drafts.clear()
         full = self.shape.full
         # Lossless drafts always find their deep pass: limits that forbid it do not choose a lossless policy.
-        if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not self._fits(full):
+        if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not choice.fits(full):
             return self._show(chance)
-        row, part, steps = self._row, self._part, policy.steps
+        row, part, steps = choice.row, choice.part, policy.steps
         worth, price = between(policy.worth, row, part), between(policy.price, row, part)
         new = 1.0 - worth
         emit = -math.inf if policy.lossless else drafts.right + chance - worth * (held + 1)
@@ -259,23 +252,16 @@ class Governor:
         """
         if not (elapsed_ms >= 0.0 and math.isfinite(elapsed_ms)):
             elapsed_ms = self._graphs_ms
-        policy = self._policy
-        owed = self._backlog.owed_ms(self._menu.used[policy.depths])
+        books, choice = self._books, self._choice
         if charge and tokens > 0:
             self.cost.observe(self._profiled_ms, self._graphs_ms, elapsed_ms, tokens)
-            foretold_ms = between(policy.cost_ms, self._row, self._part)
-            self._menu.learn(policy, foretold_ms, self._profiled_ms + owed - self._owed_before, tokens)
-        self._owed_before = owed
-        self._books.settle(elapsed_ms, tokens, charge)
-        self._pause_ms = self._books.pause_ms(elapsed_ms)
-        self._books.wait(self._pause_ms)
+        choice.spent(self._profiled_ms, tokens, charge)
+        books.settle(elapsed_ms, tokens, charge)
+        self._pause_ms = books.pause_ms(elapsed_ms)
+        books.wait(self._pause_ms)
         self._profiled_ms = self._graphs_ms = 0.0
         self._context += tokens
-        self._first = False
-        self._chosen_ago += tokens
-        self._place_on_row()
-        if self._chosen_ago >= self.CHOOSE_TOKENS or self._lossless_is_wrong():
-            self._choose()
+        choice.settle(tokens)
 
     def hear(self, signals: Signals) -> None:
         """The latest look at the machine: accounts of load move, and a jump loosens or foretells the slow-down."""
@@ -294,107 +280,12 @@ class Governor:
     # --- inside ---
 
     def _show(self, chance: float) -> Verdict:
-        drafts = self._drafts
-        debt = self._floor_debt + self.min_agreement * (drafts.count + 1) - (drafts.right + chance)
-        self._floor_debt = min(5.0, max(-1.0, debt))
+        drafts, choice = self._drafts, self._choice
+        debt = choice.floor_debt + self.min_agreement * (drafts.count + 1) - (drafts.right + chance)
+        choice.floor_debt = min(5.0, max(-1.0, debt))
         drafts.clear()
         return Verdict.EMIT
 
     def _may_hold(self, count: int) -> bool:
         """Whether one more draft than ``count`` may be held."""
-        if not self._menu.rounds or self._books.tail is not None:
-            return False
-        return count < min(self.MOST_DRAFTS, max(1, self._books.remaining - 1))
-
-    def _fits(self, depth: int) -> bool:
-        """Whether a token of ``depth`` now stays within the limits of single tokens and of the reply."""
-        tail, left_ms = self._books.tail, self._books.reply_left_ms
-        if tail is None and math.isinf(left_ms):
-            return True
-        factor = self.cost.slowdown.factor
-        profiled_ms = self._backlog.step_ms(self.shape.stages(depth)) + self.cost.profiles[HEAD].ms(1)
-        step_ms = profiled_ms * factor + self.cost.overhead_ms
-        if tail is not None and not tail.affords(step_ms * tail.MARGIN):
-            return False
-        return step_ms + self._menu.shallowest_ms * factor * (self._books.remaining - 1) <= left_ms
-
-    def _allowed_ms(self, *, eased: bool, owed: float = 0.0) -> float:
-        """What the next token's graphs may take, in profiled milliseconds."""
-        factor, overhead_ms = self.cost.slowdown.factor, self.cost.overhead_ms
-        full_ms = self._menu.full_ms * factor + overhead_ms
-        allowed = self._books.allowance_ms(full_ms, max(0.0, owed) * factor, eased=eased)
-        return max(0.0, allowed - overhead_ms) / factor
-
-    def _place_on_row(self) -> None:
-        """Move along the policy to the price that spends what is allowed now."""
-        policy = self._policy
-        if policy.lossless:
-            self._row, self._part = 0, 0.0
-            return
-        allowed = self._allowed_ms(eased=True, owed=self._owed_before) / self._menu.bias(policy)
-        self._floor_wins = False
-        if self.min_agreement > 0.0:
-            wanted = min(1.0, self.min_agreement + self._floor_debt / self.FLOOR_TOKENS)
-            floor_ms = policy.cost_of(wanted)
-            if floor_ms > allowed:
-                allowed, self._floor_wins = floor_ms, True
-        self._row, self._part = policy.place(allowed)
-
-    def _choose(self, fresh: bool = False) -> None:
-        """Choose the set of depths to use, and whether lossless."""
-        self._chosen_ago = 0
-        nominal = self._allowed_ms(eased=False)
-        debt = self._books.debt_tokens
-        if self.budget.unlimited or self._affords_lossless(nominal, debt):
-            self._spending = False
-            self._take(self._lossless())
-            return
-        moved = abs(nominal / max(self._chosen_for, 1e-9) - 1.0) > self.WORTH_CHOOSING
-        if fresh or moved or self._policy.lossless or self._cornered(debt):
-            self._chosen_for = nominal
-            wish = Wish(nominal, self.min_agreement, self._books.remaining, self._first, self._books.tail is not None)
-            self._home = self._menu.best(wish, self._home)
-        self._spending = False
-        if self.min_agreement >= 1.0:
-            self._take(self._lossless())
-            self._floor_wins = True
-        elif self._first and debt < -self.WORTH_SPENDING and self._home.depths[-1] != self.shape.full:
-            # Depths that this budget cannot feed for a whole reply can be had for its beginning: stages that are
-            # not run again need not catch up.
-            self._spending = True
-            self._take(self._lossless())
-        elif fresh or self._policy is not self._home:
-            self._take(self._home)
-
-    def _take(self, policy: Policy) -> None:
-        self._policy = policy
-        self._owed_before = 0.0 if self._first else self._backlog.owed_ms(self._menu.used[policy.depths])
-        self._place_on_row()
-
-    def _lossless(self) -> Policy:
-        return self._menu.cheapest_lossless(alone=not self._may_hold(0))
-
-    def _affords_lossless(self, nominal: float, debt: float) -> bool:
-        """Whether lossless tokens fit the budget; what is in force is left only when it has proved too dear."""
-        tail = self._books.tail
-        if tail is not None and nominal < self._menu.full_ms * tail.MARGIN:
-            return False
-        policy = self._lossless()
-        cost_ms = policy.cost_ms[0] * self._menu.bias(policy)
-        if self._policy.lossless and not self._spending:
-            return debt <= self.LOSSLESS_DEBT and nominal >= 0.93 * cost_ms
-        return debt <= self.LOSSLESS_AGAIN and nominal >= cost_ms
-
-    def _lossless_is_wrong(self) -> bool:
-        """Whether lossless decoding has turned out to be out of reach, or has spent what was saved."""
-        if not self._policy.lossless or self.budget.unlimited or self.min_agreement >= 1.0:
-            return False
-        if not self._fits(self.shape.full):
-            return True
-        return self._books.debt_tokens > (-0.5 if self._spending else self.LOSSLESS_DEBT)
-
-    def _cornered(self, debt: float) -> bool:
-        """Whether the set in force cannot steer back to the budget."""
-        last = len(self._policy.price) - 2
-        at_end = (self._row, self._part) == ((last, 1.0) if debt > 0 else (0, 0.0))
-        return at_end and abs(debt) > self.CORNERED_TOKENS
+        return self._choice.may_draft and count < min(self.MOST_DRAFTS, max(1, self._books.remaining - 1))

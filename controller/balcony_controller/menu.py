@@ -8,29 +8,77 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from balcony_controller.cost import CostModel
-from balcony_controller.policy import Policy, plain_ms, solve
+from balcony_controller.opening import Opener, Opening
+from balcony_controller.policy import Policy
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import LadderShape
+from balcony_controller.solver import plain_ms, solve
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a set of depths is wanted for: profiled milliseconds a token may take, the least agreement, and how many
-    tokens are left to spread a catch-up over. ``fresh``: a reply begins, nothing need be caught up. ``even``: each
-    token by itself must fit, so that only the deep passes of a limit's exceptions may wait."""
+    """What a set of depths is wanted for: profiled milliseconds a token may take, and the least agreement.
+
+    A catch-up is spread over ``remaining`` tokens, ``saved_ms`` being at hand for it. ``fresh``: a reply begins,
+    nothing need be caught up. ``even``: each token by itself must fit, so that only the deep passes of a limit's
+    exceptions may wait. ``opening``: how replies may be opened, if at all.
+    """
 
     cost_ms: float
     least_agreement: float
     remaining: int
+    saved_ms: float
     fresh: bool
     even: bool
+    opening: Opening | None
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """Solved policies. ``mixed`` may show unverified tokens, ``lossless`` ones never do (the first: full depth alone).
+
+    ``rounds``: whether drafts may be held. ``used``: the stages of each set of depths. ``shallowest_ms``, ``full_ms``:
+    the cheapest token, and a full-depth one.
+    """
+
+    rounds: bool
+    mixed: tuple[Policy, ...]
+    lossless: tuple[Policy, ...]
+    used: dict[tuple[int, ...], list[str]]
+    shallowest_ms: float
+    full_ms: float
+
+    @classmethod
+    def of(cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool) -> Solutions:
+        """Solve all sets of depths that can be worth it."""
+        full, exits = shape.full, shape.depths[:-1]
+        mixed = [
+            solve(shape, cost, quality, (full,)),
+            *(solve(shape, cost, quality, (split, full), rounds=rounds) for split in exits),
+            *(solve(shape, cost, quality, (split,)) for split in exits),
+            *(solve(shape, cost, quality, pair) for pair in combinations(exits, 2)),
+        ]
+        lossless = [solve(shape, cost, quality, (full,), lossless=True)]
+        if rounds:
+            lossless += [solve(shape, cost, quality, (split, full), lossless=True) for split in exits]
+        return cls(
+            rounds,
+            tuple(mixed),
+            tuple(lossless),
+            {
+                policy.depths: list(dict.fromkeys(name for depth in policy.depths for name in shape.stages(depth)))
+                for policy in mixed
+            },
+            min(policy.cost_ms[-1] for policy in mixed),
+            plain_ms(shape, cost),
+        )
 
 
 class Menu:
-    """Solved policies. ``mixed`` may show unverified tokens, ``lossless`` ones never do (the first: full depth alone).
+    """The policies to choose from, solved again when what is known of the exits has moved.
 
     ``owed_ms`` tells what catching up stages costs. Policies are ``biased``: how much dearer their tokens have been
-    than was foretold, since texts differ from the calibration's.
+    than was foretold, since texts differ from the calibration's. ``solved``: solutions known already.
     """
 
     # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
@@ -39,7 +87,13 @@ class Menu:
     # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
     SHIFT_CHANGE = 0.3
     SOLVE_TOKENS = 512
-    BIAS_WEIGHT = 0.004
+    # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
+    BIAS_TOKENS = 400.0
+    BIAS_PRIOR_TOKENS = 150.0
+    # Openings must promise so much more: they rest on guesses of replies' lengths, and on savings to be made first.
+    WORTH_OPENING = 0.005
+    # A reply's opening costs so many times the cheapest token at the least: else it is no opening.
+    LEAST_OPENING = 1.25
 
     def __init__(
         self,
@@ -48,34 +102,21 @@ class Menu:
         quality: QualityModel,
         rounds: bool,
         owed_ms: Callable[[list[str]], float],
+        solved: Solutions | None = None,
     ) -> None:
         self.shape = shape
         self.quality = quality
-        self.rounds = rounds
         self._cost = cost
         self._owed_ms = owed_ms
-        self._bias: dict[tuple[bool, tuple[int, ...]], float] = {}
-        self.full_ms = plain_ms(shape, cost)
-        self.solve()
+        # Milliseconds that a policy's tokens have taken, and that were foretold; both fade.
+        self._taken: dict[tuple[bool, tuple[int, ...]], tuple[float, float]] = {}
+        self._exits = shape.depths[:-1]
+        self._solve(solved or Solutions.of(shape, cost, quality, rounds))
 
-    def solve(self) -> None:
-        """Solve the policies of all sets of depths that can be worth it."""
-        shape, cost, quality, full = self.shape, self._cost, self.quality, self.shape.full
-        exits = shape.depths[:-1]
-        self.mixed = [solve(shape, cost, quality, (full,))]
-        self.mixed += [solve(shape, cost, quality, (split, full), rounds=self.rounds) for split in exits]
-        self.mixed += [solve(shape, cost, quality, (split,)) for split in exits]
-        self.mixed += [solve(shape, cost, quality, pair) for pair in combinations(exits, 2)]
-        self.lossless = [solve(shape, cost, quality, (full,), lossless=True)]
-        if self.rounds:
-            self.lossless += [solve(shape, cost, quality, (split, full), lossless=True) for split in exits]
-        self.shallowest_ms = min(policy.cost_ms[-1] for policy in self.mixed)
-        self.used = {
-            policy.depths: list(dict.fromkeys(name for depth in policy.depths for name in shape.stages(depth)))
-            for policy in self.mixed
-        }
+    def _solve(self, solved: Solutions) -> None:
+        self.solved = solved
         self._tokens = 0
-        self._shifts = {split: quality.shift(split) for split in exits}
+        self._shifts = {split: self.quality.shift(split) for split in self._exits}
 
     def refresh(self) -> bool:
         """Solve again if what is known of the exits has moved; whether it was done."""
@@ -84,54 +125,81 @@ class Menu:
         shifts = self._shifts.items()
         if all(abs(self.quality.shift(split) - shift) <= self.SHIFT_CHANGE for split, shift in shifts):
             return False
-        self.solve()
+        self._solve(Solutions.of(self.shape, self._cost, self.quality, self.solved.rounds))
         return True
 
     def learn(self, policy: Policy, foretold_ms: float, profiled_ms: float, tokens: int) -> None:
-        """So much was foretold for each of these tokens, and so much (all together) they took."""
+        """So much was foretold for each of these tokens, and so much (all together) they took.
+
+        Of none: so much of what they seemed to take was never paid.
+        """
         self._tokens += tokens
-        if foretold_ms <= 0.0:
-            return
-        ratio = min(2.0, max(0.5, profiled_ms / (foretold_ms * tokens)))
-        weight = self.BIAS_WEIGHT * tokens
-        bias = self.bias(policy)
-        self._bias[policy.lossless, policy.depths] = bias + weight / (1.0 + weight) * (ratio - bias)
+        key = policy.lossless, policy.depths
+        taken, foretold = self._taken.get(key, (0.0, 0.0))
+        kept = max(0.0, 1.0 - tokens / self.BIAS_TOKENS)
+        self._taken[key] = taken * kept + profiled_ms, foretold * kept + foretold_ms * tokens
 
     def bias(self, policy: Policy) -> float:
         """True over foretold cost of a policy."""
-        return self._bias.get((policy.lossless, policy.depths), 1.0)
+        found = self._taken.get((policy.lossless, policy.depths))
+        if found is None:
+            return 1.0
+        prior_ms = self.BIAS_PRIOR_TOKENS * self.solved.shallowest_ms
+        return min(2.0, max(0.5, (found[0] + prior_ms) / (found[1] + prior_ms)))
 
     def cheapest_lossless(self, alone: bool) -> Policy:
         """The cheapest way to lossless tokens: full depth ``alone``, or rounds through an exit where these are."""
         if alone:
-            return self.lossless[0]
-        return min(self.lossless, key=lambda policy: policy.cost_ms[0] * self.bias(policy))
+            return self.solved.lossless[0]
+        return min(self.solved.lossless, key=lambda policy: policy.cost_ms[0] * self.bias(policy))
+
+    def opener(self) -> Opener:
+        """What replies open with: the most agreement for what it costs more than the cheapest token."""
+        cheapest = min(self.solved.mixed, key=lambda policy: policy.cost_ms[-1])
+        least_ms, least = cheapest.cost_ms[-1], cheapest.agreement[-1]
+        lossless = self.cheapest_lossless(alone=False)
+        openers = [Opener(lossless, 0, lossless.cost_ms[0] * self.bias(lossless), 1.0)]
+        for policy in self.solved.mixed:
+            if policy.depths[-1] == self.shape.full:
+                bias = self.bias(policy)
+                places = enumerate(zip(policy.cost_ms, policy.agreement, strict=True))
+                openers += [Opener(policy, row, cost_ms * bias, agreement) for row, (cost_ms, agreement) in places]
+        deep = [opener for opener in openers if opener.cost_ms >= self.LEAST_OPENING * least_ms]
+        return max(deep or openers, key=lambda one: (one.agreement - least) / max(one.cost_ms - least_ms, 1e-9))
 
     def best(self, wish: Wish, before: Policy) -> Policy:
         """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""
         best, best_score = before, -math.inf
-        owed_before = self._owed_ms(self.used[before.depths])
-        for policy in self.mixed:
+        owed_before = self._owed_ms(self.solved.used[before.depths])
+        opener = None if wish.opening is None else self.opener()
+        for policy in self.solved.mixed:
             extra_ms = 0.0
             if wish.even and len(policy.depths) > 1:
                 continue
             if not wish.fresh and policy.depths != before.depths:
                 # Stages that have long not been run are dear to come back to.
-                owed = self._owed_ms(self.used[policy.depths]) - owed_before
+                owed = self._owed_ms(self.solved.used[policy.depths]) - owed_before
+                owed -= wish.saved_ms
                 if owed > self.DEAREST_CHANGE * wish.cost_ms:
                     continue
                 extra_ms = max(0.0, owed) / max(1, wish.remaining)
             bias = self.bias(policy)
-            cheapest = policy.cost_ms[-1] * bias + extra_ms
-            if cheapest <= wish.cost_ms:
-                score = policy.agreement_at((wish.cost_ms - extra_ms) / bias)
+            allowed_ms = wish.cost_ms - extra_ms
+            cheapest = policy.cost_ms[-1] * bias
+            if cheapest > allowed_ms:
+                score = -(cheapest + extra_ms) / max(wish.cost_ms, 1e-9)
+            elif wish.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
+                score = max(
+                    policy.agreement_at(allowed_ms / bias),
+                    wish.opening.agreement(opener, policy, bias, allowed_ms) - self.WORTH_OPENING,
+                )
             else:
-                score = -cheapest / max(wish.cost_ms, 1e-9)
+                score = policy.agreement_at(allowed_ms / bias)
             if policy.agreement[0] < wish.least_agreement:
                 score -= 1e6
             score += self.WORTH_CHANGING if policy.depths == before.depths else 0.0
-            # Of equals the cheaper one.
-            score -= 1e-3 * cheapest / self.full_ms
+            # Of equals the cheaper one, and the one that uses fewer depths.
+            score -= 1e-3 * (cheapest + extra_ms) / self.solved.full_ms + 1e-6 * len(policy.depths)
             if score > best_score:
                 best, best_score = policy, score
         return best

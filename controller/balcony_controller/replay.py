@@ -176,9 +176,11 @@ def play(decider: Decider, records: Records, world: World, tokens: int, first_re
         decider.hear(signals)
     shown = 0
     number = first_reply
+    # Nobody knows where a reply will end, only how long it may become.
+    longest = max(reply.tokens for reply in records.replies)
     while shown < tokens and device.time_s < world.end_s:
         reply = records.replies[number % len(records.replies)]
-        shown += _Reply(decider, device, run, reply, min(reply.tokens, tokens - shown), shown).play()
+        shown += _Reply(decider, device, run, reply, shown).play(min(longest, tokens - shown))
         number += 1
     run.energy_j, run.time_s, run.battery_wh = device.energy_j, device.time_s - world.period_s, device.battery_wh
     return run
@@ -187,27 +189,20 @@ def play(decider: Decider, records: Records, world: World, tokens: int, first_re
 class _Reply:
     """The decode loop over one recorded reply."""
 
-    def __init__(
-        self, decider: Decider, device: _Device, run: Run, reply: RecordedReply, limit: int, shown: int
-    ) -> None:
-        self.decider, self.device, self.run, self.reply, self.limit, self.shown = (
-            decider,
-            device,
-            run,
-            reply,
-            limit,
-            shown,
-        )
+    def __init__(self, decider: Decider, device: _Device, run: Run, reply: RecordedReply, shown: int) -> None:
+        self.decider, self.device, self.run, self.reply, self.shown = decider, device, run, reply, shown
         self.full = device.shape.full
+        self.limit = reply.tokens
         self.at = 0
         self.held: list[tuple[int, float]] = []
         self.waiting: list[tuple[int, float, bool]] = []
 
-    def play(self) -> int:
-        """Decode the reply; returns how many tokens were shown."""
+    def play(self, most: int) -> int:
+        """Decode the reply, ``most`` tokens of it at the most; returns how many were shown."""
         device, decider = self.device, self.decider
         device.cursors = dict.fromkeys(device.cursors, 0)
-        decider.begin(dict.fromkeys(device.cursors, self.reply.prompt), self.limit)
+        self.limit = min(most, self.reply.tokens)
+        decider.begin(dict.fromkeys(device.cursors, self.reply.prompt), most)
         first = True
         while self.at < self.limit and device.time_s < device.world.end_s:
             device.moment = device.world.trace.at(self.shown + self.at)

@@ -16,7 +16,7 @@ from balcony_controller.signals import Signals
 SOFT_TOKENS = 24.0
 HARD_TOKENS = 7.0
 # Savings and debts that are remembered, in tokens: old savings must not buy a long overspend.
-MOST_SAVED_TOKENS = 12.0
+MOST_SAVED_TOKENS = 18.0
 MOST_OWED_TOKENS = 50.0
 LEAST, MOST = 0.05, 1.6
 

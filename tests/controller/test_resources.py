@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from balcony_controller import Budget, PowerModel, Signals
 from balcony_controller.replay import Run, World, play
-from balcony_controller.resources import HARD_TOKENS, BatteryPlan, LoadMeter, TokenAccount, ease, missing
+from balcony_controller.resources import (
+    HARD_TOKENS,
+    MOST_SAVED_TOKENS,
+    BatteryPlan,
+    LoadMeter,
+    TokenAccount,
+    ease,
+    missing,
+)
 from balcony_controller.traces import Moment, Trace
 from helpers.fakes import FULL_MS, governor, records
 
@@ -34,7 +42,7 @@ def test_debts_and_savings_are_bounded(steps: list[tuple[float, int]]) -> None:
     account = TokenAccount(10.0)
     for use, tokens in steps:
         account.settle(use, tokens)
-        assert -12.0 <= account.debt_tokens() <= 50.0
+        assert -MOST_SAVED_TOKENS <= account.debt_tokens() <= 50.0
         assert 0.0 < ease(account.debt_tokens()) < 2.0
 
 

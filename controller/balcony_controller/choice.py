@@ -1,0 +1,208 @@
+"""Which policy is in force, and at which of its prices: chosen anew as what a token may take moves."""
+
+from __future__ import annotations
+
+import math
+
+from balcony_controller.books import Books
+from balcony_controller.cost import CostModel
+from balcony_controller.drafts import Backlog
+from balcony_controller.menu import Menu, Wish
+from balcony_controller.opening import Opener, Opening
+from balcony_controller.policy import Policy, between
+from balcony_controller.shape import HEAD, LadderShape
+
+
+class Choice:
+    """The policy in force, between its row ``row`` and the next by ``part``.
+
+    While the budget affords it, that is a lossless one. Else it is the set of depths that this budget feeds best
+    (``home``) at the price that spends what is allowed; where home does without full depth, replies open deep on what
+    others have saved (see opening.py). ``floor_debt``: agreement that was promised and not had yet, in tokens;
+    ``floor_wins``: ``min_agreement`` makes tokens dearer than the budget allows.
+    """
+
+    # Sets of depths are chosen again after so many tokens, if what a token may take has moved by this share …
+    CHOOSE_TOKENS = 16
+    WORTH_CHOOSING = 0.08
+    # … or a debt, in tokens, cannot be paid back with the set in force.
+    CORNERED_TOKENS = 3.0
+    # Debts, in tokens, at which lossless decoding is left though it should fit, and at which it is taken up again.
+    LOSSLESS_DEBT, LOSSLESS_AGAIN = 5.0, 0.5
+    # Memory of the agreement that was promised, in tokens, for ``min_agreement``.
+    FLOOR_TOKENS = 20.0
+
+    def __init__(self, shape: LadderShape, cost: CostModel, menu: Menu, backlog: Backlog, min_agreement: float) -> None:
+        self.min_agreement = min_agreement
+        self.menu = menu
+        self._shape = shape
+        self._cost = cost
+        self._backlog = backlog
+        self.policy = self.home = menu.solved.mixed[0]
+        self.row, self.part = 0, 0.0
+        self.first = False
+        self.floor_debt = 0.0
+        self.floor_wins = False
+        self._opening = Opening()
+        self._opener: Opener | None = None
+        self._owed_before = self._chosen_for = 0.0
+        self._chosen_ago = 0
+
+    # --- what happens ---
+
+    def set_budget(self, books: Books) -> None:
+        """Another budget is in force, kept in ``books``."""
+        self.books = books
+        # Nothing else may come between savings and the reply that they open.
+        may_open = books.per_token and books.tail is None and books.budget.reply_s is None
+        self._may_open = may_open and self.min_agreement == 0.0
+        self._choose(fresh=True)
+
+    def begin(self, remaining: int) -> None:
+        """A reply of at most ``remaining`` tokens begins."""
+        # What waited at the last one's end is never paid.
+        self.menu.learn(self.policy, 0.0, -self._owed_before, 0)
+        self._owed_before = 0.0
+        self._opening.begin(remaining)
+        self.first = True
+        self.menu.refresh()
+        self._choose(fresh=True)
+
+    def spent(self, profiled_ms: float, tokens: int, charge: bool) -> None:
+        """A step that has shown ``tokens`` took so much by the profile; ``charge`` is False for a prompt's."""
+        owed = self._backlog.owed_ms(self.menu.solved.used[self.policy.depths])
+        if charge and tokens > 0:
+            foretold_ms = between(self.policy.cost_ms, self.row, self.part)
+            self.menu.learn(self.policy, foretold_ms, profiled_ms + owed - self._owed_before, tokens)
+        self._owed_before = owed
+
+    def settle(self, tokens: int) -> None:
+        """The books are closed on a step that has shown ``tokens``: place the next one."""
+        self.first = False
+        self._opening.settle(tokens)
+        self._chosen_ago += tokens
+        self._place()
+        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave():
+            self._choose()
+
+    # --- what may be asked ---
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether drafts may be held at all: a limit of single tokens leaves no time to verify them."""
+        return self.menu.solved.rounds and self.books.tail is None
+
+    def fits(self, depth: int) -> bool:
+        """Whether a token of ``depth`` now stays within the limits of single tokens and of the reply."""
+        tail, left_ms = self.books.tail, self.books.reply_left_ms
+        if tail is None and left_ms == math.inf:
+            return True
+        factor = self._cost.slowdown.factor
+        profiled_ms = self._backlog.step_ms(self._shape.stages(depth)) + self._cost.profiles[HEAD].ms(1)
+        step_ms = profiled_ms * factor + self._cost.overhead_ms
+        if tail is not None and not tail.affords(step_ms * tail.MARGIN):
+            return False
+        return step_ms + self.menu.solved.shallowest_ms * factor * (self.books.remaining - 1) <= left_ms
+
+    def allowed_ms(self, *, eased: bool = True) -> float:
+        """What the next token's graphs may take, in profiled milliseconds; ``eased``: debts and savings reckoned."""
+        factor, overhead_ms = self._cost.slowdown.factor, self._cost.overhead_ms
+        full_ms = self.menu.solved.full_ms * factor + overhead_ms
+        if eased:
+            opening = self._opening if self._may_open and self.policy.depths[-1] != self._shape.full else None
+            allowed = self.books.allowance_ms(full_ms, max(0.0, self._owed_before) * factor, opening)
+        else:
+            allowed = self.books.nominal_ms(full_ms)
+        return max(0.0, allowed - overhead_ms) / factor
+
+    # --- inside ---
+
+    def _place(self) -> None:
+        """Move along the policy to the price that spends what is allowed now."""
+        policy = self.policy
+        if self._opener is not None or policy.lossless:
+            self.row, self.part = 0 if self._opener is None else self._opener.row, 0.0
+            return
+        allowed = self.allowed_ms() / self.menu.bias(policy)
+        self.floor_wins = False
+        if self.min_agreement > 0.0:
+            wanted = min(1.0, self.min_agreement + self.floor_debt / self.FLOOR_TOKENS)
+            floor_ms = policy.cost_of(wanted)
+            if floor_ms > allowed:
+                allowed, self.floor_wins = floor_ms, True
+        self.row, self.part = policy.place(allowed)
+
+    def _choose(self, fresh: bool = False) -> None:
+        """Choose the policy."""
+        self._chosen_ago = 0
+        if self._opener is not None and not fresh and not self._must_leave():
+            return
+        nominal = self.allowed_ms(eased=False)
+        debt = self.books.debt_tokens
+        if self.books.budget.unlimited or self._affords_lossless(nominal, debt):
+            self._take(self._lossless())
+            return
+        moved = abs(nominal / max(self._chosen_for, 1e-9) - 1.0) > self.WORTH_CHOOSING
+        if fresh or moved or self.policy.lossless or self._cornered(debt):
+            self._chosen_for = nominal
+            books, opening = self.books, self._opening if self._may_open and self._is_opened(debt) else None
+            saved_ms = max(0.0, -debt) * nominal if opening is None else 0.0
+            even = books.tail is not None
+            wish = Wish(nominal, self.min_agreement, books.remaining, saved_ms, self.first, even, opening)
+            self.home = self.menu.best(wish, self.home)
+        if self.min_agreement >= 1.0:
+            self._take(self._lossless())
+            self.floor_wins = True
+        elif (opener := self._open(nominal, debt)) is not None:
+            self._take(opener.policy, opener)
+        elif fresh or self.policy is not self.home or self._opener is not None:
+            self._take(self.home)
+
+    def _take(self, policy: Policy, opener: Opener | None = None) -> None:
+        self.policy, self._opener = policy, opener
+        self._owed_before = 0.0 if self.first else self._backlog.owed_ms(self.menu.solved.used[policy.depths])
+        self._place()
+
+    def _lossless(self) -> Policy:
+        return self.menu.cheapest_lossless(alone=not self.may_draft)
+
+    @property
+    def _shallow(self) -> bool:
+        """Whether home does without full depth."""
+        return self.home.depths[-1] != self._shape.full
+
+    def _is_opened(self, debt: float) -> bool:
+        """Whether the reply can be opened, or was and its savings do not lie idle."""
+        return self.first or (self._shallow and debt >= -self._opening.SAVED_TOKENS)
+
+    def _open(self, nominal: float, debt: float) -> Opener | None:
+        """How the reply that begins is opened, if it is."""
+        if not (self.first and self._may_open and self._shallow and debt < self._opening.MOST_DEBT_TOKENS):
+            return None
+        opener = self.menu.opener()
+        return opener if self._opening.plan(opener, self.home, self.menu.bias(self.home), nominal, debt) else None
+
+    def _affords_lossless(self, nominal: float, debt: float) -> bool:
+        """Whether lossless tokens fit the budget; what is in force is left only when it has proved too dear."""
+        tail = self.books.tail
+        if tail is not None and nominal < self.menu.solved.full_ms * tail.MARGIN:
+            return False
+        policy = self._lossless()
+        cost_ms = policy.cost_ms[0] * self.menu.bias(policy)
+        if self.policy.lossless and self._opener is None:
+            return debt <= self.LOSSLESS_DEBT and nominal >= 0.93 * cost_ms
+        return debt <= self.LOSSLESS_AGAIN and nominal >= cost_ms
+
+    def _must_leave(self) -> bool:
+        """Whether an opening is over, or lossless decoding has turned out to be out of reach."""
+        if self._opener is not None:
+            return self._opening.over(self.books.debt_tokens)
+        if not self.policy.lossless or self.books.budget.unlimited or self.min_agreement >= 1.0:
+            return False
+        return not self.fits(self._shape.full) or self.books.debt_tokens > self.LOSSLESS_DEBT
+
+    def _cornered(self, debt: float) -> bool:
+        """Whether the set in force cannot steer back to the budget."""
+        last = len(self.policy.price) - 2
+        at_end = (self.row, self.part) == ((last, 1.0) if debt > 0 else (0, 0.0))
+        return at_end and abs(debt) > self.CORNERED_TOKENS

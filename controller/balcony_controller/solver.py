@@ -1,0 +1,336 @@
+"""The optimal use of a set of depths at each price, solved ahead as a small decision process.
+
+One *position* after the other is decided. With nothing held it can be shown at an exit (EMIT), taken to a deeper exit,
+or to full depth; the first exit's token can also be kept as a draft (HOLD), which a deep pass verifies later together
+with all drafts before it. A cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
+profiled millisecond) the best policy maximises ρ = (agreement - μ · cost) per token; ρ is the value that the next
+token will have anyway, so that what a step is worth is
+
+    agreement of its tokens - μ · its cost - ρ · its tokens        (a renewal reward process; Dinkelbach's iteration)
+
+Costs are of calls: a stage in use must consume every position sooner or later, so its share per position counts for
+each one, whatever is decided; a call counts only where it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from balcony_controller.cost import CostModel
+from balcony_controller.policy import GRID, Policy
+from balcony_controller.quality import QualityModel
+from balcony_controller.shape import HEAD, LadderShape
+from balcony_controller.steps import StepCosts
+
+Array = npt.NDArray[np.float64]
+
+PREFIX: Array = np.array(GRID)
+# Prices tried, in agreement per full-depth token's worth of milliseconds.
+PRICES: Array = 0.02 * np.power(1.2, np.arange(30.0))
+SWEEPS = 40
+SETTLED = 1e-5
+NEVER = -1e9
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a choice leads to until tokens are shown: arrays that broadcast to [prices, …].
+
+    ``deep``: how often stages above the first exit run.
+    """
+
+    tokens: Array
+    cost_ms: Array
+    agreement: Array
+    deep: Array
+
+    def value(self, price: Array, worth: Array) -> Array:
+        """Agreement - price · cost - worth · tokens; ``price`` and ``worth`` [prices]."""
+        shape = (-1,) + (1,) * (self.cost_ms.ndim - 1)
+        return self.agreement - price.reshape(shape) * self.cost_ms - worth.reshape(shape) * self.tokens
+
+    def plus(self, cost_ms: float) -> _Step:
+        """The same with ``cost_ms`` more."""
+        return _Step(self.tokens, self.cost_ms + cost_ms, self.agreement, self.deep)
+
+    def mix(self, weights: Array) -> _Step:
+        """The expectation over the last axis; ``weights`` [n] or [m, n], the new last axis being m."""
+        parts = (self.tokens, self.cost_ms, self.agreement, self.deep)
+        return _Step(*(part @ weights.T for part in parts))
+
+
+def _best(price: Array, worth: Array, options: Sequence[_Step]) -> _Step:
+    """The option of the greatest value, element by element."""
+    best = options[0]
+    value = best.value(price, worth)
+    for option in options[1:]:
+        other = option.value(price, worth)
+        better = other > value
+        value = np.where(better, other, value)
+        best = _Step(
+            np.where(better, option.tokens, best.tokens),
+            np.where(better, option.cost_ms, best.cost_ms),
+            np.where(better, option.agreement, best.agreement),
+            np.where(better, option.deep, best.deep),
+        )
+    return best
+
+
+def solve(
+    shape: LadderShape,
+    cost: CostModel,
+    quality: QualityModel,
+    depths: tuple[int, ...],
+    *,
+    lossless: bool = False,
+    rounds: bool = True,
+) -> Policy:
+    """The best use of ``depths`` at every price.
+
+    ``lossless``: nothing unverified is shown; the only "price" is the milliseconds' own, and the answer the cheapest
+    policy. ``rounds``: drafts may be held at all.
+    """
+    deep = depths[-1] == shape.full
+    full_ms = plain_ms(shape, cost)
+    price = np.ones(1) if lossless else PRICES / full_ms
+    steps = StepCosts.of(shape, cost, depths)
+    if depths == (shape.full,):
+        return _plain(steps, price, full_ms, depths, lossless)
+    exits = depths[:-1] if deep else depths
+    return _Solver(quality, steps, exits, deep, price, lossless, rounds).policy(depths)
+
+
+def plain_ms(shape: LadderShape, cost: CostModel) -> float:
+    """A full-depth token after which nothing waits, in profiled milliseconds."""
+    return sum(cost.profiles[name].points[0][1] for name in [*shape.stages(shape.full), HEAD])
+
+
+def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ...], lossless: bool) -> Policy:
+    """Full depth at every position."""
+    rows = len(price)
+    return Policy(
+        depths,
+        lossless,
+        steps,
+        tuple(price.tolist()),
+        (full_ms,) * rows,
+        (1.0,) * rows,
+        tuple((1.0 - price * full_ms).tolist()),
+        ((0.0,) * len(PREFIX),) * rows,
+        {},
+        {},
+        ((),) * rows,
+    )
+
+
+class _Solver:
+    """The iteration for one set of depths with at least one exit."""
+
+    def __init__(
+        self,
+        quality: QualityModel,
+        steps: StepCosts,
+        exits: tuple[int, ...],
+        deep: bool,
+        price: Array,
+        lossless: bool,
+        rounds: bool,
+    ) -> None:
+        self.steps, self.exits, self.deep, self.price, self.lossless = steps, exits, deep, price, lossless
+        self.holding = deep and rounds
+        first = exits[0]
+        self.share = np.asarray(quality.tables[first].share)
+        self.reach = steps.reach[first] + steps.position
+        self.chances: dict[int, Array] = {}
+        self.weights: dict[int, Array] = {}
+        self.following: dict[int, Array] = {}
+        for index, split in enumerate(exits):
+            self.chances[split], self.weights[split] = judged_mix(quality, split)
+            if index + 1 < len(exits):
+                self.following[split] = _next_gates(quality, split, exits[index + 1])
+        # Where a draft's own chance leads on the grid of prefixes.
+        landing = PREFIX[:, None] * self.chances[first]
+        self.upper = np.clip(np.searchsorted(PREFIX, landing), 1, len(PREFIX) - 1)
+        low, high = PREFIX[self.upper - 1], PREFIX[self.upper]
+        self.part = np.clip((landing - low) / (high - low), 0.0, 1.0)
+        self.landing = landing
+
+    def policy(self, depths: tuple[int, ...]) -> Policy:
+        """Iterate to the best policy, then write its tables down."""
+        worth, waiting, start = self._iterate()
+        cost_ms = np.minimum.accumulate(start.cost_ms / start.tokens - self._unpaid(start))
+        gains = {split: self._gains(worth, waiting, split) for split in self.exits}
+        return Policy(
+            depths,
+            self.lossless,
+            self.steps,
+            tuple(self.price.tolist()),
+            tuple(cost_ms.tolist()),
+            tuple((start.agreement / start.tokens).tolist()),
+            tuple(worth.tolist()),
+            _rows(waiting.value(self.price, worth)),
+            {split: _rows(to_next) for split, (to_next, _) in gains.items()},
+            {split: _rows(to_full) for split, (_, to_full) in gains.items()},
+            tuple(_rows(block) for block in self._deep_gain(worth, waiting)) if self.holding else ((),) * len(worth),
+        )
+
+    def _unpaid(self, start: _Step) -> Array:
+        """What tokens of the best policy cost less than its decisions reckon with, in milliseconds. [prices]"""
+        waits = start.tokens / np.maximum(start.deep, 1e-9)
+        return np.array([self.steps.unpaid_ms(wait) for wait in waits.tolist()])
+
+    def _iterate(self) -> tuple[Array, _Step, _Step]:
+        """(worth of a token, value of waiting, a cycle from its beginning) under the best policy found."""
+        worth = np.zeros(len(self.price)) if not self.lossless else np.full(1, -1e3)
+        waiting = self._verify()
+        start = self._start(worth, waiting)
+        for _ in range(SWEEPS):
+            if self.holding:
+                waiting = self._wait(worth, waiting)
+            start = self._start(worth, waiting)
+            before, worth = worth, (start.agreement - self.price * start.cost_ms) / start.tokens
+            if np.abs(worth - before).max() < SETTLED:
+                break
+        return worth, waiting, start
+
+    # --- steps: arrays [prices, …] ---
+
+    def _deep_pass(self, cost_ms: float, *sizes: int) -> _Step:
+        """A deep pass that costs ``cost_ms``: one token, the full model's. [prices, *sizes]"""
+        ones = np.ones((len(self.price), *sizes))
+        return _Step(ones, ones * cost_ms, ones, ones)
+
+    def _verify(self) -> _Step:
+        """With drafts held: process the position to full depth. [prices, prefixes]"""
+        first = self.exits[0]
+        return self._deep_pass(self.reach + self.steps.deep[first], len(PREFIX))
+
+    def _hold(self, waiting: _Step) -> _Step:
+        """One more draft at each prefix: its chance to be shown, and what follows. [prices, prefixes, chances]"""
+        lower = self.upper - 1
+
+        def after(values: Array) -> Array:
+            return np.asarray(values[:, lower] * (1.0 - self.part) + values[:, self.upper] * self.part)
+
+        return _Step(
+            self.landing + after(waiting.tokens),
+            self.steps.row + after(waiting.cost_ms),
+            self.landing + after(waiting.agreement),
+            after(waiting.deep),
+        )
+
+    def _wait(self, worth: Array, waiting: _Step) -> _Step:
+        """One sweep over the value of having drafts held. [prices, prefixes]"""
+        run, deep = self._run_holding(worth, waiting)
+        return _best(self.price, worth, [run, deep]).mix(self.share).plus(self.reach)
+
+    def _run_holding(self, worth: Array, waiting: _Step) -> tuple[_Step, _Step]:
+        """(running the first exit, going deep) with drafts held, by gate bin. [prices, prefixes, bins]"""
+        first = self.exits[0]
+        hold = self._hold(waiting)
+        deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
+        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.steps.exit[first])
+        deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
+        return run, deep
+
+    def _run(self, worth: Array, waiting: _Step, split: int) -> _Step:
+        """Running the exit at ``split`` with nothing held, by the gate's bin. [prices, bins]"""
+        chances = self.chances[split]
+        options = []
+        if not self.lossless:
+            ones = np.ones((len(self.price), len(chances)))
+            options.append(_Step(ones, ones * 0.0, ones * chances, ones * 0.0))
+        if self.deep:
+            options.append(self._deep_pass(self.steps.deep[split], len(chances)))
+        if self.holding and split == self.exits[0]:
+            held = self._hold(waiting)
+            parts = (held.tokens, held.cost_ms, held.agreement, held.deep)
+            options.append(_Step(*(part[:, -1] for part in parts)))
+        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.exit[split])
+
+    def _full(self, split: int) -> _Step:
+        """Going on to full depth from ``split``. [prices, bins]"""
+        return self._deep_pass(self.steps.deep[split], len(self.weights[split]))
+
+    def _next(self, worth: Array, waiting: _Step, split: int) -> _Step:
+        """Going on to the next exit's gate, by the gate's bin here. [prices, bins]"""
+        following = self.exits[self.exits.index(split) + 1]
+        step_ms = self.steps.reach[following] - self.steps.reach[split]
+        step = self._at(worth, waiting, following).mix(self.following[split]).plus(step_ms)
+        return step if self.deep else replace(step, deep=np.ones_like(step.deep))
+
+    def _at(self, worth: Array, waiting: _Step, split: int) -> _Step:
+        """The best of all that can be done at ``split`` with nothing held. [prices, bins]"""
+        options = [self._run(worth, waiting, split)]
+        if self.deep:
+            options.append(self._full(split))
+        if self._goes_on(split):
+            options.append(self._next(worth, waiting, split))
+        return _best(self.price, worth, options)
+
+    def _goes_on(self, split: int) -> bool:
+        return split in self.following and not self.lossless
+
+    def _start(self, worth: Array, waiting: _Step) -> _Step:
+        """A cycle from its beginning. [prices]"""
+        first = self.exits[0]
+        return self._at(worth, waiting, first).mix(self.share).plus(self.reach)
+
+    def _gains(self, worth: Array, waiting: _Step, split: int) -> tuple[Array, Array]:
+        """The value of (going to the next exit, going to full depth) over running the exit. [prices, bins]"""
+        run = self._run(worth, waiting, split).value(self.price, worth)
+        never = np.full_like(run, NEVER)
+        to_next = self._next(worth, waiting, split).value(self.price, worth) - run if self._goes_on(split) else never
+        to_full = self._full(split).value(self.price, worth) - run if self.deep else never
+        return to_next, to_full
+
+    def _deep_gain(self, worth: Array, waiting: _Step) -> Array:
+        """With drafts held: the value of going deep over that of running the exit. [prices, prefixes, bins]"""
+        run, deep = self._run_holding(worth, waiting)
+        return np.asarray(deep.value(self.price, worth) - run.value(self.price, worth))
+
+
+def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
+    """(chances [n], weights [bins, n]) of what the judge will say of a token at ``split``, by the gate's bin.
+
+    The judge's bins are known over all tokens, the gate's by themselves: each gate bin gets the distribution closest
+    to the judge's own whose mean is the gate bin's agreement (exponential tilting). Without a judge the exit's token
+    says nothing more than its gate.
+    """
+    table = quality.tables[split]
+    means = np.array([quality.agreement(split, index, split) for index in range(len(table.share))])
+    judge = quality.judges.get(split)
+    if judge is None:
+        return means, np.eye(len(means))
+    chances = np.array([quality.corrected(split, chance) for chance in judge.agreement])
+    return chances, _tilted(chances, np.asarray(judge.share, dtype=float), means)
+
+
+def _next_gates(quality: QualityModel, split: int, following: int) -> Array:
+    """Weights [bins at ``split``, bins at ``following``] of what the next gate will say."""
+    here, there = quality.tables[split], quality.tables[following]
+    means = np.array([quality.agreement(split, index, following) for index in range(len(here.share))])
+    values = np.array([quality.agreement(following, index, following) for index in range(len(there.share))])
+    return _tilted(values, np.asarray(there.share), means)
+
+
+def _tilted(values: Array, share: Array, means: Array) -> Array:
+    """For each mean, ``share`` · exp(θ · values), normalised, with θ such that the mean of ``values`` is met."""
+    low, high = np.full(len(means), -60.0), np.full(len(means), 60.0)
+    weights = np.tile(share, (len(means), 1))
+    for _ in range(40):
+        theta = (low + high) / 2
+        powers = np.log(share + 1e-12) + theta[:, None] * values
+        weights = np.exp(powers - powers.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        below = weights @ values < means
+        low, high = np.where(below, theta, low), np.where(below, high, theta)
+    return weights
+
+
+def _rows(values: Array) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in values.tolist())
