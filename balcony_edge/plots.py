@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from balcony_edge.errors import BalconyError
 
+if TYPE_CHECKING:
+    from balcony_controller.replay import Run
+
 FORMATS = (".png", ".svg", ".pdf")
+AVERAGED_TOKENS = 50
 
 
 def require(path: Path) -> None:
@@ -66,12 +72,42 @@ def losses(records: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def frontier(rows: list[dict[str, Any]], path: Path) -> None:
-    """Agreement against cost of one trace's policies; ``rows``: of a replay (see contest.Row)."""
+def replay(rows: list[dict[str, Any]], run: Run, budget_ms: float, path: Path) -> None:
+    """One trace: agreement against cost of all policies, and the controller's depth and cost over the tokens.
+
+    ``rows``: of a replay (see contest.Row); ``run``: the controller's under ``budget_ms``.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    axes = figure.subplot_mosaic([["frontier", part] for part in ("depth", "cost", "ahead")])
+    depth, cost, ahead = axes["depth"], axes["cost"], axes["ahead"]
+    _frontier(rows, axes["frontier"])
+    for above in (depth, cost):
+        above.sharex(ahead)
+        above.tick_params(labelbottom=False)
+    places = np.cumsum(run.tokens)
+    depth.plot(places, run.depth, ".", markersize=2)
+    depth.set_yticks(sorted(set(run.depth)))
+    depth.set_ylabel("depth")
+    depth.set_title(f"{rows[0]['trace']}, controller under {budget_ms:.3g} ms")
+    counted = ~np.array(run.first)
+    tokens, elapsed = np.array(run.tokens)[counted], np.array(run.elapsed_ms)[counted]
+    shown, spent = np.cumsum(tokens), np.cumsum(elapsed)
+    # Means over the last dozens of tokens: a step may show several, and openings are not the rest.
+    back = np.maximum(np.searchsorted(shown, shown - AVERAGED_TOKENS, side="right") - 1, 0)
+    cost.plot(shown[1:], ((spent - spent[back])[1:] / (shown - shown[back])[1:]), label=f"mean of {AVERAGED_TOKENS}")
+    cost.axhline(budget_ms, color="C3", label="budget")
+    cost.set_ylabel("ms a token")
+    cost.legend(fontsize=8)
+    ahead.plot(shown, spent / budget_ms - shown)
+    ahead.set_ylabel("ahead, tokens")
+    ahead.set_xlabel("token")
+    _save(figure, path)
+
+
+def _frontier(rows: list[dict[str, Any]], axes: Any) -> None:
+    """Agreement against cost of one trace's policies."""
     styles = {
         "oracle_clairvoyant": ("k:", "all-knowing oracle"),
         "oracle_same_information": ("C2--", "oracle, same information"),
@@ -89,10 +125,8 @@ def frontier(rows: list[dict[str, Any]], path: Path) -> None:
         axes.annotate(name.replace("_", " "), at, textcoords="offset points", xytext=(4, -9), fontsize=8)
     axes.set_xlabel("mean milliseconds a token")
     axes.set_ylabel("agreement with the full model")
-    axes.set_title(rows[0]["trace"])
     axes.legend(fontsize=8)
     axes.grid(alpha=0.3)
-    _save(figure, path)
 
 
 def decisions(head: dict[str, Any], steps: list[dict[str, Any]], path: Path) -> None:

@@ -190,6 +190,33 @@ def test_lossless_with_and_without_speculation(speculate: bool) -> None:
     assert speculate or report.drafted == 0
 
 
+@pytest.mark.parametrize("speculate", [True, False])
+def test_a_budget_that_affords_it_is_lossless_whatever_the_sensors_say(speculate: bool) -> None:
+    sensors = FakeSensors()
+    with AdaptiveSession(budget="60000ms", sensors=sensors, provider="cpu", speculate=speculate) as session:
+        tokens = []
+        for index, token in enumerate(session.stream(PROMPT, 60)):
+            tokens.append(token.id)
+            sensors.set(
+                cpu_load=index % 2 / 1.0, gpu_load=None, gpu_clock_hz=1e9 / (1 + index % 3), throttled=index % 2
+            )
+        report = session.report()
+    assert tokens == plain_greedy(session.codec.encode(PROMPT), 60)[: len(tokens)]
+    assert report.lossless
+
+
+def test_under_any_budget_tokens_of_full_depth_are_the_full_models_own(session: AdaptiveSession) -> None:
+    """Also those that exits drafted, and after tokens that the full model would not have chosen."""
+    ids = session.codec.encode(PROMPT)
+    for budget in ("0.0001ms", "0.3ms", "0.45ms", "3ms"):
+        session.budget = budget
+        tokens = list(session.stream(PROMPT, 60))
+        choices = session.logits(ids + [token.id for token in tokens]).argmax(axis=1)[len(ids) - 1 :]
+        for token, choice in zip(tokens, choices, strict=False):
+            assert token.depth < session.ladder.full or token.id == choice
+    session.budget = None
+
+
 def test_a_second_turn_reuses_the_first(session: AdaptiveSession) -> None:
     first = [token.id for token in session.stream(PROMPT, 20)]
     prompt = session.codec.encode(PROMPT)

@@ -31,7 +31,8 @@ def replay(
     tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 2200,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the frontier of the first trace into this file (png, svg, pdf).")
+        Path | None,
+        typer.Option(help="Draw the first trace (frontier; depth, cost over time) into this file (png, svg, pdf)."),
     ] = None,
     record: Annotated[
         str | None, typer.Option("--record", metavar="BUNDLE", help="Instead: make records of a bundle, or of demo.")
@@ -43,7 +44,7 @@ def replay(
         _record(record, out)
         return
     from balcony_controller.budget import BudgetSyntaxError
-    from balcony_controller.contest import contest
+    from balcony_controller.contest import Contest, contest
     from balcony_edge import plots
     from balcony_edge.recording import load
     from balcony_edge.tracing import find_traces
@@ -60,7 +61,12 @@ def replay(
         print("\r\x1b[2K", end="", file=sys.stderr)
     found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "records": about, "tokens": tokens}
     if plot is not None:
-        plots.frontier([row for row in found["rows"] if row["trace"] == traces[0].name], plot)
+        drawn = [row for row in found["rows"] if row["trace"] == traces[0].name]
+        kept = sorted({row["budget_ms"] for row in drawn})
+        if not kept:
+            raise RecordError(f"the trace {traces[0].name} leaves no room for a budget", "give one with --budget")
+        budget_ms = kept[len(kept) // 2]
+        plots.replay(drawn, Contest(known, traces[0], tokens).governor_run(budget_ms), budget_ms, plot)
     typer.echo(json.dumps(_finite(found)) if as_json else table(rows))
 
 

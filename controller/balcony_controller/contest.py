@@ -18,7 +18,7 @@ from balcony_controller.cost import CostModel
 from balcony_controller.governor import Governor
 from balcony_controller.menu import Solutions
 from balcony_controller.records import Records
-from balcony_controller.replay import Decider, World, play
+from balcony_controller.replay import Decider, Run, World, play
 from balcony_controller.shape import HEAD
 from balcony_controller.traces import Trace
 
@@ -80,17 +80,20 @@ class Contest:
             return [(low + high) / 2]
         return [low + (high - low) * index / (count - 1) for index in range(count)] if high > low else []
 
-    def governor_row(self, budget_ms: float) -> Row:
+    def governor_run(self, budget_ms: float) -> Run:
         """The controller itself."""
-        records = self.records
-        budget = Budget.parse(f"{budget_ms!r}ms")
+        records, budget = self.records, Budget.parse(f"{budget_ms!r}ms")
         cost, quality = CostModel(records.profiles), records.quality()
         control = Governor(records.shape, cost, quality, budget, rounds=True, solved=self.solved)
-        run = play(control, records, self._world, self.tokens)
+        return play(control, records, self._world, self.tokens)
+
+    def governor_row(self, budget_ms: float) -> Row:
+        """What its run comes to."""
+        run = self.governor_run(budget_ms)
         return Row(
             "controller",
             self.trace.name,
-            str(budget),
+            str(Budget.parse(f"{budget_ms!r}ms")),
             budget_ms,
             run.mean_ms(SETTLE),
             run.agreement(SETTLE),
