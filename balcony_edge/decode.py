@@ -7,8 +7,9 @@ rewound. Plain decoding, early exits and lossless self-speculation are the same 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -213,13 +214,15 @@ class Decoder:
         before, at, top = self._top
         found = confidence(logits, likeliest)
         self._top = (position, depth, found.top)
-        return replace(found, previous=top) if (before, at) == (position - 1, depth) else found
+        return found._replace(previous=top) if (before, at) == (position - 1, depth) else found
 
 
 def confidence(logits: npt.NDArray[np.float32], likeliest: int) -> Confidence:
     """Log-probability of the likeliest token of logits [V], and its lead over the second."""
     best = logits[likeliest]
-    top = -float(np.log(np.exp(logits - best).sum()))
+    shares = logits - best
+    np.exp(shares, out=shares)
+    top = -math.log(shares.sum())
     logits[likeliest] = -np.inf
     margin = float(best - logits.max())
     logits[likeliest] = best

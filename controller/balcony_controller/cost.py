@@ -36,6 +36,8 @@ class StageProfile:
 
         Straight lines between the points, the last one prolonged.
         """
+        if positions == 1 and not self.context_ms:
+            return self.points[0][1]
         extra_ms = 0.0
         if self.context_ms and context is not None:
             extra_ms = self.context_ms * positions * (context - self.context_at)

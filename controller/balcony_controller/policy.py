@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from balcony_controller.steps import StepCosts
 
@@ -40,9 +41,13 @@ class Policy:
             return 0, 0.0
         if cost_ms <= costs[-1]:
             return len(costs) - 2, 1.0
-        index = bisect_left(costs, -cost_ms, key=lambda cost: -cost)
+        index = bisect_left(self._rising, -cost_ms)
         above, below = costs[index - 1], costs[index]
         return index - 1, (above - cost_ms) / (above - below)
+
+    @cached_property
+    def _rising(self) -> tuple[float, ...]:
+        return tuple(-cost_ms for cost_ms in self.cost_ms)
 
     def agreement_at(self, cost_ms: float) -> float:
         """Expected agreement where the policy costs ``cost_ms``."""

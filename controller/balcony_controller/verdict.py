@@ -6,7 +6,6 @@ has given, and tells ``Governor.verified`` what a deep pass made of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
@@ -26,8 +25,7 @@ class Verdict(Enum):
     drafts held before it and one token of the full model's own are shown. For tokens that are likely wrong."""
 
 
-@dataclass(frozen=True)
-class Confidence:
+class Confidence(NamedTuple):
     """How sure an exit is of its token, computed with its logits.
 
     ``top``: log-probability (nats) of the likeliest token; ``margin``: logit gap between the first and the second;
