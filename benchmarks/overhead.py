@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [BUNDLE] [--tokens 200] [--rounds 5]
 
 Streams replies under several budgets and subtracts the graph runs from each token's time; given are microseconds by
-budget, and the controller's share by itself. Prints a table and, last, one JSON document.
+budget, and of these what the controller, the exits' confidence with the choice of a token, and text take. Timing each
+call costs some by itself, so that the parts come from runs of their own. Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -16,13 +17,17 @@ from typing import Any
 
 from balcony_edge import AdaptiveSession
 from balcony_edge.calibrate import cpu_model
+from balcony_edge.decode import Decoder
+from balcony_edge.engine.sampling import Sampler
+from balcony_edge.text import TextStream
 
 PROMPT = "Once upon a time there was a little girl who lived near a forest."
-TIMED = ("first_split", "stop_at", "judge", "verified", "settle")
+GOVERNOR = ("first_split", "stop_at", "judge", "observe", "verified", "settle")
+PARTS = ("controller", "choice", "text")
 
 
-def time_controller(governor: Any, spent: list[float]) -> None:
-    """Wrap the governor's methods that the decode loop calls; ``spent`` gathers their seconds."""
+def time_calls(owner: Any, names: tuple[str, ...], spent: list[float]) -> None:
+    """Wrap these methods of ``owner``; ``spent`` gathers their seconds."""
 
     def timed(method: Any) -> Any:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -34,8 +39,8 @@ def time_controller(governor: Any, spent: list[float]) -> None:
 
         return call
 
-    for name in TIMED:
-        setattr(governor, name, timed(getattr(governor, name)))
+    for name in names:
+        setattr(owner, name, timed(getattr(owner, name)))
 
 
 def measure(session: AdaptiveSession, budget: str, tokens: int) -> tuple[list[float], int]:
@@ -69,32 +74,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
+    saved = Decoder._confidence, Sampler.choose, TextStream.step
     for timed in (False, True):
         with AdaptiveSession(arguments.bundle, provider="cpu") as session:
-            calls: list[float] = []
+            parts: dict[str, list[float]] = {name: [] for name in PARTS}
             if timed:
-                time_controller(session.governor, calls)
+                time_calls(session.governor, GOVERNOR, parts["controller"])
+                time_calls(Decoder, ("_confidence",), parts["choice"])
+                time_calls(Sampler, ("choose",), parts["choice"])
+                time_calls(TextStream, ("step",), parts["text"])
             list(session.stream(PROMPT, 50))
             for budget in ("0.000001ms", "1ms", "2ms", "full"):
                 outside: list[float] = []
                 shown = 0
-                calls.clear()
+                for calls in parts.values():
+                    calls.clear()
                 for _ in range(arguments.rounds):
                     found, count = measure(session, budget, arguments.tokens)
                     outside += found
                     shown += count
                 row = results.setdefault(budget, {})
                 if timed:
-                    row["controller_us_per_token"] = round(sum(calls) * 1e6 / shown, 1)
+                    row |= {f"{name}_us_per_token": round(sum(calls) * 1e6 / shown, 1) for name, calls in parts.items()}
                 else:
                     row["median_us_per_step"] = round(median(outside), 1)
                     row["mean_us_per_token"] = round(sum(outside) / shown, 1)
-    print(f"{'budget':>12} {'median µs a step':>18} {'mean µs a token':>17} {'controller µs a token':>23}")
+    Decoder._confidence, Sampler.choose, TextStream.step = saved  # type: ignore[method-assign]
+    print(f"{'budget':>12} {'median µs a step':>18} {'mean µs a token':>17}" + "".join(f"{name:>12}" for name in PARTS))
     for budget, row in results.items():
-        print(
-            f"{budget:>12} {row['median_us_per_step']:18.1f} {row['mean_us_per_token']:17.1f}"
-            f" {row['controller_us_per_token']:23.1f}"
-        )
+        columns = "".join(f"{row[f'{name}_us_per_token']:12.1f}" for name in PARTS)
+        print(f"{budget:>12} {row['median_us_per_step']:18.1f} {row['mean_us_per_token']:17.1f}{columns}")
     print(json.dumps({"results": results, "machine": cpu_model()}))
 
 
