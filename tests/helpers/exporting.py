@@ -1,7 +1,7 @@
 """A process that exports on command, in children that die where they are told: for the tests of killed exports.
 
 One JSON order per line of stdin: model, out, splits, and ``kill_at`` (before that file-system event, from 1) or
-``kill_after_s``, or neither; ``count_into`` names a file that gets the number of events. The child's wait status goes
+``kill_after_s``, or neither; ``note_into`` names a file that gets the events' names. The child's wait status goes
 back as one line. Forked, so that imports are paid once.
 """
 
@@ -11,13 +11,10 @@ import json
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-# Imported late by the export: once here, instead of seconds in every child.
-import tokenizers  # noqa: F401
-import torch  # noqa: F401
 
 from balcony_export.bundle_writer import export_bundle
 
@@ -26,10 +23,10 @@ NEAR = ("open", "os.rename", "os.mkdir", "os.listdir", "os.scandir", "shutil.rmt
 
 
 class Events:
-    """Counts events that touch ``folder`` from now on, and kills this process as number ``fatal`` begins."""
+    """Notes events that touch ``folder`` from now on, and kills this process as number ``fatal`` begins."""
 
     def __init__(self, folder: str, fatal: int | None) -> None:
-        self.seen = 0
+        self.seen: list[str] = []
         self._folder = folder
         self._fatal = fatal
         sys.addaudithook(self._hear)
@@ -37,8 +34,8 @@ class Events:
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         # Deletions inside a folder name their files relative to it.
         if event in ANYWHERE or (event in NEAR and str(arguments[0]).startswith(self._folder)):
-            self.seen += 1
-            if self.seen == self._fatal:
+            self.seen.append(event)
+            if len(self.seen) == self._fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -51,15 +48,21 @@ def child(order: dict[str, Any]) -> None:
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
         os._exit(1)
-    if "count_into" in order:
-        Path(order["count_into"]).write_text(str(events.seen))
+    if "note_into" in order:
+        Path(order["note_into"]).write_text(json.dumps(events.seen))
     os._exit(0)
 
 
 def main() -> None:
     """Serve orders until stdin ends."""
+    warm = False
     for line in sys.stdin:
         order = json.loads(line)
+        if not warm:
+            # An export imports much at its late steps: once here, instead of seconds in every child.
+            with tempfile.TemporaryDirectory() as place:
+                export_bundle(Path(order["model"]), Path(place) / "b", model="m", splits=order["splits"], exits="init")
+            warm = True
         process = os.fork()
         if process == 0:
             child(order)
