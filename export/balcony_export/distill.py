@@ -42,8 +42,9 @@ def distill(
         return {str(split): loss for split, loss in zip(balconies.splits, losses, strict=True)}
 
     def look(step: int) -> None:
+        # Every process looks, since they may share the base's layers.
+        kl = heldout_kl(base, balconies, heldout[::2])
         if processes.first:
-            kl = heldout_kl(base, balconies, heldout[::2])
             metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
             best.look(step, balconies, kl)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from balcony_edge.errors import BalconyError
 
@@ -68,6 +68,19 @@ class Processes:
         """Until every process has come here."""
         if self.count > 1:
             torch.distributed.barrier()
+
+    def share_layers(self, layers: Iterable[nn.Module]) -> None:
+        """Let every process hold a part of each frozen layer's weights; a layer is whole only while it runs (FSDP).
+
+        Its results stay the same bits. Of one process, nothing changes.
+        """
+        if self.count > 1:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh(self.device.type if self.device else "cpu", (self.count,))
+            for layer in layers:
+                fully_shard(layer, mesh=mesh, reshard_after_forward=True)
 
 
 def _add_up_bucket(tensors: list[Tensor]) -> None:

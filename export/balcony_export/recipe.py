@@ -44,6 +44,8 @@ class Job:
     heldout: tuple[Path, ...] = ()
     device: str = "auto"
     save_every: int = 200
+    shard_base: bool = False
+    """Whether several processes share the base's layers among them instead of holding all of them each."""
     self_tokens: int | None = None
     """How many tokens the base samples of its own text; None: what the run takes in, up to MAX_TOKENS."""
 
@@ -77,6 +79,8 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     metrics = Metrics(job.out / "metrics.jsonl" if processes.first else None)
 
     balconies = build(base, config.splits, config.norm_start, check_width(config.width), config.start)
+    if job.shard_base:
+        processes.share_layers(base.model.model.layers)
     distill(base, balconies, data.train, rows, config, metrics, saving, processes)
     gates = train_gates(base, balconies, data.train, config, metrics, processes)
     measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)

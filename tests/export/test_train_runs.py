@@ -91,16 +91,28 @@ def ranked(rank: int, port: int, job: Job, config: TrainConfig) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    loaded: list[Base] = []
+
+    def load(*given: Any) -> Base:
+        loaded.append(load_base(*given))
+        return loaded[-1]
+
+    recipe.load_base = load  # type: ignore[attr-defined]
     trained = train_exits(job, config)
+    weight: Any = loaded[0].model.model.layers[0].mlp.up_proj.weight
+    held = weight.to_local() if job.shard_base else weight
+    assert held.numel() * (2 if job.shard_base else 1) == 48 * 32
     exits.save(job.out.with_name(f"of-{rank}"), trained)
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_train_the_exits_of_one(job: Job) -> None:
+@pytest.mark.parametrize("shard_base", [False, True])
+def test_two_processes_train_the_exits_of_one(job: Job, shard_base: bool) -> None:
     """To 1e-4 of the largest weight: sums of halves round otherwise than sums of wholes, eight steps of AdamW long."""
     pytest.importorskip("accelerate")
     config = replace(CONFIG, rows=5, accumulate=2)
     alone = train_exits(elsewhere(job, "alone"), replace(config, accumulate=1))
+    job = replace(job, shard_base=shard_base)
     port = free_port()
     children = [FORK.Process(target=ranked, args=(rank, port, job, config)) for rank in (0, 1)]
     for child in children:

@@ -76,6 +76,9 @@ def train(
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
+    shard_base: Annotated[
+        bool, typer.Option("--shard-base", help="Several processes share the base's layers (FSDP): for large bases.")
+    ] = False,
     self_tokens: Annotated[
         int | None,
         typer.Option(
@@ -121,6 +124,7 @@ def train(
         heldout=tuple(heldout or ()),
         device=device,
         save_every=save_every,
+        shard_base=shard_base,
         self_tokens=self_tokens,
     )
     config = TrainConfig.for_base(
