@@ -11,20 +11,20 @@ Prints a table and, last, one JSON document.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from lab import Answers, Lab, Name, arguments_of, finish, full_answers, open_lab, score, self_generated, table
+from lab import Lab, Name, arguments_of, finish, joined, open_lab, score, self_generated, table, train
 from torch import Tensor, nn
 
-from balcony_export.balcony import Balconies, build
+from balcony_export.balcony import build
 from balcony_export.base import Trace
 from balcony_export.kl import chunked_loss, next_tokens
 from balcony_export.schedule import cosine
 from balcony_export.training import CLIP_NORM, PAPER, TrainConfig
+from balcony_export.widths import check_width
 
 
 @dataclass(frozen=True)
@@ -60,111 +60,45 @@ VARIANTS = (
 class Student:
     """The exits of one variant and their optimiser."""
 
-    def __init__(self, variant: Variant, lab: Lab, config: TrainConfig) -> None:
-        self.variant = variant
-        self.config = config
-        self.loss = config.loss_function
-        self.balconies: Balconies = build(lab.base, config.splits, config.norm_start, config.width, config.start)
-        self.parameters = list(self.balconies.parameters())
-        self._optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0)
-        self.seconds = 0.0
+    def __init__(self, variant: Variant, lab: Lab, steps: int) -> None:
+        self.name, self.data, self.seed = variant.name, variant.data, variant.seed
+        config = TrainConfig.for_base(lab.base.blueprint.arch, lab.splits, **{**variant.settings, "steps": steps})
+        self._config = replace(config, learning_rate=variant.rate * config.learning_rate)
+        self._loss = config.loss_function
+        self._head = lab.base.head
+        self._balconies = build(lab.base, config.splits, config.norm_start, check_width(config.width), config.start)
+        self._parameters = list(self._balconies.parameters())
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=1.0, betas=(0.9, 0.95), weight_decay=0.0)
 
-    def learn(self, lab: Lab, step: int, tokens: Tensor, trace: Trace) -> None:
-        """One step on a pass of the base."""
-        begun = time.perf_counter()
+    def learn(self, step: int, tokens: Tensor, trace: Trace) -> None:
+        """As ``balcony-edge train`` takes a step."""
         for group in self._optimizer.param_groups:
-            group["lr"] = cosine(step, self.config.steps, self.config.learning_rate)
+            group["lr"] = cosine(step, self._config.steps, self._config.learning_rate)
         self._optimizer.zero_grad(set_to_none=True)
-        exits = self.balconies.normed(trace.hidden, trace.context)
-        _, gradients = chunked_loss(exits, trace.final, lab.base.head, self.loss, next_tokens(tokens))
+        exits = self._balconies.normed(trace.hidden, trace.context)
+        _, gradients = chunked_loss(exits, trace.final, self._head, self._loss, next_tokens(tokens))
         torch.autograd.backward(exits, gradients)
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
         self._optimizer.step()
-        self.seconds += time.perf_counter() - begun
 
-
-def configure(variant: Variant, lab: Lab, splits: tuple[int, ...], steps: int, rows: int) -> TrainConfig:
-    """The variant's settings; steps, rows and length are the same for all."""
-    settings = {**variant.settings, "steps": steps, "rows": rows, "length": lab.rows.shape[1]}
-    config = TrainConfig.for_base(lab.base.blueprint.arch, splits, **settings)
-    return replace(config, learning_rate=variant.rate * config.learning_rate)
-
-
-def train(lab: Lab, students: list[Student], streams: dict[str, Any]) -> None:
-    """All students together; those of one seed and one text share the base's pass."""
-    groups: dict[tuple[str, int], list[Student]] = {}
-    for student in students:
-        groups.setdefault((student.variant.data, student.variant.seed), []).append(student)
-    steps, rows, splits = students[0].config.steps, students[0].config.rows, students[0].config.splits
-    begun = time.perf_counter()
-    for step in range(steps):
-        for (data, seed), members in groups.items():
-            tokens = lab.batch(step, rows, seed, streams[data])
-            trace = lab.base.trace(tokens, splits)
-            for student in members:
-                student.learn(lab, step, tokens, trace)
-        if (step + 1) % 50 == 0:
-            print(f"step {step + 1}/{steps}, {time.perf_counter() - begun:.0f} s", flush=True)
-
-
-def answers_of(lab: Lab, students: list[Student]) -> Answers:
-    """Every exit of every student, and the untrained lens."""
-    splits = students[0].config.splits
-
-    def answers(tokens: Tensor) -> Iterator[tuple[Name, Tensor]]:
-        trace = lab.base.trace(tokens, splits)
-        for split in splits:
-            yield ("untrained logit lens", split), lab.base.head.logits(lab.base.lens(trace.hidden[split]))
-        for student in students:
-            normed = student.balconies.normed(trace.hidden, trace.context)
-            for split, one in zip(splits, normed, strict=True):
-                yield (student.variant.name, split), lab.base.head.logits(one)
-
-    return answers
+    def answers(self, tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
+        """Every exit's logits."""
+        normed = self._balconies.normed(trace.hidden, trace.context)
+        for split, one in zip(self._balconies.splits, normed, strict=True):
+            yield (self.name, split), self._head.logits(one)
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__).parse_args()
-    torch.set_num_threads(1)
-    splits = tuple(map(int, arguments.splits.split(",")))
-    used = arguments.steps * arguments.rows * arguments.length
-    lab = open_lab(arguments.model, arguments.data, used, arguments.length, arguments.collapse)
-    chosen = [one for one in VARIANTS if not arguments.only or any(part in one.name for part in arguments.only)]
-    streams = {"text": lab.train}
-    if any(one.data == "self" for one in chosen):
-        streams["self"] = self_generated(lab, len(lab.train), arguments.length)
-        print(f"sampled {len(streams['self']):,} tokens", flush=True)
-    students = [Student(one, lab, configure(one, lab, splits, arguments.steps, arguments.rows)) for one in chosen]
-    train(lab, students, streams)
-    scores = score(lab, answers_of(lab, students)) | score(lab, full_answers(lab))
-    names = list(dict.fromkeys(name for name, _ in scores))
-    rows = [["variant", f"agreement at {arguments.splits}", "KL, nats", "perplexity", "agreement length"]]
-    for name in names:
-        ours = [scores[key] for key in scores if key[0] == name]
-        rows.append(
-            [
-                name,
-                " / ".join(f"{one['agreement']:.3f}" for one in ours),
-                " / ".join(f"{one['kl_nats']:.3f}" for one in ours),
-                " / ".join(f"{one['perplexity']:.2f}" for one in ours),
-                " / ".join(f"{one['agreement_length']:.1f}" for one in ours),
-            ]
-        )
+    options = arguments_of(__doc__).parse_args()
+    lab = open_lab(options)
+    streams = {"text": lab.train, "self": self_generated(lab, len(lab.train), options.length)}
+    students = [Student(variant, lab, options.steps) for variant in VARIANTS]
+    train(lab, students, options.steps, options.rows, streams)
+    scores = score(lab, students)
+    rows = [["variant", f"agreement at {options.splits}", "KL, nats", "perplexity", "agreement length"]]
+    rows += [[name, *joined(scores, name)] for name in dict.fromkeys(name for name, _ in scores)]
     print(table(rows))
-    finish(
-        {
-            "model": arguments.model.name,
-            "splits": splits,
-            "steps": arguments.steps,
-            "tokens_a_step": arguments.rows * arguments.length,
-            "text_tokens": len(lab.train),
-            "scored_positions": lab.rows.numel(),
-            "scores": [{"variant": name, "depth": depth, **values} for (name, depth), values in scores.items()],
-            "learning_rates": {student.variant.name: student.config.learning_rate for student in students},
-            "seconds": {student.variant.name: round(student.seconds, 1) for student in students},
-        },
-        arguments.json,
-    )
+    finish(lab, options, scores)
 
 
 if __name__ == "__main__":

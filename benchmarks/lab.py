@@ -8,17 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from balcony_export import corpus, placement, quality
+from balcony_export import corpus, placement
 from balcony_export.architectures import read_config
-from balcony_export.base import Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.base import Base, Trace, boundary_ids, load_base, load_tokenizer
 from balcony_export.widths import Width
 
 # Held-out tokens, and prompts that the base continues greedily: how much is scored.
@@ -26,9 +28,24 @@ HELDOUT_ROWS = 128
 PROMPTS, PROMPT_TOKENS, REPLY_TOKENS = 128, 16, 48
 ROWS_AT_ONCE = 16
 
-# Tokens [rows, length] to logits [rows, length, V] of everything that is scored, by name and depth.
+BASE = "the frozen base"
+# Of what is scored: its name and the depth that it stands for.
 Name = tuple[str, int]
-Answers = Callable[[Tensor], Iterable[tuple[Name, Tensor]]]
+
+
+class Learner(Protocol):
+    """Something that learns to answer early, beside others."""
+
+    data: str
+    """Which text it learns from."""
+    seed: int
+    """Which batches of it."""
+
+    def learn(self, step: int, tokens: Tensor, trace: Trace) -> None:
+        """One training step on tokens [rows, length] and the frozen base's pass over them."""
+
+    def answers(self, tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
+        """Logits [rows, length, V] of all that it can say."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +61,7 @@ class Lab:
     """Held-out beginnings and the base's own greedy continuations: int64 [PROMPTS, PROMPT_TOKENS + REPLY_TOKENS]."""
     start: int
     """The id that a document starts with."""
-
-    def batch(self, step: int, rows: int, seed: int = 0, stream: corpus.Tokens | None = None) -> Tensor:
-        """The tokens of one step, int64 [rows, length]; the same for everything that is trained."""
-        length = self.rows.shape[1]
-        return torch.from_numpy(corpus.batch(self.train if stream is None else stream, step, rows, length, seed))
+    splits: tuple[int, ...]
 
     def cost(self, depth: int, width: Width = "layer") -> float:
         """Weights that a token reads which leaves after ``depth`` layers through an exit, against full depth."""
@@ -58,24 +71,25 @@ class Lab:
         return (depth * layer + placement.exit_elements(plan, width) + head) / full
 
 
-def open_lab(model: Path, texts: Sequence[Path], tokens: int, length: int, collapse: bool) -> Lab:
-    """Load the base and its text; only the first ``tokens`` of the training text are used.
-
-    ``collapse`` makes blank lines single line breaks, as the text of stories260K has them.
-    """
-    base = load_base(model, device="cpu")
-    tokenizer = load_tokenizer(model)
-    end, start = boundary_ids(tokenizer, read_config(model))
-    documents = [text.replace("\n\n", "\n") if collapse else text for text in corpus.documents(texts)]
+def open_lab(options: argparse.Namespace) -> Lab:
+    """Load the base and its text, of which no more is used than steps · rows · length tokens."""
+    torch.set_num_threads(1)
+    base = load_base(options.model, device="cpu")
+    tokenizer = load_tokenizer(options.model)
+    end, start = boundary_ids(tokenizer, read_config(options.model))
+    documents = [text.replace("\n\n", "\n") if options.collapse else text for text in corpus.documents(options.data)]
     train = corpus.encode([text for text in documents if not corpus.is_heldout(text)], tokenizer, end, start)
     heldout = [text for text in documents if corpus.is_heldout(text)]
     stream = corpus.encode(heldout, tokenizer, end, start)
-    rows = quality.heldout_rows(stream, length)[:: max(1, len(stream) // length // HELDOUT_ROWS)][:HELDOUT_ROWS]
+    rows = corpus.sequences(stream, options.length)
+    rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), HELDOUT_ROWS)).astype(int)]
     first = end if start is None else start
     prompts = [[first, *ids] for ids in tokenizer(heldout, add_special_tokens=False)["input_ids"]]
     prompts = [ids[:PROMPT_TOKENS] for ids in prompts if len(ids) >= PROMPT_TOKENS][:PROMPTS]
     greedy = generate(base, torch.tensor(prompts), REPLY_TOKENS, None)
-    return Lab(base, train[:tokens], torch.from_numpy(rows), greedy, first)
+    splits = tuple(map(int, options.splits.split(",")))
+    used = options.steps * options.rows * options.length
+    return Lab(base, train[:used], torch.from_numpy(rows), greedy, first, splits)
 
 
 @torch.no_grad()
@@ -139,26 +153,42 @@ class Score:
 
 
 @torch.no_grad()
-def score(lab: Lab, answers: Answers) -> dict[Name, dict[str, float]]:
-    """Everything that ``answers`` gives, on held-out rows and on the base's greedy texts."""
+def score(lab: Lab, learners: Sequence[Learner]) -> dict[Name, dict[str, float]]:
+    """All that the learners say, the untrained lens and the base itself, on held-out rows and on greedy texts."""
     found: dict[Name, Score] = {}
     for part in torch.split(lab.rows, ROWS_AT_ONCE):
-        full = lab.base.head.logits(lab.base.trace(part, []).final)
-        for name, logits in answers(part):
+        trace = lab.base.trace(part, lab.splits)
+        full = lab.base.head.logits(trace.final)
+        for name, logits in _everything(lab, learners, part, trace):
             found.setdefault(name, Score()).add(part, full, logits)
     for part in torch.split(lab.greedy, ROWS_AT_ONCE):
-        for name, logits in answers(part):
+        for name, logits in _everything(lab, learners, part, lab.base.trace(part, lab.splits)):
             found[name].add_greedy(part, logits)
     return {name: one.as_dict() for name, one in found.items()}
 
 
-def full_answers(lab: Lab) -> Answers:
-    """The base itself."""
+def _everything(lab: Lab, learners: Sequence[Learner], tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
+    yield (BASE, lab.base.blueprint.arch.layers), lab.base.head.logits(trace.final)
+    for split in lab.splits:
+        yield ("untrained logit lens", split), lab.base.head.logits(lab.base.lens(trace.hidden[split]))
+    for learner in learners:
+        yield from learner.answers(tokens, trace)
 
-    def answers(tokens: Tensor) -> Iterator[tuple[Name, Tensor]]:
-        yield ("full", lab.base.blueprint.arch.layers), lab.base.head.logits(lab.base.trace(tokens, []).final)
 
-    return answers
+def train(lab: Lab, learners: Sequence[Learner], steps: int, rows: int, streams: Mapping[str, corpus.Tokens]) -> None:
+    """All learners together; those of one seed and one text share the base's pass."""
+    groups: dict[tuple[str, int], list[Learner]] = {}
+    for learner in learners:
+        groups.setdefault((learner.data, learner.seed), []).append(learner)
+    begun = time.perf_counter()
+    for step in range(steps):
+        for (data, seed), members in groups.items():
+            tokens = torch.from_numpy(corpus.batch(streams[data], step, rows, lab.rows.shape[1], seed))
+            trace = lab.base.trace(tokens, lab.splits)
+            for learner in members:
+                learner.learn(step, tokens, trace)
+        if (step + 1) % 50 == 0:
+            print(f"step {step + 1}/{steps}, {time.perf_counter() - begun:.0f} s", flush=True)
 
 
 def arguments_of(description: str | None) -> argparse.ArgumentParser:
@@ -171,9 +201,15 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--only", action="append", help="a part of the names of the variants to run")
     parser.add_argument("--json", type=Path, help="also write the document here")
     return parser
+
+
+def joined(scores: Mapping[Name, Mapping[str, float]], name: str) -> list[str]:
+    """Cells of a table: agreement, KL, perplexity and agreement length of one name, its depths side by side."""
+    ours = [values for (other, _), values in scores.items() if other == name]
+    formats = {"agreement": ".3f", "kl_nats": ".3f", "perplexity": ".2f", "agreement_length": ".1f"}
+    return [" / ".join(format(values[what], form) for values in ours) for what, form in formats.items()]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -183,10 +219,20 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def finish(document: dict[str, Any], path: Path | None) -> None:
+def finish(lab: Lab, options: argparse.Namespace, scores: Mapping[Name, Mapping[str, float]], **more: Any) -> None:
     """The JSON document as the last line, and in a file."""
+    document = {
+        "model": options.model.name,
+        "splits": lab.splits,
+        "steps": options.steps,
+        "tokens_a_step": options.rows * options.length,
+        "text_tokens": len(lab.train),
+        "scored_positions": lab.rows.numel(),
+        "scores": [{"name": name, "depth": depth, **values} for (name, depth), values in scores.items()],
+        **more,
+    }
     text = json.dumps(document)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n")
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text + "\n")
     print(text)
