@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,8 @@ class Plan:
     formats: Formats
     quality: dict[int, ExitQuality]
     generation: Generation
+    training: Mapping[str, Any] | None = None
+    """How the exits were trained, for the card."""
 
     def write(
         self, folder: Path | None, weights: WeightFile, formats: Formats, scales: CacheScales | None = None
@@ -106,8 +108,9 @@ def plan_export(
     check_tokenizer(folder)
     generation = read_generation(folder)
     _check_tensors(base, blueprint)
-    source, quality, splits = find_exits(exits, splits, base, blueprint, folder)
-    return Plan(folder, blueprint, Parts(base, source, splits), choice, formats, quality, generation)
+    found = find_exits(exits, splits, base, blueprint, folder)
+    parts = Parts(base, found.source, found.splits)
+    return Plan(folder, blueprint, parts, choice, formats, found.quality, generation, found.training)
 
 
 def _check_tensors(base: Checkpoint, blueprint: Blueprint) -> None:
@@ -188,6 +191,7 @@ def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: s
         work,
         plan.folder,
         model,
+        plan.training,
         architecture=plan.blueprint.arch,
         splits=plan.parts.splits,
         formats=formats,
@@ -206,15 +210,18 @@ def copy_small_files(folder: Path, work: Path) -> None:
             shutil.copyfile(folder / name, work / name)
 
 
-def seal(work: Path, folder: Path, model: str, **fields: Any) -> Bundle:
-    """Write the card and the manifest of all that lies in ``work``; ``fields`` are the manifest's others."""
+def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:
+    """Write the card and the manifest of all that lies in ``work``; ``fields`` are the manifest's others.
+
+    ``training``: how the exits were trained (exits.json), for the card.
+    """
     manifest = Manifest(
         schema_version=2,
         base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
         files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         **fields,
     )
-    (work / CARD_NAME).write_text(card.render(manifest, card.licence(folder)), encoding="utf-8")
+    (work / CARD_NAME).write_text(card.render(manifest, card.licence(folder), training), encoding="utf-8")
     (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return Bundle(work)
 

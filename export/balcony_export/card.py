@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from balcony_edge.bundle import CARD_NAME, Manifest
 from balcony_edge.front_matter import front_matter, split_card
@@ -39,8 +40,8 @@ def licence(folder: Path) -> dict[str, str]:
     return {}
 
 
-def render(manifest: Manifest, known_licence: Mapping[str, str]) -> str:
-    """The whole card. The sizes are those of the manifest's files."""
+def render(manifest: Manifest, known_licence: Mapping[str, str], training: Mapping[str, Any] | None = None) -> str:
+    """The whole card. The sizes are those of the manifest's files; ``training`` is that of exits.json."""
     base = manifest.base
     splits = ", ".join(map(str, manifest.splits))
     hung = "exits hang" if manifest.exits else "the base is cut"
@@ -61,7 +62,7 @@ budget decides how deep each token goes. At full depth it is the base itself, wi
 | exactness | {manifest.exactness} |
 | licence | {licensed} |
 
-{_exits(manifest)}## Run it
+{_exits(manifest)}{_trained(training)}## Run it
 
 ```sh
 pip install 'balcony-edge[cpu,hub]'   # or [gpu,hub]
@@ -101,6 +102,18 @@ def _exits(manifest: Manifest) -> str:
         "token is the full model's; KL: from the full model to the exit. Both measured in training on held-out text,\n"
         "before the weights were quantised.\n\n"
     )
+
+
+def _trained(training: Mapping[str, Any] | None) -> str:
+    """How the exits came to be; empty where nobody trained them."""
+    if not training:
+        return ""
+    words = {"layer": "a decoder layer and a norm", "mlp": "an MLP and a norm", "norm": "a norm"}
+    width = words[training.get("width", "layer")]
+    loss = training.get("loss", "kl")
+    aim = "the text's next token (cross-entropy)" if loss == "ce" else f"the frozen base's distribution (loss {loss})"
+    size = f"{training['steps']:,} steps of {training['rows']} x {training['length']} tokens"
+    return f"Each exit is {width}, trained towards {aim} for {size}.\n\n"
 
 
 def _scalar(value: str) -> str:

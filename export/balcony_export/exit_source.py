@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from balcony_edge.bundle import ExitQuality
 from balcony_edge.errors import ModelError
@@ -59,10 +60,19 @@ def initial_exits(base: Source, blueprint: Blueprint, splits: list[int]) -> Rena
     return Renamed(base, names)
 
 
+class Found(NamedTuple):
+    """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained."""
+
+    source: Source | None
+    quality: dict[int, ExitQuality]
+    splits: list[int]
+    training: Mapping[str, Any] | None = None
+
+
 def find_exits(
     exits: Path | str | None, splits: list[int] | None, base: Source, blueprint: Blueprint, folder: Path
-) -> tuple[Source | None, dict[int, ExitQuality], list[int]]:
-    """The exits' tensors, their measured quality and the splits, from what the caller named (see export_bundle)."""
+) -> Found:
+    """The exits from what the caller named (see export_bundle)."""
     layers = blueprint.arch.layers
     if isinstance(exits, Path):
         trained = load(exits)
@@ -75,12 +85,12 @@ def find_exits(
         chosen = check_splits(list(splits or trained.splits), layers)
         measured = trained.quality["exits"]
         quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
-        return Tensors(trained.tensors), quality, chosen
+        return Found(Tensors(trained.tensors), quality, chosen, trained.training)
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
     # Without exits, an uncut model is a baseline that people measure.
     chosen = [] if not splits and exits is None else check_splits(splits, layers)
-    return (initial_exits(base, blueprint, chosen) if exits == "init" else None), {}, chosen
+    return Found(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
 
 
 def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:

@@ -10,6 +10,7 @@ import yaml
 
 from balcony_edge import Bundle
 from balcony_edge.front_matter import split_card
+from balcony_export import exits
 from balcony_export.bundle_writer import export_bundle
 from balcony_export.card import licence, render
 from balcony_export.formats import Choice
@@ -59,7 +60,9 @@ def test_an_export_writes_the_card(tmp_path: Path) -> None:
     for split, quality in bundle.manifest.quality.items():
         assert f"| {split} | " in body
         assert f"{quality.agreement:.3f} | {quality.kl_nats:.3f}" in body
-    for word in ("balcony-edge run", "int8", bundle.manifest.base.sha256):
+    steps = exits.load(DEMO_EXITS).training["steps"]
+    trained = f"a decoder layer and a norm, trained towards the frozen base's distribution (loss kl) for {steps:,} "
+    for word in ("balcony-edge run", "int8", bundle.manifest.base.sha256, trained):
         assert word in body
 
 
@@ -67,6 +70,18 @@ def test_a_local_base_is_no_hub_id_and_untrained_exits_are_not_measured(tiny_bun
     card = tiny_bundles("fp32", "bit").file("README.md").read_text()
     assert "base_model" not in yaml.safe_load(split_card(card)[0])
     assert "not measured" in card
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"width": "mlp"}, "Each exit is an MLP and a norm, trained towards the frozen base's distribution (loss kl)"),
+        ({"width": "norm", "loss": "ce"}, "Each exit is a norm, trained towards the text's next token (cross-entropy)"),
+    ],
+)
+def test_the_card_says_how_exits_were_trained(choice: dict[str, str], words: str) -> None:
+    card = render(Bundle.demo().manifest, {}, {"steps": 1200, "rows": 8, "length": 64, **choice})
+    assert f"{words} for 1,200 steps of 8 x 64 tokens." in card
 
 
 def test_odd_values_stay_yaml() -> None:

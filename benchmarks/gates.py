@@ -1,0 +1,243 @@
+"""What tells best whether an exit's token is the full model's, and at what price? Gates against the exit's confidence.
+
+    python benchmarks/gates.py --data stories-simple.txt.xz [--model export/demo/base --exits export/demo/exits]
+
+Base and exits stay as they are. Each gate is fitted on training text and calibrated on the even held-out rows; AUROC
+and calibration error (ECE) are of the odd ones, and so is the share of right tokens when the surer half leaves at the
+exit and the other half goes to full depth. Costs are weights read a token, against one base layer. Prints tables and,
+last, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from balcony_export import corpus, exits, placement, quality
+from balcony_export.architectures import read_config
+from balcony_export.balcony import Balconies, build
+from balcony_export.base import Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.calibration import auroc, calibration_error, logistic, sigmoid
+from balcony_export.exits import GATE_EPSILON, GATE_WIDTH
+from balcony_export.gate import Gate
+from balcony_export.kl import answers, predictions
+from balcony_export.schedule import cosine
+
+RANK = 32
+ROWS_AT_ONCE = 8
+
+
+class Seen(NamedTuple):
+    """One split's positions, [rows, length] or [rows, length, hidden]."""
+
+    hidden: Tensor
+    agrees: Tensor
+    top: Tensor
+    margin: Tensor
+    entropy: Tensor
+    before: Tensor
+    """``top`` of the position before; a row's first has the mean."""
+
+
+@torch.no_grad()
+def observe(base: Base, balconies: Balconies, rows: Tensor) -> dict[int, Seen]:
+    """All that could be known of the exits' tokens on ``rows``."""
+    found: dict[int, list[list[Tensor]]] = {split: [] for split in balconies.splits}
+    for part in torch.split(rows, ROWS_AT_ONCE):
+        trace = base.trace(part, balconies.splits)
+        full = predictions(trace.final, base.head)
+        for split, normed in zip(balconies.splits, balconies.normed(trace.hidden, trace.context), strict=True):
+            said = answers(normed, base.head)
+            log_q = torch.log_softmax(base.head.logits(normed), -1)
+            entropy = -(log_q.exp() * log_q).sum(-1)
+            found[split].append([trace.hidden[split], said.token == full, said.top, said.margin, entropy])
+    seen = {}
+    for split, parts in found.items():
+        hidden, agrees, top, margin, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        before = torch.cat([top.mean().expand(len(top), 1), top[:, :-1]], dim=1)
+        seen[split] = Seen(hidden, agrees, top, margin, entropy, before)
+    return seen
+
+
+def normed(hidden: Tensor) -> Tensor:
+    """The gate's norm without weights."""
+    return functional.rms_norm(hidden, hidden.shape[-1:], eps=GATE_EPSILON)
+
+
+def previous(values: Tensor) -> Tensor:
+    """Each position's predecessor; a row's first has itself."""
+    return torch.cat([values[:, :1], values[:, :-1]], dim=1)
+
+
+class Mlp(nn.Module):
+    """Linear, SiLU, Linear on features that a function makes of what was seen."""
+
+    def __init__(self, features: Callable[[Seen], Tensor], inputs: int, width: int) -> None:
+        super().__init__()
+        self.features = features
+        self.body = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, 1))
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Logits [rows, length]."""
+        out: Tensor = self.body(self.features(seen)).squeeze(-1)
+        return out
+
+
+class Peek(nn.Module):
+    """A low-rank lens of its own: hidden to RANK to the vocabulary; the likeliest log-probabilities are looked at."""
+
+    TOP = 8
+
+    def __init__(self, base: Base, width: int) -> None:
+        super().__init__()
+        # The best start that rank allows: the head's own leading directions.
+        left, sizes, right = torch.linalg.svd(base.head.weight, full_matrices=False)
+        norm = base.model.model.norm.weight.detach()
+        self.down = nn.Parameter((right[:RANK] * norm).clone())
+        self.up = nn.Parameter((left[:, :RANK] * sizes[:RANK]).clone())
+        self.body = Mlp(lambda seen: seen.hidden, base.head.hidden + self.TOP + 1, width).body
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Logits [rows, length]."""
+        x = normed(seen.hidden)
+        log_q = torch.log_softmax(x @ self.down.T @ self.up.T, -1)
+        entropy = -(log_q.exp() * log_q).sum(-1, keepdim=True)
+        out: Tensor = self.body(torch.cat([x, log_q.topk(self.TOP, -1).values, entropy], -1)).squeeze(-1)
+        return out
+
+
+def fitted(gate: nn.Module, seen: Seen, steps: int, rate: float) -> nn.Module:
+    """Train a gate by cross-entropy on the training text's positions."""
+    optimizer = torch.optim.AdamW(gate.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+    dice = torch.Generator().manual_seed(0)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = cosine(step, steps, rate)
+        rows = torch.randint(len(seen.agrees), (8,), generator=dice)
+        part = Seen(*(values[rows] for values in seen))
+        loss = functional.binary_cross_entropy_with_logits(gate(part), part.agrees.float())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    return gate.eval()
+
+
+def measured(features: list[Tensor], agrees: Tensor) -> dict[str, float]:
+    """A logistic calibration of the features on even rows, scored on odd rows."""
+    columns = np.stack([values.double().numpy() for values in features], -1)
+    outcomes = agrees.numpy()
+    weights = logistic(columns[::2].reshape(-1, len(features)), outcomes[::2].ravel())
+    chances = sigmoid(columns[1::2].reshape(-1, len(features)) @ weights[:-1] + weights[-1])
+    right = outcomes[1::2].ravel()
+    surer = np.argsort(-chances, kind="stable")[: len(chances) // 2]
+    ranked = auroc(chances, right)
+    assert ranked is not None
+    return {
+        "auroc": ranked,
+        "ece": calibration_error(chances, right),
+        "agreement_half": float(right[surer].sum() + len(chances) - len(surer)) / len(chances),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("export/demo/base"))
+    parser.add_argument("--exits", type=Path, default=Path("export/demo/exits"))
+    parser.add_argument("--data", type=Path, required=True, action="append")
+    parser.add_argument("--rows", type=int, default=600, help="rows of training text that the gates learn from")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--length", type=int, default=256)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    base = load_base(options.model, device="cpu")
+    trained = exits.load(options.exits)
+    balconies = build(base, trained.splits, "final", trained.width)
+    balconies.load_state_dict(
+        {name[6:]: torch.from_numpy(value) for name, value in trained.tensors.items() if name.startswith("exits.")}
+    )
+    tokenizer = load_tokenizer(options.model)
+    end, start = boundary_ids(tokenizer, read_config(options.model))
+    data = corpus.load(options.data, tokenizer, end, start)
+    rows = corpus.batch(data.train, 0, options.rows, options.length, 77)
+    learned = observe(base, balconies, torch.from_numpy(rows))
+    held = observe(base, balconies, torch.from_numpy(quality.heldout_rows(data.heldout, options.length)))
+
+    hidden = base.head.hidden
+    layer = placement.exit_elements(base.blueprint, "layer")
+    exit_cost = (layer + base.head.vocabulary * hidden) / layer
+
+    def mlp(inputs: int, width: int) -> float:
+        return (inputs + 2) * width / layer
+
+    def both(seen: Seen) -> Tensor:
+        x = normed(seen.hidden)
+        return torch.cat([x, x - previous(x)], -1)
+
+    def with_before(seen: Seen) -> Tensor:
+        return torch.cat([normed(seen.hidden), seen.before[..., None]], -1)
+
+    def everything(seen: Seen) -> Tensor:
+        return torch.cat([both(seen), seen.before[..., None]], -1)
+
+    rate = 3e-3
+    results: dict[str, Any] = {}
+    for split, seen in held.items():
+        shipped = Gate(hidden)
+        shipped.load_state_dict({name: torch.from_numpy(value) for name, value in trained.gate(split).items()})
+        kinds: dict[str, tuple[nn.Module, float]] = {
+            f"hidden state, {GATE_WIDTH} wide": (Mlp(lambda s: normed(s.hidden), hidden, GATE_WIDTH), mlp(hidden, 64)),
+            "hidden state, 256 wide": (Mlp(lambda s: normed(s.hidden), hidden, 256), mlp(hidden, 256)),
+            "hidden state and its change, 128 wide": (Mlp(both, 2 * hidden, 128), mlp(2 * hidden, 128)),
+            "hidden state and previous confidence, 64 wide": (Mlp(with_before, hidden + 1, 64), mlp(hidden + 1, 64)),
+            "hidden state, change, previous confidence, 128 wide": (
+                Mlp(everything, 2 * hidden + 1, 128),
+                mlp(2 * hidden + 1, 128),
+            ),
+            f"rank-{RANK} peek at the head, 64 wide": (
+                Peek(base, 64),
+                mlp(hidden + 9, 64) + RANK * (hidden + base.head.vocabulary) / layer,
+            ),
+        }
+        table: dict[str, dict[str, float]] = {}
+
+        def note(name: str, cost: float, *features: Tensor) -> None:
+            table[name] = {**measured(list(features), seen.agrees), "cost_layers": cost}  # noqa: B023
+            row = table[name]  # noqa: B023
+            print(
+                f"| {name} | {row['auroc']:.3f} | {row['ece']:.3f} | {row['agreement_half']:.3f} | {cost:.2f} |",
+                flush=True,
+            )
+
+        print(f"\n| exit {split}: agrees at {seen.agrees.double().mean():.3f} | AUROC | ECE | half leave | cost |")
+        print("|---|---|---|---|---|")
+        with torch.no_grad():
+            own = shipped(seen.hidden)
+        note("shipped gate", mlp(hidden, GATE_WIDTH), own)
+        note("previous confidence alone", 0.0, seen.before)
+        note("shipped gate and previous confidence", mlp(hidden, GATE_WIDTH), own, seen.before)
+        for name, (gate, cost) in kinds.items():
+            torch.manual_seed(0)
+            fitted(gate, learned[split], options.steps, rate)
+            with torch.no_grad():
+                parts = zip(*(torch.split(values, ROWS_AT_ONCE) for values in seen), strict=True)
+                logits = torch.cat([gate(Seen(*part)) for part in parts])
+            note(name, cost, logits)
+            note(f"{name}; and previous confidence", cost, logits, seen.before)
+        note("exit's max probability", exit_cost, seen.top)
+        note("exit's margin", exit_cost, seen.margin)
+        note("exit's entropy", exit_cost, seen.entropy)
+        note("judge: gate, probability, margin, previous", exit_cost, own, seen.top, seen.margin, seen.before)
+        results[str(split)] = table
+    print(json.dumps({"model": options.model.name, "heldout_tokens": int(seen.agrees.numel()), "splits": results}))
+
+
+if __name__ == "__main__":
+    main()
