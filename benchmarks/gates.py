@@ -152,7 +152,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("export/demo/base"))
     parser.add_argument("--exits", type=Path, default=Path("export/demo/exits"))
     parser.add_argument("--data", type=Path, required=True, action="append")
-    parser.add_argument("--rows", type=int, default=600, help="rows of training text that the gates learn from")
+    parser.add_argument(
+        "--rows", type=int, default=600, help="training rows for new gates; 0: only what is there already"
+    )
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--length", type=int, default=256)
     options = parser.parse_args()
@@ -166,8 +168,8 @@ def main() -> None:
     tokenizer = load_tokenizer(options.model)
     end, start = boundary_ids(tokenizer, read_config(options.model))
     data = corpus.load(options.data, tokenizer, end, start)
-    rows = corpus.batch(data.train, 0, options.rows, options.length, 77)
-    learned = observe(base, balconies, torch.from_numpy(rows))
+    rows = corpus.batch(data.train, 0, max(1, options.rows), options.length, 77)
+    learned = observe(base, balconies, torch.from_numpy(rows)) if options.rows else {}
     held = observe(base, balconies, torch.from_numpy(quality.heldout_rows(data.heldout, options.length)))
 
     hidden = base.head.hidden
@@ -223,7 +225,16 @@ def main() -> None:
         note("shipped gate", mlp(hidden, GATE_WIDTH), own)
         note("previous confidence alone", 0.0, seen.before)
         note("shipped gate and previous confidence", mlp(hidden, GATE_WIDTH), own, seen.before)
-        for name, (gate, cost) in kinds.items():
+        for below in (other for other in held if other < split):
+            # Known for nothing where the exit below has been asked already.
+            note(
+                f"shipped gate and the confidence of exit {below}",
+                mlp(hidden, GATE_WIDTH),
+                own,
+                held[below].top,
+                held[below].margin,
+            )
+        for name, (gate, cost) in kinds.items() if learned else ():
             torch.manual_seed(0)
             fitted(gate, learned[split], options.steps, rate)
             with torch.no_grad():
