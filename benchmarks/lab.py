@@ -21,6 +21,7 @@ from torch import Tensor
 from balcony_export import corpus, placement
 from balcony_export.architectures import read_config
 from balcony_export.base import Base, Trace, boundary_ids, load_base, load_tokenizer
+from balcony_export.self_text import generate
 from balcony_export.widths import Width
 
 # Held-out tokens, and prompts that the base continues greedily: how much is scored.
@@ -90,22 +91,6 @@ def open_lab(options: argparse.Namespace) -> Lab:
     splits = tuple(map(int, options.splits.split(",")))
     used = options.steps * options.rows * options.length
     return Lab(base, train[:used], torch.from_numpy(rows), greedy, first, splits)
-
-
-@torch.no_grad()
-def generate(base: Base, ids: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """``ids`` [rows, n] and ``count`` more tokens of the base: sampled (temperature 1), without a generator greedy."""
-    step, cache = ids, None
-    for _ in range(count):
-        out = base.model.model(step, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        logits = base.head.logits(out.last_hidden_state[:, -1])
-        if generator is None:
-            step = logits.argmax(-1, keepdim=True)
-        else:
-            step = torch.multinomial(torch.softmax(logits, -1), 1, generator=generator)
-        ids = torch.cat([ids, step], dim=1)
-    return ids
 
 
 def self_generated(lab: Lab, tokens: int, length: int, rows: int = 256) -> corpus.Tokens:
