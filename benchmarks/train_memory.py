@@ -15,7 +15,6 @@ import argparse
 import json
 import multiprocessing
 import random
-import resource
 import tempfile
 from math import prod
 from pathlib import Path
@@ -54,8 +53,9 @@ def train(folder: Path, out: Path, splits: list[int], options: argparse.Namespac
 
 
 def peak() -> int:
-    """The most bytes that this process has had resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most bytes that this process has had resident (Linux; getrusage would count its parent's too)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def parameters(shape: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The best exits of a run by KL on held-out text, each exit at its own step: they share no weights.
 
-A run's last step is not always its best one: short texts are seen many times over. The best lie in one safetensors file
+A run's last step is not always its best one: short texts are seen many times over. The best lie in safetensors files
 beside the state, so that they cost no memory and outlive an interruption.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from balcony_export import corpus
 from balcony_export.balcony import Balconies
@@ -41,36 +41,34 @@ def heldout_kl(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict[st
 
 
 class Best:
-    """The file of the best exits so far; of another run's identity it counts as none."""
+    """The files of the best exits so far, one an exit; those of another run's identity count as none."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
-        self._path = path
-        self._identity = dict(identity)
-        self.found: dict[str, dict[str, float]] = {}
-        """Per split the ``kl_nats`` and the ``step`` that it was reached at."""
-        if path.exists():
-            written = metadata(path)
-            if json.loads(written["config"]) == self._identity:
-                self.found = json.loads(written["found"])
+    def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
+        self._folder = folder
+        self._identity = json.dumps(dict(identity))
+
+    def found(self, split: int | str) -> tuple[float, int] | None:
+        """The lowest KL in nats of an exit and the step that it was reached at; None if nobody ever looked."""
+        path = self._path(split)
+        written = metadata(path) if path.exists() else {"config": ""}
+        return (float(written["kl_nats"]), int(written["step"])) if written["config"] == self._identity else None
 
     def look(self, step: int, balconies: Balconies, kl: Mapping[str, float]) -> None:
         """Keep every exit that is better than it was. The same look again, after a resume, changes nothing."""
-        better = [split for split in kl if split not in self.found or kl[split] < self.found[split]["kl_nats"]]
-        if not better:
-            return
-        tensors = load_file(self._path) if self.found else {}
-        for split in better:
-            self.found[split] = {"kl_nats": kl[split], "step": step}
-            tensors |= {f"{split}.{name}": value for name, value in balconies.at(int(split)).state_dict().items()}
-        temporary = self._path.with_name(self._path.name + ".tmp")
-        described = {"config": json.dumps(self._identity), "found": json.dumps(self.found)}
-        save_file(tensors, temporary, metadata=described)
-        temporary.replace(self._path)
+        for split, value in kl.items():
+            before = self.found(split)
+            if before is None or value < before[0]:
+                temporary = self._path(split).with_suffix(".tmp")
+                described = {"config": self._identity, "kl_nats": repr(value), "step": str(step)}
+                save_file(balconies.at(int(split)).state_dict(), temporary, metadata=described)
+                temporary.replace(self._path(split))
 
     def restore(self, balconies: Balconies) -> None:
         """Make the exits what they were at their best; they stay as they are if nobody ever looked."""
-        if not self._path.exists():
-            return
-        with safe_open(self._path, "pt") as handle, torch.no_grad():
-            for name, value in balconies.state_dict().items():
-                value.copy_(handle.get_tensor(name))
+        for split in filter(self.found, balconies.splits):
+            with safe_open(self._path(split), "pt") as handle, torch.no_grad():
+                for name, value in balconies.at(split).state_dict().items():
+                    value.copy_(handle.get_tensor(name))
+
+    def _path(self, split: int | str) -> Path:
+        return self._folder / f"best-{split}.safetensors"

@@ -31,7 +31,7 @@ def distill(
     rows, which also calibrate the gates, so that the odd ones stay new to all that is fitted.
     """
     loss = config.loss_function
-    best = Best(saving.path.with_name("best.safetensors"), saving.identity)
+    best = Best(saving.path.parent, saving.identity)
 
     def backward(tokens: Tensor, share: float) -> dict[str, Tensor]:
         trace = base.trace(tokens, balconies.splits)

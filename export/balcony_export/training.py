@@ -129,7 +129,6 @@ def fit(
         for step in range(first, steps):
             for group in optimizer.param_groups:
                 group["lr"] = cosine(step, steps, peak)
-            optimizer.zero_grad(set_to_none=True)
             try:
                 losses = _losses(batch(step), config, backward, processes)
                 processes.add_up(_gradients(parameters, processes))
@@ -145,6 +144,8 @@ def fit(
                     f"train with a lower --lr than {config.learning_rate:g} and another -o folder",
                 )
             optimizer.step()
+            # Now: what is held beside them while looking and saving would come on top.
+            optimizer.zero_grad(set_to_none=True)
             progress.advance(" ".join(f"{name}: {loss:.3f}" for name, loss in losses.items()))
             metrics.write(
                 {

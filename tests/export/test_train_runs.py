@@ -23,6 +23,7 @@ from balcony_export.base import Base, load_base
 from balcony_export.best import Best
 from balcony_export.processes import Processes
 from balcony_export.recipe import Job, train_exits
+from balcony_export.state import metadata
 from balcony_export.training import TrainConfig
 
 CONFIG = TrainConfig(
@@ -216,20 +217,16 @@ def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.Monk
     for split, step in ((1, 4), (2, 6)):
         name = f"{split}.layer.mlp.down_proj.weight"
         assert np.array_equal(trained.tensors[f"exits.{name}"], seen[step][name].numpy())
-    kept = Best(job.out / "state" / "best.safetensors", json.loads(best_config(job)))
-    assert {split: row["step"] for split, row in kept.found.items()} == {"1": 4, "2": 6}
-    assert Best(job.out / "state" / "best.safetensors", {"another": "run"}).found == {}
-
-
-def best_config(job: Job) -> str:
-    from balcony_export.state import metadata
-
-    return metadata(job.out / "state" / "best.safetensors")["config"]
+    identity = json.loads(metadata(job.out / "state" / "best-1.safetensors")["config"])
+    kept = Best(job.out / "state", identity)
+    assert kept.found(1) == (2.0, 4)
+    assert kept.found(2) == (4.0, 6)
+    assert Best(job.out / "state", {"another": "run"}).found(1) is None
 
 
 def test_without_looks_the_last_exits_are_kept(job: Job) -> None:
     train_exits(job, replace(CONFIG, look_every=0, steps=3))
-    assert not (job.out / "state" / "best.safetensors").exists()
+    assert not list((job.out / "state").glob("best*"))
 
 
 def test_looks_are_the_kl_of_held_out_text(job: Job) -> None:
