@@ -89,10 +89,15 @@ class Student:
 
 
 def main() -> None:
-    options = arguments_of(__doc__).parse_args()
+    parser = arguments_of(__doc__)
+    parser.add_argument("--only", action="append", help="part of the names of the variants to train; repeatable")
+    options = parser.parse_args()
     lab = open_lab(options)
-    streams = {"text": lab.train, "self": self_generated(lab, len(lab.train), options.length)}
-    students = [Student(variant, lab, options.steps) for variant in VARIANTS]
+    chosen = [one for one in VARIANTS if not options.only or any(part in one.name for part in options.only)]
+    streams = {"text": lab.train}
+    if any(one.data == "self" for one in chosen):
+        streams["self"] = self_generated(lab, len(lab.train), options.length)
+    students = [Student(variant, lab, options.steps) for variant in chosen]
     train(lab, students, options.steps, options.rows, streams)
     scores = score(lab, students)
     rows = [["variant", f"agreement at {options.splits}", "KL, nats", "perplexity", "agreement length"]]
