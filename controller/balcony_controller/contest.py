@@ -139,11 +139,10 @@ class Contest:
         return [[self._point(Clairvoyant(self.records, price / self.full_ms)) for price in CLAIRVOYANT_PRICES]]
 
     def same_information(self) -> list[list[_Point]]:
-        """A curve for each policy of the governor's, through every other of its prices that spend differently."""
+        """A curve for each policy of the governor's, through all its prices that spend differently."""
         curves = []
         for policy in (*self.solved.mixed, *self.solved.lossless):
-            rows = list(dict(zip(policy.cost_ms, range(len(policy.cost_ms)), strict=True)).values())
-            rows = rows[::-2][::-1]
+            rows = dict(zip(policy.cost_ms, range(len(policy.cost_ms)), strict=True)).values()
             curves.append([self._point(SameInformation(self.records, self.solved, policy, row, 0.0)) for row in rows])
         return curves
 
