@@ -143,12 +143,13 @@ class Choice:
             self._take(self._lossless())
             return
         moved = abs(nominal / max(self._chosen_for, 1e-9) - 1.0) > self.WORTH_CHOOSING
-        if fresh or moved or self.policy.lossless or self._cornered(debt):
+        stuck = not fresh and self._stuck(debt)
+        if fresh or moved or self.policy.lossless or stuck or self._cornered(debt):
             self._chosen_for = nominal
             books, opening = self.books, self._opening if self._may_open and self._is_opened(debt) else None
             saved_ms = max(0.0, -debt) * nominal if opening is None else 0.0
             even = books.tail is not None
-            wish = Wish(nominal, self.min_agreement, books.remaining, saved_ms, self.first, even, opening)
+            wish = Wish(nominal, self.min_agreement, books.remaining, saved_ms, self.first, even, stuck, opening)
             self.home = self.menu.best(wish, self.home)
         if self.min_agreement >= 1.0:
             self._take(self._lossless())
@@ -200,6 +201,10 @@ class Choice:
         if not self.policy.lossless or self.books.budget.unlimited or self.min_agreement >= 1.0:
             return False
         return not self.fits(self._shape.full) or self.books.debt_tokens > self.LOSSLESS_DEBT
+
+    def _stuck(self, debt: float) -> bool:
+        """Whether there are savings, but what waits for the set in force would cost more than they are."""
+        return debt < -self.CORNERED_TOKENS and (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
 
     def _cornered(self, debt: float) -> bool:
         """Whether the set in force cannot steer back to the budget."""

@@ -21,7 +21,8 @@ class Wish:
 
     A catch-up is spread over ``remaining`` tokens, ``saved_ms`` being at hand for it. ``fresh``: a reply begins,
     nothing need be caught up. ``even``: each token by itself must fit, so that only the deep passes of a limit's
-    exceptions may wait. ``opening``: how replies may be opened, if at all.
+    exceptions may wait. ``stuck``: catching up the set in force is out of reach. ``opening``: how replies may be
+    opened, if at all.
     """
 
     cost_ms: float
@@ -30,6 +31,7 @@ class Wish:
     saved_ms: float
     fresh: bool
     even: bool
+    stuck: bool
     opening: Opening | None
 
 
@@ -89,7 +91,7 @@ class Menu:
     SOLVE_TOKENS = 512
     # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
     BIAS_TOKENS = 400.0
-    BIAS_PRIOR_TOKENS = 150.0
+    BIAS_PRIOR_TOKENS = 600.0
     # Openings must promise so much more: they rest on guesses of replies' lengths, and on savings to be made first.
     WORTH_OPENING = 0.005
     # A reply's opening costs so many times the cheapest token at the least: else it is no opening.
@@ -135,9 +137,11 @@ class Menu:
         """
         self._tokens += tokens
         key = policy.lossless, policy.depths
-        taken, foretold = self._taken.get(key, (0.0, 0.0))
         kept = max(0.0, 1.0 - tokens / self.BIAS_TOKENS)
-        self._taken[key] = taken * kept + profiled_ms, foretold * kept + foretold_ms * tokens
+        # What is not in use is forgotten too: a hard reply must not bar a policy for good.
+        self._taken = {one: (taken * kept, foretold * kept) for one, (taken, foretold) in self._taken.items()}
+        taken, foretold = self._taken.get(key, (0.0, 0.0))
+        self._taken[key] = taken + profiled_ms, foretold + foretold_ms * tokens
 
     def bias(self, policy: Policy) -> float:
         """True over foretold cost of a policy."""
@@ -170,13 +174,14 @@ class Menu:
     def best(self, wish: Wish, before: Policy) -> Policy:
         """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""
         best, best_score = before, -math.inf
-        owed_before = self._owed_ms(self.solved.used[before.depths])
+        owed_before = 0.0 if wish.stuck else self._owed_ms(self.solved.used[before.depths])
         opener = None if wish.opening is None else self.opener()
         for policy in self.solved.mixed:
             extra_ms = 0.0
             if wish.even and len(policy.depths) > 1:
                 continue
-            if not wish.fresh and policy.depths != before.depths:
+            kept = policy.depths == before.depths and not wish.stuck
+            if not (wish.fresh or kept):
                 # Stages that have long not been run are dear to come back to.
                 owed = self._owed_ms(self.solved.used[policy.depths]) - owed_before
                 owed -= wish.saved_ms
@@ -197,7 +202,7 @@ class Menu:
                 score = policy.agreement_at(allowed_ms / bias)
             if policy.agreement[0] < wish.least_agreement:
                 score -= 1e6
-            score += self.WORTH_CHANGING if policy.depths == before.depths else 0.0
+            score += self.WORTH_CHANGING if kept else 0.0
             # Of equals the cheaper one, and the one that uses fewer depths.
             score -= 1e-3 * (cheapest + extra_ms) / self.solved.full_ms + 1e-6 * len(policy.depths)
             if score > best_score:
