@@ -149,7 +149,8 @@ class Choice:
             books, opening = self.books, self._opening if self._may_open and self._is_opened(debt) else None
             saved_ms = max(0.0, -debt) * nominal if opening is None else 0.0
             even = books.tail is not None
-            wish = Wish(nominal, self.min_agreement, books.remaining, saved_ms, self.first, even, stuck, opening)
+            owes = debt if self.first else -self._opening.SAVED_TOKENS
+            wish = Wish(nominal, self.min_agreement, books.remaining, saved_ms, self.first, even, stuck, owes, opening)
             self.home = self.menu.best(wish, self.home)
         if self.min_agreement >= 1.0:
             self._take(self._lossless())

@@ -22,7 +22,7 @@ class Wish:
     A catch-up is spread over ``remaining`` tokens, ``saved_ms`` being at hand for it. ``fresh``: a reply begins,
     nothing need be caught up. ``even``: each token by itself must fit, so that only the deep passes of a limit's
     exceptions may wait. ``stuck``: catching up the set in force is out of reach. ``opening``: how replies may be
-    opened, if at all.
+    opened, if at all, with a debt of ``debt_tokens``.
     """
 
     cost_ms: float
@@ -32,6 +32,7 @@ class Wish:
     fresh: bool
     even: bool
     stuck: bool
+    debt_tokens: float
     opening: Opening | None
 
 
@@ -196,7 +197,7 @@ class Menu:
             elif wish.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
                 score = max(
                     policy.agreement_at(allowed_ms / bias),
-                    wish.opening.agreement(opener, policy, bias, allowed_ms) - self.WORTH_OPENING,
+                    wish.opening.agreement(opener, policy, bias, allowed_ms, wish.debt_tokens) - self.WORTH_OPENING,
                 )
             else:
                 score = policy.agreement_at(allowed_ms / bias)

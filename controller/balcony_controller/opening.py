@@ -36,6 +36,8 @@ class Opening:
     # A debt above which a reply is not opened, there would be nothing to spend; and the shortest opening.
     MOST_DEBT_TOKENS = 2.0
     LEAST_OPENED = 4.0
+    # Savings that are not there yet are made over so many replies.
+    SAVING_REPLIES = 4.0
     # Savings are spread over so many tokens at the least.
     LEAST_LEFT = 16.0
     LENGTH_WEIGHT = 0.2
@@ -62,14 +64,18 @@ class Opening:
         """Tokens that the reply is expected to have, by those before."""
         return min(self._most, self._mean)
 
-    def agreement(self, opener: Opener, rest: Policy, bias: float, allowed_ms: float) -> float:
-        """Expected agreement of whole replies."""
+    def agreement(
+        self, opener: Opener, rest: Policy, bias: float, allowed_ms: float, debt_tokens: float = -SAVED_TOKENS
+    ) -> float:
+        """Expected agreement of whole replies that begin with a debt; savings to be made first count in part."""
         length, above_ms = self.length, opener.cost_ms - allowed_ms
         rest_ms = rest.cost_ms[-1] * bias
-        if above_ms <= 0.0 or rest_ms >= allowed_ms:
+        if above_ms <= 0.0 or rest_ms >= allowed_ms or debt_tokens >= self.MOST_DEBT_TOKENS:
             return rest.agreement_at(allowed_ms / bias)
+        lacking_ms = max(0.0, self.SAVED_TOKENS + debt_tokens) * allowed_ms / self.SAVING_REPLIES
         reach = (self.SAVED_TOKENS + self.OVERSPENT_TOKENS) * allowed_ms / above_ms
-        opened = min(reach, length * (allowed_ms - rest_ms) / (opener.cost_ms - rest_ms))
+        spare_ms = length * (allowed_ms - rest_ms) - lacking_ms
+        opened = max(0.0, min(reach, spare_ms / (opener.cost_ms - rest_ms)))
         left = length - opened
         rest_agreement = rest.agreement_at((allowed_ms - opened * above_ms / left) / bias)
         return (opened * opener.agreement + left * rest_agreement) / length

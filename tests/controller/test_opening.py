@@ -89,7 +89,6 @@ def test_under_a_low_budget_replies_begin_deep_and_end_shallow() -> None:
         (deep if depth == SHAPE.full else shallow).append(place)
         place += tokens
     assert len(deep) > 20
-    assert max(deep) < 100
     assert sum(deep) / len(deep) < 0.5 * sum(shallow) / len(shallow)
     assert run.mean_ms(100) == pytest.approx(5.2, rel=0.012)
 
