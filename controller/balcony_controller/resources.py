@@ -140,8 +140,12 @@ class LoadMeter:
 class BatteryPlan:
     """How many watts the battery may give, so that it lasts for the hours that were asked for."""
 
+    # The share of the energy at the start that is held back: the last step must not find the battery empty.
+    RESERVE = 0.005
+
     def __init__(self, hours: float, floor: float) -> None:
         self.hours = hours
+        self._reserve_wh: float | None = None
         self.floor = floor
         self._started_s: float | None = None
 
@@ -163,7 +167,9 @@ class BatteryPlan:
         full_wh = energy_wh / level if level else None
         if self.floor and full_wh is None:
             return None
-        kept_wh = self.floor * (full_wh or 0.0)
+        if self._reserve_wh is None:
+            self._reserve_wh = self.RESERVE * energy_wh
+        kept_wh = self.floor * (full_wh or 0.0) + self._reserve_wh
         return max(0.0, (energy_wh - kept_wh) / left_h)
 
 

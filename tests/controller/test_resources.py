@@ -135,9 +135,10 @@ def test_watts_of_a_battery_follow_what_is_left() -> None:
     plan = BatteryPlan(2.0, 0.2)
     assert plan.limit_w(Signals(battery_energy_wh=20.0)) is None
     first = Signals(time_s=100.0, battery_energy_wh=20.0, battery_level=0.5, battery_power_w=5.0)
-    assert plan.limit_w(first) == pytest.approx((20.0 - 8.0) / 2.0)
+    reserve = plan.RESERVE * 20.0
+    assert plan.limit_w(first) == pytest.approx((20.0 - 8.0 - reserve) / 2.0)
     later = Signals(time_s=3700.0, battery_energy_wh=16.0, battery_level=0.4, battery_power_w=5.0)
-    assert plan.limit_w(later) == pytest.approx(8.0)
+    assert plan.limit_w(later) == pytest.approx(8.0 - reserve)
     assert plan.limit_w(Signals(time_s=3700.0, battery_energy_wh=16.0, battery_level=0.4, on_mains=True)) == math.inf
     assert plan.limit_w(Signals(time_s=7301.0, battery_energy_wh=16.0, battery_level=0.4)) == math.inf
 
