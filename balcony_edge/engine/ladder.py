@@ -15,6 +15,7 @@ from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle, Graph
 from balcony_edge.engine.caller import Control
 from balcony_edge.engine.footprint import Footprint, available_bytes
+from balcony_edge.engine.mapped import drop_pages
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.stage import Head, Stage
@@ -67,6 +68,7 @@ class Ladder:
         }
         tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
         self._head = Head(runtime.graph(bundle, manifest.head), arch.vocabulary, tops)
+        drop_pages(bundle.path)
 
     @property
     def stages(self) -> list[Stage]:
