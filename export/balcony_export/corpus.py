@@ -80,9 +80,12 @@ def _documents(path: Path, render: Render | None) -> Iterator[str]:
     return iter(read_text(path).split(DOCUMENT_END))
 
 
-def is_heldout(document: str, share: float = HELDOUT_SHARE) -> bool:
-    """Whether a document belongs to the held-out part. A digest decides, so file order and reruns do not matter."""
-    digest = hashlib.sha256(document.encode()).digest()
+def is_heldout(document: str | bytes, share: float = HELDOUT_SHARE) -> bool:
+    """Whether a document (or the bytes of its ids) belongs to the held-out part.
+
+    A digest decides, so file order and reruns do not matter.
+    """
+    digest = hashlib.sha256(document.encode() if isinstance(document, str) else document).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 

@@ -6,7 +6,6 @@ used again: by a run that goes on, and by another run of the same base.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,17 +86,12 @@ def sample(
 
 def split(rows: Rows, ends: tuple[int, int | None], heldout: corpus.Tokens | None) -> corpus.Corpus:
     """The rows as a corpus; without ``heldout`` a fiftieth of them (at least one) is held out, chosen by digest."""
-    kept = [_chosen(row) for row in rows]
+    kept = [corpus.is_heldout(np.asarray(row, np.int64).tobytes()) for row in rows]
     if heldout is None and not any(kept):
         kept[-1] = True
     train = [row for row, out in zip(rows, kept, strict=True) if not out or heldout is not None]
     own = [row for row, out in zip(rows, kept, strict=True) if out]
     return corpus.Corpus(corpus.join(train, *ends), corpus.join(own, *ends) if heldout is None else heldout)
-
-
-def _chosen(row: Sequence[int]) -> bool:
-    digest = hashlib.sha256(np.asarray(row, np.int64).tobytes()).digest()
-    return int.from_bytes(digest[:4], "big") < corpus.HELDOUT_SHARE * 2**32
 
 
 def _count(batches: list[Rows]) -> int:

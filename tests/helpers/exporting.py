@@ -1,8 +1,7 @@
 """A process that exports on command, in children that die where they are told: for the tests of killed exports.
 
 One JSON order per line of stdin: model, out, splits, and ``kill_at`` (before that file-system event, from 1) or
-``kill_after_s``, or neither; ``note_into`` names a file that gets the events' names. The child's wait status goes
-back as one line. Forked, so that imports are paid once.
+``kill_after_s``, or neither. The child's wait status goes back as one line. Forked, so that imports are paid once.
 """
 
 from __future__ import annotations
@@ -22,34 +21,31 @@ ANYWHERE = ("os.remove", "os.rmdir")
 NEAR = ("open", "os.rename", "os.mkdir", "os.listdir", "os.scandir", "shutil.rmtree")
 
 
-class Events:
-    """Notes events that touch ``folder`` from now on, and kills this process as number ``fatal`` begins."""
+def die_before_event(number: int, folder: str) -> None:
+    """Kill this process as the ``number``-th event that touches ``folder`` begins."""
+    seen = 0
 
-    def __init__(self, folder: str, fatal: int | None) -> None:
-        self.seen: list[str] = []
-        self._folder = folder
-        self._fatal = fatal
-        sys.addaudithook(self._hear)
-
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
         # Deletions inside a folder name their files relative to it.
-        if event in ANYWHERE or (event in NEAR and str(arguments[0]).startswith(self._folder)):
-            self.seen.append(event)
-            if len(self.seen) == self._fatal:
+        if event in ANYWHERE or (event in NEAR and str(arguments[0]).startswith(folder)):
+            seen += 1
+            if seen == number:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
 
 
 def child(order: dict[str, Any]) -> None:
     """Export, then end without the interpreter's own farewells."""
     out = Path(order["out"])
-    events = Events(str(out.parent), order.get("kill_at"))
+    if order.get("kill_at"):
+        die_before_event(order["kill_at"], str(out.parent))
     try:
         export_bundle(Path(order["model"]), out, model="m", exits="init", splits=order["splits"])
     except BaseException as error:
         print(repr(error), file=sys.stderr, flush=True)
         os._exit(1)
-    if "note_into" in order:
-        Path(order["note_into"]).write_text(json.dumps(events.seen))
     os._exit(0)
 
 
