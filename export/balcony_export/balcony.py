@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from balcony_edge.errors import ModelError
 from balcony_export.base import Base
 from balcony_export.blueprint import Blueprint
+from balcony_export.exits import Exits
 from balcony_export.widths import Width
 
 STARTS = ("last", "next")
@@ -78,6 +79,16 @@ class Balconies(nn.Module):
         balcony = self.get_submodule(str(split))
         assert isinstance(balcony, Balcony)
         return balcony
+
+    @torch.no_grad()
+    def load(self, trained: Exits) -> None:
+        """Become the trained exits of the same splits, all of the same width as these."""
+        for split in self.splits:
+            balcony = self.at(split)
+            # strict=False: a layer may own constants, such as rotations, that are no weights.
+            found = {name: torch.from_numpy(value) for name, value in trained.layer(split).items()}
+            balcony.layer.load_state_dict(found, strict=False)
+            balcony.norm.load_state_dict({"weight": torch.from_numpy(trained.norm(split))})
 
     def normed(self, hidden: Mapping[int, Tensor], context: Mapping[str, Any]) -> list[Tensor]:
         """Every exit's output before the head, in the order of ``splits``."""

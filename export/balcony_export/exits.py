@@ -94,6 +94,14 @@ def base_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def tensors_digest(exits: Exits) -> str:
+    """SHA-256 over the names and bytes of all tensors of trained exits."""
+    digest = hashlib.sha256()
+    for name in sorted(exits.tensors):
+        digest.update(name.encode() + b"\0" + exits.tensors[name].tobytes())
+    return digest.hexdigest()
+
+
 def save(folder: Path, exits: Exits) -> None:
     """Write both files, each under a temporary name first; exits.json last: it makes the folder whole."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from balcony_edge.errors import DataError, ModelError
+from balcony_edge.errors import DataError, ExitsError, ModelError
 from balcony_export import architectures, corpus, exits, quality, records, run_folder, self_text
 from balcony_export.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
 from balcony_export.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
@@ -46,6 +46,8 @@ class Job:
     save_every: int = 200
     shard_base: bool = False
     """Whether several processes share the base's layers among them instead of holding all of them each."""
+    begin: Path | None = None
+    """A folder of trained exits to go on from; None: exits begin as copies of a base layer."""
     self_tokens: int | None = None
     """How many tokens the base samples of its own text; None: what the run takes in, up to MAX_TOKENS."""
 
@@ -68,7 +70,9 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     )
     config = replace(config, length=_fitting(data.train, config.length, "training"))
     rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
-    saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, _identity(config, digest, data))
+    earlier = None if job.begin is None else _earlier(job.begin, job.folder, config)
+    identity = _identity(config, digest, data, earlier)
+    saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, identity)
     saving.check()
     base = opened()
     if processes.first:
@@ -79,6 +83,8 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     metrics = Metrics(job.out / "metrics.jsonl" if processes.first else None)
 
     balconies = build(base, config.splits, config.norm_start, check_width(config.width), config.start)
+    if earlier is not None:
+        balconies.load(earlier)
     if job.shard_base:
         processes.share_layers(base.model.model.layers)
     distill(base, balconies, data.train, rows, config, metrics, saving, processes)
@@ -88,7 +94,11 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         splits=config.splits,
         base_model=job.name,
         base_sha256=digest,
-        training={**config.as_dict(), "seconds": round(time.monotonic() - started, 1)},
+        training={
+            **config.as_dict(),
+            "seconds": round(time.monotonic() - started, 1),
+            **({} if earlier is None else {"begun_as": dict(earlier.training)}),
+        },
         quality=measured,
         tensors=_tensors(balconies, gates),
     )
@@ -96,6 +106,21 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         exits.save(job.out, trained)
         run_folder.draw(job.out)
     return trained
+
+
+def _earlier(begin: Path, folder: Path, config: TrainConfig) -> exits.Exits:
+    """The trained exits that a run goes on from. Raises ExitsError unless they are this base's, at these splits."""
+    earlier = exits.load(begin)
+    earlier.check_base(folder)
+    if missing := sorted(set(config.splits) - set(earlier.splits)):
+        raise ExitsError(
+            f"{begin} has exits at {list(earlier.splits)}, none at {missing[0]}", "ask for some of its splits"
+        )
+    if earlier.width != config.width:
+        raise ExitsError(
+            f"the exits of {begin} are of width {earlier.width}, not {config.width}", f"use --width {earlier.width}"
+        )
+    return earlier
 
 
 def _check(config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
@@ -172,11 +197,14 @@ def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:
     return length
 
 
-def _identity(config: TrainConfig, base_sha256: str, data: corpus.Corpus) -> dict[str, Any]:
+def _identity(
+    config: TrainConfig, base_sha256: str, data: corpus.Corpus, earlier: exits.Exits | None
+) -> dict[str, Any]:
     """What must be the same for a saved state to be continued. The gates start afresh each time."""
     settings = {name: value for name, value in config.as_dict().items() if not name.startswith("gate_")}
     text = hashlib.sha256(data.train.tobytes()).hexdigest()
-    return {**settings, "base_sha256": base_sha256, "text_sha256": text}
+    begun = {} if earlier is None else {"begin_sha256": exits.tensors_digest(earlier)}
+    return {**settings, "base_sha256": base_sha256, "text_sha256": text, **begun}
 
 
 def _tensors(balconies: Balconies, gates: Gates) -> dict[str, exits.Array]:

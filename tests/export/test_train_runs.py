@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from balcony_edge.errors import BalconyError, ModelError
+from balcony_edge.errors import BalconyError, ExitsError, ModelError
 from balcony_export import corpus, distill, exits, recipe, run_folder
 from balcony_export.balcony import build
 from balcony_export.base import Base, load_base
@@ -246,3 +246,33 @@ def test_the_settings_are_written_down(job: Job) -> None:
     assert written["processes"] == 1
     assert written["training"] == replace(CONFIG, steps=2).as_dict()
     assert torch.__version__.startswith(written["versions"]["torch"].partition("+")[0])
+
+
+# --- from trained exits ---
+
+
+def test_a_run_goes_on_from_trained_exits(job: Job) -> None:
+    first = train_exits(job, CONFIG)
+    still = replace(CONFIG, splits=(2,), steps=1, learning_rate=1e-12)
+    after = train_exits(replace(elsewhere(job, "after"), begin=job.out), still)
+    for name, value in after.tensors.items():
+        if name.startswith("exits."):
+            np.testing.assert_allclose(value, first.tensors[name], atol=1e-9, err_msg=name)
+    assert after.training["begun_as"] == json.loads(json.dumps(first.training))
+
+
+def test_a_run_that_begins_otherwise_is_another_run(job: Job) -> None:
+    train_exits(job, CONFIG)
+    train_exits(elsewhere(job, "after"), CONFIG)
+    with pytest.raises(BalconyError, match="another begin"):
+        train_exits(replace(elsewhere(job, "after"), begin=job.out), CONFIG)
+
+
+def test_only_the_same_splits_and_width_can_be_gone_on_from(job: Job) -> None:
+    train_exits(job, replace(CONFIG, splits=(1,)))
+    after = replace(elsewhere(job, "after"), begin=job.out)
+    with pytest.raises(ExitsError, match=r"exits at \[1\], none at 2"):
+        train_exits(after, CONFIG)
+    with pytest.raises(ExitsError, match="of width layer, not mlp"):
+        train_exits(after, replace(CONFIG, splits=(1,), width="mlp"))
+    assert not after.out.exists()

@@ -73,6 +73,10 @@ def train(
             help="What an exit's norm starts as: final (the base's; default) or layer (the next layer's input norm)."
         ),
     ] = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option("--from", help="A folder of trained exits to go on from: longer, or on other text."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
@@ -125,6 +129,7 @@ def train(
         device=device,
         save_every=save_every,
         shard_base=shard_base,
+        begin=begin,
         self_tokens=self_tokens,
     )
     config = TrainConfig.for_base(
