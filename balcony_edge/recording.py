@@ -7,6 +7,7 @@ bundle nor ONNX Runtime.
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Sequence
@@ -27,29 +28,34 @@ from balcony_edge.session import AdaptiveSession, ladder_shape, quality_model
 
 VERSION = 1
 SHIPPED = "records.json.gz"
-# Beginnings of replies: any text will do, stories suit the demo.
-PROMPTS = (
-    "Once upon a time there was a little girl",
-    "One day, Tom and his dog went to the park",
-    "The big bear lived in the forest",
-    "Lily had a red ball",
-    "In a small house near the sea",
-    "It was a cold and windy night",
-    "Ben wanted to be a brave knight",
-    "The cat saw a bird in the tree",
-    'Mom said, "It is time to go',
-    "There was once a king who had",
-    "Sara and her brother found an old box",
-    "The sun was hot, and the children",
-    "A tiny mouse was looking for food",
-    "Every morning the farmer went to",
-    "Max was sad because he had lost",
-    "The teacher asked the children to",
-    "On the way home they met",
-    "Grandma made a big cake for",
-    "The boy looked at the moon and",
-    "Two friends were playing near the river when",
+# Beginnings of replies: any text will do, stories suit the demo. Many, since a few replies favour now one policy, now
+# another by chance.
+HEROES = (
+    "a little girl named Lily",
+    "a boy named Tom",
+    "a big brown bear",
+    "a tiny mouse",
+    "an old farmer",
+    "a brave knight",
+    "two good friends",
+    "the lazy cat",
+    "Grandma",
+    "a small bird",
+    "Sara and her brother",
+    "a king who had no crown",
 )
+OPENINGS = (
+    "Once upon a time there was {}",
+    "One day {} went to the park",
+    "It was a cold and windy night, and {}",
+    "In a house near the sea lived {}",
+    "Every morning {} played with",
+    "The sun was hot, so {}",
+    "In the forest {} found an old box",
+    "On the way home, {} saw",
+    "There was a problem: {} had lost",
+)
+PROMPTS = tuple(opening.format(hero) for hero, opening in itertools.product(HEROES, OPENINGS))
 
 
 def record(

@@ -1,6 +1,6 @@
 """How does the controller stand among all that it is measured against? The worst of every trace's budgets.
 
-    python benchmarks/replay.py [RECORDS …] [--tokens 2200] [--budgets 6]
+    python benchmarks/replay.py [RECORDS …] [--tokens 6000] [--budgets 6]
 
 Plays ``balcony-edge replay`` over each file of records (the demo's where none is named). Per trace: the highest mean
 cost and overspend over the budget; the least agreement over that of the oracle with the same information; the least
@@ -15,7 +15,8 @@ import argparse
 import json
 from pathlib import Path
 
-from balcony_controller.contest import Row, contest
+from balcony_controller.contest import Row
+from balcony_edge.contests import contest_rows
 from balcony_edge.recording import load
 from balcony_edge.tracing import find_traces
 
@@ -46,14 +47,14 @@ def main() -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("records", nargs="*", type=Path)
-    parser.add_argument("--tokens", type=int, default=2200)
+    parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--budgets", type=int, default=6)
     options = parser.parse_args()
     document = {}
     for path in options.records or [None]:
         records, about = load(path)
         groups: dict[str, dict[float, dict[str, Row]]] = {}
-        for row in contest(records, find_traces([], options.tokens), options.budgets, options.tokens):
+        for row in contest_rows(records, find_traces([], options.tokens), options.budgets, options.tokens):
             groups.setdefault(row.trace, {}).setdefault(row.budget_ms, {})[row.policy] = row
         rows = {trace: worst(list(found.values())) for trace, found in groups.items()}
         rows["all"] = worst([one for found in groups.values() for one in found.values()])

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from balcony_controller.contest import contest
 from balcony_edge import AdaptiveSession, RecordError, plots
+from balcony_edge.contests import contest_rows
 from balcony_edge.decisions import DecisionLog
 from balcony_edge.decode import confidence
 from balcony_edge.explain import figures, paragraph, read_log
@@ -197,3 +199,10 @@ def test_the_explain_command(log: Path, tmp_path: Path) -> None:
     assert (tmp_path / "p.pdf").exists()
     assert "tokens were decided" in cli("explain", str(log)).stdout
     fails(cli("explain", str(tmp_path / "none")), "none")
+
+
+def test_traces_spread_over_processes_give_the_same_rows() -> None:
+    known, _ = load()
+    traces = find_traces(["steady", "step 2x"], 200)
+    spread = contest_rows(known, traces, 1, 200)
+    assert spread == list(contest(known, traces, 1, 200))

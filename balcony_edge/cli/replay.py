@@ -28,7 +28,7 @@ def replay(
         list[str] | None, typer.Option(help="A latency budget, as 25ms. Repeatable; default: --budgets of them.")
     ] = None,
     budgets: Annotated[int, typer.Option(min=1, help="Budgets a trace, between the shallowest exit and full.")] = 6,
-    tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 2200,
+    tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 6000,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
     plot: Annotated[
         Path | None,
@@ -37,15 +37,19 @@ def replay(
     record: Annotated[
         str | None, typer.Option("--record", metavar="BUNDLE", help="Instead: make records of a bundle, or of demo.")
     ] = None,
+    replies: Annotated[
+        int | None, typer.Option(min=1, help="Of how many replies to make records; default: all prompts there are.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="Where --record writes (.json or .json.gz).")] = None,
 ) -> None:
     """Replay recorded decodes under load, power and heat: the controller, fixed policies and two oracles."""
     if record is not None:
-        _record(record, out)
+        _record(record, replies, out)
         return
     from balcony_controller.budget import BudgetSyntaxError
-    from balcony_controller.contest import Contest, contest
+    from balcony_controller.contest import Contest, latency_ms_of
     from balcony_edge import plots
+    from balcony_edge.contests import contest_rows
     from balcony_edge.recording import load
     from balcony_edge.tracing import find_traces
 
@@ -54,9 +58,11 @@ def replay(
     known, about = load(records)
     traces = find_traces(trace or [], tokens)
     try:
-        rows = list(contest(known, traces, budget or budgets, tokens, _progress))
+        for text in budget or ():
+            latency_ms_of(text)
     except (BudgetSyntaxError, ValueError) as error:
         raise BudgetError(str(error), "for example --budget 25ms") from error
+    rows = contest_rows(known, traces, budget or budgets, tokens, _progress)
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr)
     found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "records": about, "tokens": tokens}
@@ -70,16 +76,17 @@ def replay(
     typer.echo(json.dumps(_finite(found)) if as_json else table(rows))
 
 
-def _record(bundle: str, out: Path | None) -> None:
+def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     if out is None:
         raise RecordError("--record needs a place to write to", "name one with -o records.json.gz")
     from balcony_edge.bundle import Bundle
-    from balcony_edge.recording import record, save
+    from balcony_edge.recording import PROMPTS, record, save
     from balcony_edge.session import AdaptiveSession
 
     opened = Bundle.open(None if bundle == "demo" else bundle)
     with AdaptiveSession(opened) as session:
-        made = record(session, progress=lambda done, of: _progress(f"reply {done + 1} of {of}"))
+        prompts = PROMPTS[:: max(1, len(PROMPTS) // (replies or len(PROMPTS)))][:replies]
+        made = record(session, prompts, progress=lambda done, of: _progress(f"reply {done + 1} of {of}"))
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr)
     save(made, out, f"{opened.manifest.base.model}, {opened.manifest.formats.base}")

@@ -185,7 +185,7 @@ def contest(
     for trace in traces:
         progress(trace.name)
         one = Contest(records, trace, tokens, solved=solved)
-        wanted = one.budgets_ms(budgets) if isinstance(budgets, int) else [_latency_ms(text) for text in budgets]
+        wanted = one.budgets_ms(budgets) if isinstance(budgets, int) else [latency_ms_of(text) for text in budgets]
         fixed, lossless = one.fixed_exits(), one.lossless()
         mixes, thresholds, clairvoyant = one.static_mixes(), one.thresholds(), one.clairvoyant()
         oracle = one.same_information()
@@ -205,7 +205,8 @@ def contest(
                 yield replace(other, policy=name, cost_ms=point.cost_ms, agreement=point.agreement)
 
 
-def _latency_ms(text: str) -> float:
+def latency_ms_of(text: str) -> float:
+    """Milliseconds a token of a budget's text. Raises ValueError for a budget that names none."""
     latency_ms = Budget.parse(text).latency_ms
     if latency_ms is None:
         raise ValueError(f"a replay compares budgets of milliseconds a token; {text!r} is none")
