@@ -85,14 +85,14 @@ class Menu:
     """
 
     # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
-    WORTH_CHANGING = 0.004
+    WORTH_CHANGING = 0.015
     DEAREST_CHANGE = 4.0
     # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
     SHIFT_CHANGE = 0.3
     SOLVE_TOKENS = 512
     # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
     BIAS_TOKENS = 400.0
-    BIAS_PRIOR_TOKENS = 600.0
+    BIAS_PRIOR_TOKENS = 2000.0
     # Openings must promise so much more: they rest on guesses of replies' lengths, and on savings to be made first.
     WORTH_OPENING = 0.005
     # A reply's opening costs so many times the cheapest token at the least: else it is no opening.

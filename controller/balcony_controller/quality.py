@@ -90,12 +90,12 @@ class QualityModel:
     """Agreement per split, gate bin and exit. ``measured`` is False where no exit was ever measured (a prior then).
 
     What deep passes show moves each exit's log-odds by one ``shift``: a Newton step of logistic regression whose
-    evidence fades, so that a text unlike the calibration's is learned within hundreds of tokens and forgotten again.
+    evidence fades, so that a text unlike the calibration's is learned within some thousand tokens and forgotten again.
     """
 
     # The calibration's own weight against feedback, in information (p · (1 - p) a token), and the feedback's memory.
-    PRIOR_INFORMATION = 20.0
-    MEMORY = 0.999
+    PRIOR_INFORMATION = 60.0
+    MEMORY = 0.9998
     LARGEST_SHIFT = 3.0
 
     def __init__(

@@ -85,7 +85,7 @@ def test_without_measurements_the_prior_grows_with_depth() -> None:
 @given(st.floats(0.0, 1.0))
 def test_feedback_moves_the_estimate_towards_the_truth(truth: float) -> None:
     quality = QualityModel({1: BinTable((), (1.0,), {1: (0.5,)})}, (1, 2))
-    for step in range(1500):
+    for step in range(4000):
         agreed = int((step + 1) * truth) > int(step * truth)
         quality.feedback(1, quality.agreement(1, 0, 1), agreed)
     assert abs(quality.agreement(1, 0, 1) - truth) < 0.1
