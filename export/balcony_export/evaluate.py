@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from balcony_controller import Confidence, Judge
 from balcony_edge.errors import DataError
 from balcony_edge.session import AdaptiveSession
 from balcony_edge.traffic import depth_costs
@@ -33,6 +34,9 @@ class _Depth:
     kl: Mean = field(default_factory=Mean)
     agreed: Mean = field(default_factory=Mean)
     outcomes: list[np.ndarray] = field(default_factory=list)
+    tops: list[np.ndarray] = field(default_factory=list)
+    margins: list[np.ndarray] = field(default_factory=list)
+    judged: list[float | None] = field(default_factory=list)
     gates: list[np.ndarray] = field(default_factory=list)
 
 
@@ -46,8 +50,9 @@ def evaluate(
     """The figures as one document: full depth, each exit, each budget. Raises DataError for a text without tokens.
 
     Perplexity is of the text; ``agreement`` the share of positions whose likeliest token is the full model's; ``kl`` is
-    KL(full ‖ exit) in nats. ``cost`` is the share of a full token's weight traffic. ``gate_auroc`` and ``gate_ece``
-    score the gate's own forecast of "this exit's token is the full model's"; null where no gate is.
+    KL(full ‖ exit) in nats. ``cost`` is the share of a full token's weight traffic. Two forecasts of "this exit's token
+    is the full model's" are scored: the gate's, before the exit has run, and the judge's, which also knows how sure
+    the exit is and decides whether its token is shown; null where the bundle has none.
     """
     rows = [ids for ids in (session.codec.encode(text)[: session.ladder.context] for text in texts) if len(ids) > 1]
     if not rows:
@@ -65,6 +70,7 @@ def evaluate(
         if depth == full:
             continue
         area, error = _gate_scores(found)
+        judged_area, judged_error = _judge_scores(found)
         exits.append(
             {
                 "depth": depth,
@@ -73,6 +79,8 @@ def evaluate(
                 "perplexity": math.exp(found.loss.value),
                 "gate_auroc": area,
                 "gate_ece": error,
+                "judge_auroc": judged_area,
+                "judge_ece": judged_error,
                 "cost": costs[depth].token,
             }
         )
@@ -113,9 +121,33 @@ def _add_document(session: AdaptiveSession, ids: list[int], depths: dict[int, _D
             agreed = answer.argmax(axis=1) == best
             sums.agreed.add(agreed)
             sums.outcomes.append(agreed)
+            second, first = np.partition(answer, -2, axis=1)[:, -2:].T
+            sums.tops.append(first)
+            sums.margins.append(first - second)
+    judges = session.governor.quality.judges
     for stage in ladder.trunk:
         if stage.gates is not None:
-            depths[stage.graph.stop].gates.append(stage.gates.host()[0, : len(ids), 0].astype(np.float64))
+            depth = stage.graph.stop
+            sums = depths[depth]
+            sums.gates.append(stage.gates.host()[0, : len(ids), 0].astype(np.float64))
+            if depth in judges:
+                sums.judged += _judged(judges[depth], sums, len(ids))
+
+
+def _judged(judge: Judge, sums: _Depth, count: int) -> list[float | None]:
+    """The judge's forecasts for the last document, of ``count`` tokens."""
+    pieces = -(-count // CHUNK)
+    tops, margins = (np.concatenate(found[-pieces:]).tolist() for found in (sums.tops, sums.margins))
+    before = [None, *tops[:-1]]
+    known = zip(sums.gates[-1].tolist(), tops, margins, before, strict=True)
+    return [judge.chance(gate, Confidence(top, margin, previous)) for gate, top, margin, previous in known]
+
+
+def _judge_scores(found: _Depth) -> tuple[float | None, float | None]:
+    if not found.judged or None in found.judged:
+        return None, None
+    chances, outcomes = np.array(found.judged, np.float64), np.concatenate(found.outcomes)
+    return auroc(chances, outcomes), calibration_error(chances, outcomes)
 
 
 def _gate_scores(found: _Depth) -> tuple[float | None, float | None]:

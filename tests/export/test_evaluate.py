@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from balcony_controller import Confidence
 from balcony_edge import AdaptiveSession, BalconyError, DataError, plots
 from balcony_edge.telemetry import FakeSensors
 from balcony_export.calibration import auroc
@@ -62,6 +63,16 @@ def test_figures_are_those_of_the_logits(session: AdaptiveSession, found: dict[s
             gates.append(stage.gates.host()[0, : len(ids), 0].copy())
         assert exit_row["gate_auroc"] == pytest.approx(auroc(np.concatenate(gates).astype(np.float64), agreed))
         assert 0.0 <= exit_row["gate_ece"] <= 1.0
+        judge = session.governor.quality.judges[exit_row["depth"]]
+        chances = []
+        for values, answer in zip(gates, answers, strict=True):
+            previous = None
+            for gate, row in zip(values.tolist(), answer, strict=True):
+                second, top = np.sort(row)[-2:]
+                chances.append(judge.chance(gate, Confidence(float(top), float(top - second), previous)))
+                previous = float(top)
+        assert exit_row["judge_auroc"] == pytest.approx(auroc(np.array(chances, np.float64), agreed), abs=1e-6)
+        assert 0.0 <= exit_row["judge_ece"] <= 1.0
 
 
 def test_deeper_exits_cost_more_and_diverge_less(found: dict[str, Any]) -> None:
@@ -84,7 +95,7 @@ def test_a_bundle_without_gates_has_no_gate_scores(tiny_bundles: Any) -> None:
     with AdaptiveSession(tiny_bundles("fp32", "bit"), sensors=FakeSensors(), provider="cpu") as tiny:
         rows = evaluate(tiny, ["the quick brown fox jumps over the lazy dog", "the quick"])["exits"]
     assert [row["depth"] for row in rows] == [1, 2, 4]
-    assert all(row["gate_auroc"] is None and row["gate_ece"] is None for row in rows)
+    assert all(row[f"{who}_{what}"] is None for row in rows for who in ("gate", "judge") for what in ("auroc", "ece"))
 
 
 @pytest.mark.parametrize("length", [2, 16, 17, 33])

@@ -67,12 +67,13 @@ def _progress(done: int, of: int) -> None:
 def table(found: dict[str, Any]) -> str:
     """The figures for people."""
     head = f"{'depth':>16} {'cost':>7} {'agreement':>10} {'KL nats':>8} {'perplexity':>11}"
-    lines = [f"{head} {'gate AUROC':>11} {'gate ECE':>9}"]
+    lines = [f"{head} {'gate AUROC':>11} {'gate ECE':>9} {'judge AUROC':>12} {'judge ECE':>10}"]
     full = found["full"]
     for row in found["exits"]:
         lines.append(
             f"{row['depth']:>16} {row['cost']:7.1%} {row['agreement']:10.4f} {row['kl']:8.4f} {row['perplexity']:11.3f}"
             f" {_number(row['gate_auroc']):>11} {_number(row['gate_ece']):>9}"
+            f" {_number(row['judge_auroc']):>12} {_number(row['judge_ece']):>10}"
         )
     lines.append(f"{str(full['depth']) + ' (full)':>16} {1:7.1%} {1:10.4f} {0:8.4f} {full['perplexity']:11.3f}")
     for row in found["budgets"]:
