@@ -255,7 +255,7 @@ class Governor:
         books, choice = self._books, self._choice
         if charge and tokens > 0:
             self.cost.observe(self._profiled_ms, self._graphs_ms, elapsed_ms, tokens)
-        choice.spent(self._profiled_ms, tokens, charge)
+        choice.spent(self._profiled_ms, elapsed_ms, tokens, charge)
         books.settle(elapsed_ms, tokens, charge)
         self._pause_ms = books.pause_ms(elapsed_ms)
         books.wait(self._pause_ms)
