@@ -38,7 +38,7 @@ def test_tokens_are_the_same_when_policies_change_in_mid_reply(
     monkeypatch.setattr("balcony_controller.pace.Pace.GAP_TOKENS", 0)
     monkeypatch.setattr("balcony_controller.pace.Pace.CHEAP_ENTRY", 1e6)
     monkeypatch.setattr("balcony_controller.pace.Pace.MOST_CHARGED", 0.0)
-    profiles = measure(ladder, positions=(1, 2, 4), limit_s=0.0)
+    profiles = measure(ladder, positions=(1, 2, 4), limit_s=0.0).profiles
     governor = Governor(
         ladder_shape(ladder), CostModel(profiles), quality_model(Bundle.demo()), Budget.parse("full"), rounds=True
     )
