@@ -191,7 +191,10 @@ class Choice:
 
     def _is_tried(self) -> bool:
         """Whether it is another lossless policy's turn."""
-        return self.policy.lossless and self._opener is None and self._lossless() is not self.policy
+        policy = self.policy
+        if not policy.lossless or self._opener is not None:
+            return False
+        return policy.depths != self.menu.pace.now and self.may_draft
 
     @property
     def _is_cut(self) -> bool:

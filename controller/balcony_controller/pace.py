@@ -41,8 +41,8 @@ class Pace:
     FIRST_WAIT, LAST_WAIT = 512, 4096
     # Between two trials of whatever policies.
     GAP_TOKENS = 128
-    # How often it is asked whether anything is due: a reply's beginning must not be missed.
-    ASK_TOKENS = 4
+    # How often it is asked whether the choice still stands, and whether a trial is due.
+    REVIEW_TOKENS = 8
     # The share of all time that trials may cost, and the most tokens' time that one is remembered for.
     SHARE = 0.01
     MOST_CHARGED = 32.0
@@ -64,7 +64,7 @@ class Pace:
         self.trials = self.switches = 0
         self._trial: _Trial | None = None
         self._last: Key | None = None
-        self._tokens = self._next = 0
+        self._tokens = self._next = self._review_at = 0
         self._credit = 0.0
         self._level = self._level_then = 0.0
         self._level_tokens = 0.0
@@ -114,36 +114,46 @@ class Pace:
             return
         if settled:
             self._watch(elapsed_ms / profiled_ms, tokens)
-        if key != self._plain and self.cost_ms(key) > self.LEAVE * self.cost_ms(self._plain):
-            self._switch(self._plain)
-        elif self._tokens >= self._next and self._credit >= 0.0:
-            self._begin()
+        if self._tokens >= self._review_at:
+            self._review_at = self._tokens + self.REVIEW_TOKENS
+            if key != self._plain and self.cost_ms(key) > self.LEAVE * self.cost_ms(self._plain):
+                self._switch(self._plain)
+            elif self._tokens >= self._next and self._credit >= 0.0:
+                self._begin()
 
     # --- trials ---
 
     def _begin(self) -> None:
         """Try what is due, if anything is."""
-        records, limit_ms = self._records, self.limit_ms
-        others = sorted((key for key in records if key != self.best), key=self.cost_ms)
+        tokens, records = self._tokens, self._records
+        others = [key for key in records if key != self.best]
+        due = [key for key in others if records[key].due <= tokens]
+        if not due:
+            self._next = min(records[key].due for key in others)
+            return
         # Plain full depth first: no guess may make lossless decoding slower than that.
-        others.sort(key=lambda key: key != self._plain)
+        others.sort(key=lambda key: (key != self._plain, self.cost_ms(key)))
         usual_ms = self.cost_ms(self.best)
-        owed_ms = self._owed_ms(self.best) + (self.CHEAP_ENTRY + self._credit) * usual_ms
-        for place, key in enumerate(others):
-            most_ms = limit_ms if place == 0 else min(limit_ms, self.WORTH_TRYING * usual_ms)
-            is_due = records[key].due <= self._tokens and self._owed_ms(key) * records[key].factor <= owed_ms
-            if is_due and self.cost_ms(key) <= most_ms:
+        for key in others:
+            most_ms = self.limit_ms if key == others[0] else min(self.limit_ms, self.WORTH_TRYING * usual_ms)
+            if key in due and self.cost_ms(key) <= most_ms and self._is_near(key, usual_ms):
                 self._trial = _Trial(self.best, key, self.BLOCK_TOKENS)
                 self.trials += 1
                 return
-        self._next = self._tokens + self.ASK_TOKENS
+
+    def _is_near(self, key: Key, usual_ms: float) -> bool:
+        """Whether catching up the stages of a policy is cheap, or has been saved up."""
+        entry_ms = self._owed_ms(key) * self._records[key].factor - self._owed_ms(self.best)
+        return entry_ms <= (self.CHEAP_ENTRY + self._credit) * usual_ms
 
     def _judge(self, trial: _Trial) -> None:
         """End a trial that has told enough, or costs too much."""
         ours, theirs = trial.ours, trial.theirs
         block_over = trial.block_over()
         tried = trial.turn == trial.challenger
-        if min(len(ours.steps), len(theirs.steps)) >= self.LEAST_STEPS:
+        # Each third step of what is tried, and each block's end: what is clearly dearer ends soon.
+        is_asked = block_over or (tried and len(theirs.steps) % self.LEAST_STEPS == 0)
+        if is_asked and min(len(ours.steps), len(theirs.steps)) >= self.LEAST_STEPS:
             (our, our_variance), (their, their_variance) = ours.found(), theirs.found()
             found, variance = their - our, our_variance + their_variance
             mine, other = self._records[trial.best], self._records[trial.challenger]
@@ -211,6 +221,7 @@ class Pace:
         self._level_tokens += tokens
         if abs(self._level - self._level_then) > self.SHIFT:
             self._level_tokens = 0.0
+            self._next = self._tokens
             for record in self._records.values():
                 record.wait = self.FIRST_WAIT
                 record.due = min(record.due, self._tokens)
