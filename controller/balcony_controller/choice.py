@@ -42,7 +42,7 @@ class Choice:
         self._backlog = backlog
         self.policy = self.home = menu.solved.mixed[0]
         self.row, self.part = 0, 0.0
-        self.first = False
+        self.first = self._repeatable = False
         self.floor_debt = 0.0
         self.floor_wins = False
         self._opening = Opening()
@@ -60,8 +60,9 @@ class Choice:
         self._may_open = may_open and self.min_agreement == 0.0
         self._choose(fresh=True)
 
-    def begin(self, remaining: int) -> None:
-        """A reply of at most ``remaining`` tokens begins."""
+    def begin(self, remaining: int, repeatable: bool = False) -> None:
+        """A reply of at most ``remaining`` tokens begins; a ``repeatable`` one without a limit makes no drafts."""
+        self._repeatable = repeatable
         # What waited at the last one's end is never paid.
         self.menu.learn(self.policy, 0.0, -self._owed_before, 0)
         self._owed_before = self._prompt_owed = 0.0
@@ -104,6 +105,8 @@ class Choice:
     @property
     def may_draft(self) -> bool:
         """Whether drafts may be held at all: a limit of single tokens leaves no time to verify them."""
+        if self._repeatable and self.books.budget.unlimited:
+            return False
         return self.menu.solved.rounds and self.books.tail is None
 
     def fits(self, depth: int) -> bool:
