@@ -320,7 +320,7 @@ class AdaptiveSession:
         figures.reused_tokens = ladder.resume(ids)
         self._decoder = decoder = Decoder(ladder, governor, sampler, ids, ends)
         remaining = min(max_new_tokens, ladder.context - len(ids))
-        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, remaining)
+        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, remaining, sampler.repeatable)
         text = self.codec.stream(ids)
         while remaining and not governor.out_of_time:
             if governor.pause_ms > 0.0:
@@ -347,8 +347,8 @@ class AdaptiveSession:
                 figures.tokens += 1
                 figures.depth_counts[depth] += 1
                 yield Token(piece, token, depth, elapsed_ms, drafted_at)
-                if self._reply != reply:  # another reply has taken the ladder
-                    return
+                if self._reply != reply:
+                    return  # another reply has taken the ladder
                 elapsed_ms = 0.0
 
     def _listen(self) -> None:

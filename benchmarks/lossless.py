@@ -50,6 +50,8 @@ def reply(
     governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
     decoder = Decoder(ladder, policy or governor, Sampler(), ids, frozenset())
     shown = len(decoder.step(count))
+    if policy is None:
+        governor.settle(shown, 0.0, charge=False)
     started = time.perf_counter()
     while shown < count:
         begun = time.perf_counter()

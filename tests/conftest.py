@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     """Calibrations of tests stay out of the user's cache; one folder for all, so that each bundle pays once."""
     monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setattr("balcony_edge.calibrate.LIMIT_S", 0.0)
+    monkeypatch.setattr("balcony_edge.calibrate.MOST_DISAGREEMENT", math.inf)
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
+from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge import Bundle
-from balcony_edge.calibrate import Calibration, cache_file, load_or_measure, measure
+from balcony_edge.calibrate import MOST_MEASURED, Calibration, Measured, cache_file, load_or_measure, measure
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 
@@ -24,7 +26,8 @@ def ladder(runtime: Runtime) -> Ladder:
 
 
 def test_every_stage_is_measured_for_every_size(ladder: Ladder) -> None:
-    profiles = measure(ladder, positions=(1, 2, 4), limit_s=0.0)
+    profiles, disagreement = measure(ladder, positions=(1, 2, 4), limit_s=0.0)
+    assert 0.0 <= disagreement < math.inf
     assert set(profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
     for profile in profiles.values():
         assert [count for count, _ in profile.points] == [1, 2, 4]
@@ -42,6 +45,50 @@ def test_the_second_run_reads_the_cache(
     monkeypatch.setattr("balcony_edge.calibrate.measure", lambda *_: pytest.fail("measured again"))
     assert load_or_measure(bundle, runtime, ladder) == first
     assert [path.suffix for path in cache_file(bundle, runtime).parent.iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize(
+    ("rounds_ms", "disagreement"),
+    [([9.0, 2.0, 2.0], 0.0), ([9.0, 1.0, 3.0], 0.5), ([9.0, 2.0, 2.0, 2.0, 8.0], 0.0), ([9.0, 1.0, 2.0, 3.0], 0.5)],
+    ids=["steady", "two that differ", "one burst", "spread"],
+)
+def test_how_far_rounds_disagree(
+    ladder: Ladder, monkeypatch: pytest.MonkeyPatch, rounds_ms: list[float], disagreement: float
+) -> None:
+    """The first round is not counted."""
+    times = iter([0.0] + [0.5] * (len(rounds_ms) - 3) + [2.0] * 9)
+    left = list(rounds_ms)
+
+    def run_all(ladder: Ladder, start: int, size: int) -> None:
+        assert ladder.observer is not None
+        ladder.observer(HEAD, size, left.pop(0))
+
+    monkeypatch.setattr("balcony_edge.calibrate._run_all", run_all)
+    found = measure(ladder, positions=(1,), limit_s=1.0, clock=lambda: next(times))
+    assert found.disagreement == pytest.approx(disagreement)
+
+
+def test_a_calibration_of_a_busy_machine_is_measured_again_until_it_is_steady(
+    ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steadiest is used, and kept once it is steady; a machine that never is, is measured so often and no more."""
+    monkeypatch.setattr("balcony_edge.calibrate.MOST_DISAGREEMENT", 0.1)
+    for number, (found, used) in enumerate([([0.3, 0.02], [0.3, 0.02]), ([0.3, 0.5, 0.2], [0.3, 0.3, 0.2])]):
+        monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / str(number)))
+        left = list(found)
+
+        def busy(ladder: Ladder, left: list[float] = left) -> Measured:
+            share = left.pop(0)
+            names = [HEAD, *(stage.name for stage in ladder.stages)]
+            return Measured({name: StageProfile(((1, 1.0 + share),)) for name in names}, share)
+
+        monkeypatch.setattr("balcony_edge.calibrate.measure", busy)
+        for start in range(MOST_MEASURED + 2):
+            calibration = load_or_measure(Bundle.demo(), runtime, ladder)
+            expected = used[min(start, len(used) - 1)]
+            assert calibration.disagreement == expected
+            assert calibration.profiles[HEAD].ms(1) == 1.0 + expected
+        assert not left
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"version": 0}', '{"version": 1, "bit_exact": true, "profiles": {}}'])

@@ -54,11 +54,17 @@ class Sampler:
         self._temp, self._top_k, self._top_p, self._min_p = temp, top_k, top_p, min_p
         self._penalty = repeat_penalty
         self._rng = np.random.default_rng(seed)
+        self._seed = seed
 
     @property
     def plain_greedy(self) -> bool:
         """Whether the token is simply the likeliest one."""
         return self._temp == 0.0 and self._penalty == 1.0
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same draws must come again: drafts would take some of them, and how many the clock decides."""
+        return self._temp > 0.0 and self._seed is not None
 
     def choose(self, logits: Logits, tokens: Sequence[int]) -> Choice:
         """The next token after ``tokens`` from its logits [V]."""

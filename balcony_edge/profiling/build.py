@@ -54,7 +54,7 @@ def measure_device(
         available = _wait(own)
         bandwidth = measure_bandwidth(runtime, available)
         say("stages")
-        stages = measure(ladder)
+        stages = measure(ladder).profiles
         say("tokens")
         token_ms = {depth: _token_ms(ladder, depth) for depth in ladder.depths}
         metered = own.snapshot.energy_j.known

@@ -29,6 +29,8 @@ class Choice:
     CORNERED_TOKENS = 3.0
     # Debts, in tokens, at which lossless decoding is left though it should fit, and at which it is taken up again.
     LOSSLESS_DEBT, LOSSLESS_AGAIN = 5.0, 0.5
+    # Savings, in tokens, without which a limited budget tries no other lossless policy.
+    TRIAL_SAVED = 5.0
     # Memory of the agreement that was promised, in tokens, for ``min_agreement``.
     FLOOR_TOKENS = 20.0
 
@@ -40,12 +42,12 @@ class Choice:
         self._backlog = backlog
         self.policy = self.home = menu.solved.mixed[0]
         self.row, self.part = 0, 0.0
-        self.first = False
+        self.first = self._repeatable = False
         self.floor_debt = 0.0
         self.floor_wins = False
         self._opening = Opening()
         self._opener: Opener | None = None
-        self._owed_before = self._chosen_for = 0.0
+        self._owed_before = self._chosen_for = self._prompt_owed = 0.0
         self._chosen_ago = 0
 
     # --- what happens ---
@@ -58,22 +60,35 @@ class Choice:
         self._may_open = may_open and self.min_agreement == 0.0
         self._choose(fresh=True)
 
-    def begin(self, remaining: int) -> None:
-        """A reply of at most ``remaining`` tokens begins."""
+    def begin(self, remaining: int, repeatable: bool = False) -> None:
+        """A reply of at most ``remaining`` tokens begins; a ``repeatable`` one without a limit makes no drafts."""
+        self._repeatable = repeatable
         # What waited at the last one's end is never paid.
         self.menu.learn(self.policy, 0.0, -self._owed_before, 0)
-        self._owed_before = 0.0
+        self._owed_before = self._prompt_owed = 0.0
         self._opening.begin(remaining)
         self.first = True
         self.menu.refresh()
         self._choose(fresh=True)
 
-    def spent(self, profiled_ms: float, tokens: int, charge: bool) -> None:
-        """A step that has shown ``tokens`` took so much by the profile; ``charge`` is False for a prompt's."""
-        owed = self._backlog.owed_ms(self.menu.solved.used[self.policy.depths])
+    def spent(self, profiled_ms: float, elapsed_ms: float, tokens: int, charge: bool) -> None:
+        """A step that has shown ``tokens`` took so much by the profile and by the clock.
+
+        ``charge`` is False for a prompt's.
+        """
+        policy = self.policy
+        owed = self._backlog.owed_ms(self.menu.solved.used[policy.depths])
         if charge and tokens > 0:
-            foretold_ms = between(self.policy.cost_ms, self.row, self.part)
-            self.menu.learn(self.policy, foretold_ms, profiled_ms + owed - self._owed_before, tokens)
+            foretold_ms = between(policy.cost_ms, self.row, self.part)
+            settled_ms = profiled_ms + owed - self._owed_before
+            self.menu.learn(policy, foretold_ms, settled_ms, tokens)
+            if policy.lossless and self._opener is None and not self._is_cut:
+                # That the exit must read the prompt too is part of what rounds take.
+                settled_ms += self._prompt_owed
+                self.menu.pace.spent(policy.depths, elapsed_ms, profiled_ms, settled_ms, tokens)
+            self._prompt_owed = 0.0
+        else:
+            self._prompt_owed = owed
         self._owed_before = owed
 
     def settle(self, tokens: int) -> None:
@@ -82,7 +97,7 @@ class Choice:
         self._opening.settle(tokens)
         self._chosen_ago += tokens
         self._place()
-        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave():
+        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave() or self._is_tried():
             self._choose()
 
     # --- what may be asked ---
@@ -90,6 +105,8 @@ class Choice:
     @property
     def may_draft(self) -> bool:
         """Whether drafts may be held at all: a limit of single tokens leaves no time to verify them."""
+        if self._repeatable and self.books.budget.unlimited:
+            return False
         return self.menu.solved.rounds and self.books.tail is None
 
     def fits(self, depth: int) -> bool:
@@ -139,8 +156,15 @@ class Choice:
             return
         nominal = self.allowed_ms(eased=False)
         debt = self.books.debt_tokens
+        always = self.books.budget.unlimited or self.min_agreement >= 1.0
+        # Trials of lossless policies are paid from savings.
+        self.menu.pace.limit_ms = math.inf if always else nominal if debt <= -self.TRIAL_SAVED else 0.0
         if self.books.budget.unlimited or self._affords_lossless(nominal, debt):
             self._take(self._lossless())
+            return
+        if always:
+            self._take(self._lossless())
+            self.floor_wins = True
             return
         moved = abs(nominal / max(self._chosen_for, 1e-9) - 1.0) > self.WORTH_CHOOSING
         stuck = not fresh and self._stuck(debt)
@@ -152,21 +176,33 @@ class Choice:
             owes = debt if self.first else -self._opening.SAVED_TOKENS
             wish = Wish(nominal, self.min_agreement, books.remaining, saved_ms, self.first, even, stuck, owes, opening)
             self.home = self.menu.best(wish, self.home)
-        if self.min_agreement >= 1.0:
-            self._take(self._lossless())
-            self.floor_wins = True
-        elif (opener := self._open(nominal, debt)) is not None:
+        if (opener := self._open(nominal, debt)) is not None:
             self._take(opener.policy, opener)
         elif fresh or self.policy is not self.home or self._opener is not None:
             self._take(self.home)
 
     def _take(self, policy: Policy, opener: Opener | None = None) -> None:
         self.policy, self._opener = policy, opener
+        if not policy.lossless:
+            self.menu.pace.interrupt()
         self._owed_before = 0.0 if self.first else self._backlog.owed_ms(self.menu.solved.used[policy.depths])
         self._place()
 
     def _lossless(self) -> Policy:
-        return self.menu.cheapest_lossless(alone=not self.may_draft)
+        """The lossless policy to use now: the cheapest, or the one that is being tried against it."""
+        return self.menu.lossless(self.menu.pace.now) if self.may_draft else self.menu.cheapest_lossless(alone=True)
+
+    def _is_tried(self) -> bool:
+        """Whether it is another lossless policy's turn."""
+        policy = self.policy
+        if not policy.lossless or self._opener is not None:
+            return False
+        return policy.depths != self.menu.pace.now and self.may_draft
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether a hard limit has the shallowest exit used instead."""
+        return self.books.cut and not self.books.budget.unlimited
 
     @property
     def _shallow(self) -> bool:
@@ -189,8 +225,10 @@ class Choice:
         tail = self.books.tail
         if tail is not None and nominal < self.menu.solved.full_ms * tail.MARGIN:
             return False
-        policy = self._lossless()
-        cost_ms = policy.cost_ms[0] * self.menu.bias(policy)
+        policy = self.menu.cheapest_lossless(alone=not self.may_draft)
+        # What is allowed is in the profiled milliseconds of the policy in force: measured ones decide between the two.
+        seen_from = self.policy.depths if self.policy.lossless else None
+        cost_ms = policy.cost_ms[0] * self.menu.bias(policy) * self.menu.pace.factor(policy.depths, seen_from)
         if self.policy.lossless and self._opener is None:
             return debt <= self.LOSSLESS_DEBT and nominal >= 0.93 * cost_ms
         return debt <= self.LOSSLESS_AGAIN and nominal >= cost_ms

@@ -144,9 +144,10 @@ class Governor:
         self._pause_ms = 0.0
         self._choice.set_budget(self._books)
 
-    def begin(self, pending: Mapping[str, int], remaining: int) -> None:
+    def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False) -> None:
         """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed.
 
+        ``repeatable``: where no budget limits it, it is plain full depth, so that nothing hangs on measured times.
         What earlier replies under the same budget overspent or saved still counts.
         """
         self._backlog.begin(pending)
@@ -154,7 +155,7 @@ class Governor:
         self._profiled_ms = self._graphs_ms = self._pause_ms = 0.0
         self._drafts.clear()
         self._books.begin(remaining)
-        self._choice.begin(remaining)
+        self._choice.begin(remaining, repeatable)
 
     # --- one token ---
 
@@ -255,7 +256,7 @@ class Governor:
         books, choice = self._books, self._choice
         if charge and tokens > 0:
             self.cost.observe(self._profiled_ms, self._graphs_ms, elapsed_ms, tokens)
-        choice.spent(self._profiled_ms, tokens, charge)
+        choice.spent(self._profiled_ms, elapsed_ms, tokens, charge)
         books.settle(elapsed_ms, tokens, charge)
         self._pause_ms = books.pause_ms(elapsed_ms)
         books.wait(self._pause_ms)

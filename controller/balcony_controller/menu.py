@@ -9,6 +9,7 @@ from itertools import combinations
 
 from balcony_controller.cost import CostModel
 from balcony_controller.opening import Opener, Opening
+from balcony_controller.pace import Pace
 from balcony_controller.policy import Policy
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import LadderShape
@@ -81,7 +82,8 @@ class Menu:
     """The policies to choose from, solved again when what is known of the exits has moved.
 
     ``owed_ms`` tells what catching up stages costs. Policies are ``biased``: how much dearer their tokens have been
-    than was foretold, since texts differ from the calibration's. ``solved``: solutions known already.
+    than was foretold, since texts differ from the calibration's. ``solved``: solutions known already. ``pace`` knows
+    which lossless policy is the fastest by the clock.
     """
 
     # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
@@ -115,6 +117,8 @@ class Menu:
         self._taken: dict[tuple[bool, tuple[int, ...]], tuple[float, float]] = {}
         self._exits = shape.depths[:-1]
         self._solve(solved or Solutions.of(shape, cost, quality, rounds))
+        foretold = {policy.depths: policy.cost_ms[0] for policy in self.solved.lossless}
+        self.pace = Pace(foretold, lambda depths: owed_ms(self.solved.used[depths]))
 
     def _solve(self, solved: Solutions) -> None:
         self.solved = solved
@@ -152,11 +156,13 @@ class Menu:
         prior_ms = self.BIAS_PRIOR_TOKENS * self.solved.shallowest_ms
         return min(2.0, max(0.5, (found[0] + prior_ms) / (found[1] + prior_ms)))
 
+    def lossless(self, depths: tuple[int, ...]) -> Policy:
+        """The lossless policy of a set of depths."""
+        return next(policy for policy in self.solved.lossless if policy.depths == depths)
+
     def cheapest_lossless(self, alone: bool) -> Policy:
         """The cheapest way to lossless tokens: full depth ``alone``, or rounds through an exit where these are."""
-        if alone:
-            return self.solved.lossless[0]
-        return min(self.solved.lossless, key=lambda policy: policy.cost_ms[0] * self.bias(policy))
+        return self.solved.lossless[0] if alone else self.lossless(self.pace.best)
 
     def opener(self) -> Opener:
         """What replies open with: the most agreement for what it costs more than the cheapest token."""

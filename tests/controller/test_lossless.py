@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from balcony_controller import StageProfile
 from balcony_controller.replay import World, play
 from balcony_controller.traces import Moment, Trace, shipped
-from helpers.fakes import FULL_MS, governor, records
+from helpers.fakes import FULL_MS, SHAPE, governor, records
 
 TOKENS = 600
 TRACES = pytest.mark.parametrize("trace", shipped(TOKENS), ids=lambda trace: trace.name)
@@ -45,3 +48,32 @@ def test_whatever_the_budget_what_is_decided_as_lossless_is_so(trace: Trace, che
     for lossless, tokens, agreed, verified in zip(promised, run.tokens, run.agreed, run.verified, strict=True):
         assert agreed == tokens or not lossless
         assert verified or not lossless
+
+
+def dearer_exits(times: float) -> dict[str, StageProfile]:
+    """A machine on which exits take so many times what they were calibrated at."""
+    found = dict(records().profiles)
+    for name in SHAPE.exits.values():
+        found[name] = StageProfile(tuple((count, times * ms) for count, ms in found[name].points))
+    return found
+
+
+@pytest.mark.parametrize("times", [5.0, 8.0, 12.0])
+@pytest.mark.parametrize(("budget", "least"), [("full", 0.0), ("8ms", 1.0)], ids=["no budget", "min_agreement"])
+@pytest.mark.parametrize("seed", range(3))
+def test_drafting_that_does_not_pay_on_this_machine_is_given_up(
+    times: float, budget: str, least: float, seed: int
+) -> None:
+    """The calibration promises a gain of a fifth; all trials counted, it costs no more than two per cent."""
+    control = governor(budget, min_agreement=least)
+    slow = replace(records(), profiles=dearer_exits(times))
+    run = play(control, slow, World(Trace("steady", [0], [Moment()]), seed=seed), 3000)
+    assert all(run.verified)
+    assert run.unverified_wrong == 0
+    assert run.mean_ms() <= 1.02 * FULL_MS
+
+
+def test_a_replay_with_trials_is_the_same_every_time() -> None:
+    slow = replace(records(), profiles=dearer_exits(6.0))
+    runs = [play(governor("full"), slow, World(Trace("steady", [0], [Moment()])), 1500) for _ in range(2)]
+    assert runs[0] == runs[1]
