@@ -80,6 +80,10 @@ class Balconies(nn.Module):
         assert isinstance(balcony, Balcony)
         return balcony
 
+    def some(self, splits: Sequence[int]) -> Balconies:
+        """The exits of some of the splits: the same modules."""
+        return Balconies({split: self.at(split) for split in splits})
+
     @torch.no_grad()
     def load(self, trained: Exits) -> None:
         """Become the trained exits of the same splits, all of the same width as these."""

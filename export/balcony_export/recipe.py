@@ -87,7 +87,7 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         balconies.load(earlier)
     if job.shard_base:
         processes.share_layers(base.model.model.layers)
-    distill(base, balconies, data.train, rows, config, metrics, saving, processes)
+    distill(base, balconies.some(config.only or config.splits), data.train, rows, config, metrics, saving, processes)
     gates = train_gates(base, balconies, data.train, config, metrics, processes)
     measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)
     trained = exits.Exits(
@@ -134,6 +134,8 @@ def _check(config: TrainConfig, blueprint: Blueprint, processes: Processes) -> N
     for what, chosen, known in choices:
         if chosen not in known:
             raise ModelError(f"there is no {what} {chosen!r}", f"choose one of {', '.join(known)}")
+    if unknown := sorted(set(config.only) - set(config.splits)):
+        raise ModelError(f"--only {unknown[0]} is none of the splits {list(config.splits)}", "name some of them")
     starting_norm(blueprint, config.norm_start)
     check_width(config.width)
     _ = config.loss_function

@@ -45,6 +45,8 @@ class TrainConfig:
     """Everything that decides the result. Lengths are in tokens. ``for_base`` fits the rates to a base."""
 
     splits: tuple[int, ...]
+    only: tuple[int, ...] = ()
+    """The splits whose exits are trained, the others staying as they begin; (): all."""
     steps: int = 1000
     rows: int = 16
     accumulate: int = 1
@@ -86,7 +88,7 @@ class TrainConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as JSON gives them back."""
-        return {**asdict(self), "splits": list(self.splits)}
+        return {**asdict(self), "splits": list(self.splits), "only": list(self.only)}
 
 
 def default_learning_rate(hidden: int) -> float:

@@ -261,6 +261,16 @@ def test_a_run_goes_on_from_trained_exits(job: Job) -> None:
     assert after.training["begun_as"] == json.loads(json.dumps(first.training))
 
 
+def test_the_other_exits_stay_as_they_begin(job: Job) -> None:
+    first = train_exits(job, CONFIG)
+    after = train_exits(replace(elsewhere(job, "after"), begin=job.out), replace(CONFIG, only=(2,)))
+    kept, moved = "exits.1.layer.mlp.down_proj.weight", "exits.2.layer.mlp.down_proj.weight"
+    assert np.array_equal(after.tensors[kept], first.tensors[kept])
+    assert not np.array_equal(after.tensors[moved], first.tensors[moved])
+    with pytest.raises(ModelError, match="--only 3 is none of the splits"):
+        train_exits(elsewhere(job, "none"), replace(CONFIG, only=(3,)))
+
+
 def test_a_run_that_begins_otherwise_is_another_run(job: Job) -> None:
     train_exits(job, CONFIG)
     train_exits(elsewhere(job, "after"), CONFIG)

@@ -77,6 +77,9 @@ def train(
         Path | None,
         typer.Option("--from", help="A folder of trained exits to go on from: longer, or on other text."),
     ] = None,
+    only: Annotated[
+        str | None, typer.Option(help="Train the exits of these splits alone; the others stay as --from has them.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
@@ -136,6 +139,7 @@ def train(
         blueprint.arch,
         chosen,
         preset,
+        only=None if only is None else tuple(architectures.parse_splits(only)),
         steps=max_steps,
         rows=rows,
         accumulate=accumulate,
