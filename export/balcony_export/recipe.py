@@ -22,6 +22,7 @@ from balcony_export.distill import distill
 from balcony_export.gate import Gates, train_gates
 from balcony_export.processes import Processes
 from balcony_export.run_folder import Metrics, Saving
+from balcony_export.sharpness import fit_sharpness
 from balcony_export.training import TrainConfig
 from balcony_export.widths import check_width
 
@@ -87,7 +88,10 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         balconies.load(earlier)
     if job.shard_base:
         processes.share_layers(base.model.model.layers)
-    distill(base, balconies.some(config.only or config.splits), data.train, rows, config, metrics, saving, processes)
+    taught = balconies.some(config.only or config.splits)
+    distill(base, taught, data.train, rows, config, metrics, saving, processes)
+    if config.temperature != 1.0:
+        fit_sharpness(base, taught, rows[::2])
     gates = train_gates(base, balconies, data.train, config, metrics, processes)
     measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)
     trained = exits.Exits(

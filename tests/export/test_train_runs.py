@@ -20,9 +20,10 @@ from balcony_edge.errors import BalconyError, ExitsError, ModelError
 from balcony_export import corpus, distill, exits, recipe, run_folder
 from balcony_export.balcony import build
 from balcony_export.base import Base, load_base
-from balcony_export.best import Best
+from balcony_export.best import Best, heldout_kl
 from balcony_export.processes import Processes
 from balcony_export.recipe import Job, train_exits
+from balcony_export.sharpness import fit_sharpness
 from balcony_export.state import metadata
 from balcony_export.training import TrainConfig
 
@@ -246,6 +247,22 @@ def test_the_settings_are_written_down(job: Job) -> None:
     assert written["processes"] == 1
     assert written["training"] == replace(CONFIG, steps=2).as_dict()
     assert torch.__version__.startswith(written["versions"]["torch"].partition("+")[0])
+
+
+# --- sharpness ---
+
+
+def test_a_flattened_exit_is_sharpened_again(job: Job) -> None:
+    base = load_base(job.folder, device="cpu")
+    # The layer before the last, the last one's copy behind it: the base itself.
+    split = base.blueprint.arch.layers - 1
+    balconies = build(base, (split,), "final")
+    rows = np.random.default_rng(0).integers(0, base.head.vocabulary, (6, 16))
+    with torch.no_grad():
+        balconies.at(split).norm.get_parameter("weight").mul_(0.8)
+    assert heldout_kl(base, balconies, rows)[str(split)] > 1e-3
+    assert fit_sharpness(base, balconies, rows)[split] == pytest.approx(1.25, abs=0.02)
+    assert heldout_kl(base, balconies, rows)[str(split)] < 1e-4
 
 
 # --- from trained exits ---
