@@ -57,7 +57,10 @@ class Backlog:
     def owed_ms(self, stages: Iterable[str]) -> float:
         """Profiled milliseconds of the positions that ``stages`` lack, as part of a batched call."""
         processed, seen, slopes = self._processed, self._seen, self._slopes
-        return sum(slopes[name] * (processed - seen[name]) for name in stages)
+        owed_ms = 0.0
+        for name in stages:
+            owed_ms += slopes[name] * (processed - seen[name])
+        return owed_ms
 
     def step_ms(self, stages: Iterable[str]) -> float:
         """Profiled milliseconds of running ``stages`` up to the next position."""

@@ -113,8 +113,9 @@ class Menu:
         self.quality = quality
         self._cost = cost
         self._owed_ms = owed_ms
-        # Milliseconds that a policy's tokens have taken, and that were foretold; both fade.
-        self._taken: dict[tuple[bool, tuple[int, ...]], tuple[float, float]] = {}
+        # Milliseconds that a policy's tokens have taken, and that were foretold, over ``_fade``: all fade at once.
+        self._taken: dict[tuple[bool, tuple[int, ...]], list[float]] = {}
+        self._fade = 1.0
         self._exits = shape.depths[:-1]
         self._solve(solved or Solutions.of(shape, cost, quality, rounds))
         foretold = {policy.depths: policy.cost_ms[0] for policy in self.solved.lossless}
@@ -141,12 +142,14 @@ class Menu:
         Of none: so much of what they seemed to take was never paid.
         """
         self._tokens += tokens
-        key = policy.lossless, policy.depths
-        kept = max(0.0, 1.0 - tokens / self.BIAS_TOKENS)
         # What is not in use is forgotten too: a hard reply must not bar a policy for good.
-        self._taken = {one: (taken * kept, foretold * kept) for one, (taken, foretold) in self._taken.items()}
-        taken, foretold = self._taken.get(key, (0.0, 0.0))
-        self._taken[key] = taken + profiled_ms, foretold + foretold_ms * tokens
+        self._fade *= max(0.0, 1.0 - tokens / self.BIAS_TOKENS)
+        if self._fade < 1e-9:
+            self._taken = {key: [part * self._fade for part in parts] for key, parts in self._taken.items()}
+            self._fade = 1.0
+        found = self._taken.setdefault((policy.lossless, policy.depths), [0.0, 0.0])
+        found[0] += profiled_ms / self._fade
+        found[1] += foretold_ms * tokens / self._fade
 
     def bias(self, policy: Policy) -> float:
         """True over foretold cost of a policy."""
@@ -154,7 +157,8 @@ class Menu:
         if found is None:
             return 1.0
         prior_ms = self.BIAS_PRIOR_TOKENS * self.solved.shallowest_ms
-        return min(2.0, max(0.5, (found[0] + prior_ms) / (found[1] + prior_ms)))
+        taken_ms, foretold_ms = found[0] * self._fade, found[1] * self._fade
+        return min(2.0, max(0.5, (taken_ms + prior_ms) / (foretold_ms + prior_ms)))
 
     def lossless(self, depths: tuple[int, ...]) -> Policy:
         """The lossless policy of a set of depths."""

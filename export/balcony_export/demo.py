@@ -8,8 +8,9 @@ in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); stat
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,6 +25,7 @@ from balcony_export.training import TrainConfig
 SPLITS = (3, 6, 9)
 EXIT_STEPS = 1500
 EXIT_LENGTH = 256
+DEEPEST: dict[str, Any] = {"only": (9,), "steps": 9000, "rows": 4, "temperature": 0.5}
 NAME = "balcony-stories-2.5M"
 
 
@@ -40,11 +42,19 @@ def base(texts: list[Path], out: Path) -> Path:
 
 
 def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
-    """The exits and gates of the base under ``out/exits``; returns that folder."""
-    target = out / "exits"
+    """The exits and gates of the base under ``out/exits``; returns that folder.
+
+    All three learn together, then the deepest goes on alone: it has the hardest task (three layers' work in one) and
+    tokens that leave there are to be the full model's most surely, hence the lower temperature.
+    """
+    first, target = out / "exits-state", out / "exits"
+    job = Job(folder=folder, name=NAME, texts=tuple(texts), out=first)
+    shape = architectures.read(folder).arch
+    if not (first / exits.MANIFEST).exists() and not (target / exits.MANIFEST).exists():
+        train_exits(job, TrainConfig.for_base(shape, SPLITS, steps=EXIT_STEPS, length=EXIT_LENGTH))
     if not (target / exits.MANIFEST).exists():
-        config = TrainConfig.for_base(architectures.read(folder).arch, SPLITS, steps=EXIT_STEPS, length=EXIT_LENGTH)
-        train_exits(Job(folder=folder, name=NAME, texts=tuple(texts), out=target), config)
+        on = TrainConfig.for_base(shape, SPLITS, length=EXIT_LENGTH, **DEEPEST)
+        train_exits(replace(job, out=target, begin=first), on)
     return target
 
 
