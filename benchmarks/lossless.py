@@ -3,7 +3,8 @@
     python benchmarks/lossless.py [--precision fp32] [--tokens 10000] [--model MODEL --exits EXITS]
 
 Exports the model at each precision, then answers prompts in turn by plain full depth and by the session's own lossless
-mode (the governor drafts where it pays) and by rounds that are forced to draft. Every token is compared; the ratios are
+mode (the governor drafts where it pays), both under a governor as in every session; then by plain full depth and by
+rounds that are forced to draft, without one. Every token is compared; the ratios are
 of each prompt's seconds, interleaved. Prints a table and, last, one JSON document.
 """
 
@@ -18,11 +19,15 @@ from statistics import median, quantiles
 
 import onnxruntime
 
+from balcony_controller import Governor
+from balcony_controller.budget import Budget
+from balcony_controller.cost import CostModel
 from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.calibrate import cpu_model
 from balcony_edge.decode import Decoder, Policy
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.fixed import FixedDepth, FixedDrafts
+from balcony_edge.session import ladder_shape, quality_model
 from balcony_export.bundle_writer import export_bundle
 from balcony_export.formats import Choice
 
@@ -38,26 +43,25 @@ PROMPTS = [
 ]
 
 
-def reply(
-    session: AdaptiveSession, policy: Policy | None, ids: list[int], count: int
-) -> tuple[list[int], float, Decoder]:
-    """(tokens, seconds after the first step, decoder) of a greedy reply; without a policy the session's governor's."""
-    ladder, governor = session.ladder, session.governor
+def reply(session: AdaptiveSession, policy: Policy, ids: list[int], count: int) -> tuple[list[int], float, Decoder]:
+    """(tokens, seconds after the first step, decoder) of a greedy reply. A governor hears what a session tells it."""
+    ladder, governor = session.ladder, policy if isinstance(policy, Governor) else None
     session.end_reply()
     ladder.rewind(0)
     ladder.append(ids)
-    ladder.observer = governor.observe if policy is None else None
-    governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
-    decoder = Decoder(ladder, policy or governor, Sampler(), ids, frozenset())
+    ladder.observer = None if governor is None else governor.observe
+    if governor is not None:
+        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
+    decoder = Decoder(ladder, policy, Sampler(), ids, frozenset())
     shown = len(decoder.step(count))
-    if policy is None:
+    if governor is not None:
         governor.settle(shown, 0.0, charge=False)
     started = time.perf_counter()
     while shown < count:
         begun = time.perf_counter()
         new = len(decoder.step(count - shown))
         shown += new
-        if policy is None:
+        if governor is not None:
             governor.settle(new, (time.perf_counter() - begun) * 1e3)
     return decoder.tokens[len(ids) :], time.perf_counter() - started, decoder
 
@@ -65,7 +69,13 @@ def reply(
 def measure(session: AdaptiveSession, wanted: int) -> dict[str, object]:
     """All modes over all prompts until ``wanted`` tokens were compared in each."""
     first, full = session.ladder.depths[0], session.ladder.full
-    modes: dict[str, Policy | None] = {"plain": FixedDepth(full), "auto": None}
+    plain = Governor(
+        ladder_shape(session.ladder),
+        CostModel(session.calibration.profiles),
+        quality_model(session.bundle),
+        Budget.parse("full"),
+    )
+    modes: dict[str, Policy] = {"plain": plain, "auto": session.governor, "ungoverned": FixedDepth(full)}
     modes |= {f"{length} drafts": FixedDrafts(first, length) for length in (1, 2, 3, 4)}
     seconds: dict[str, list[float]] = {name: [] for name in modes}
     equal = dict.fromkeys(modes, 0)
