@@ -162,9 +162,7 @@ def main() -> None:
     base = load_base(options.model, device="cpu")
     trained = exits.load(options.exits)
     balconies = build(base, trained.splits, "final", trained.width)
-    balconies.load_state_dict(
-        {name[6:]: torch.from_numpy(value) for name, value in trained.tensors.items() if name.startswith("exits.")}
-    )
+    balconies.load(trained)
     tokenizer = load_tokenizer(options.model)
     end, start = boundary_ids(tokenizer, read_config(options.model))
     data = corpus.load(options.data, tokenizer, end, start)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from balcony_controller import Verdict
 from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import batching_is_bit_exact
 from balcony_edge.decode import Decoder, confidence
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler, distribution
 from balcony_edge.engine.stage import Head
+from helpers.exact import exact_ladder
 from helpers.places import MakeBundle
 from helpers.random_governor import RandomGovernor
 from helpers.schedules import fresh_logits
@@ -32,11 +31,7 @@ def ladder(request: pytest.FixtureRequest) -> Ladder:
     else:
         make: MakeBundle = request.getfixturevalue("tiny_bundles")
         bundle = make(request.param, "bit")
-    ladder = Ladder(bundle, Runtime.start("cpu"))
-    ladder.padded = not batching_is_bit_exact(ladder)
-    if not batching_is_bit_exact(ladder):
-        pytest.skip("no form of these kernels is bit-exact on this machine")
-    return ladder
+    return exact_ladder(bundle)
 
 
 def decode(ladder: Ladder, governor: Any, count: int, sampler: Sampler | None = None) -> Decoder:

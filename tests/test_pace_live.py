@@ -9,12 +9,12 @@ import pytest
 
 from balcony_controller import Budget, CostModel, Governor
 from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import batching_is_bit_exact, measure
+from balcony_edge.calibrate import measure
 from balcony_edge.decode import Decoder
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.session import ladder_shape, quality_model
+from helpers.exact import exact_ladder
 
 PROMPT = [5, 17, 3, 42]
 TOKENS = 200
@@ -22,11 +22,7 @@ TOKENS = 200
 
 @pytest.fixture(scope="module")
 def ladder() -> Ladder:
-    ladder = Ladder(Bundle.demo(), Runtime.start("cpu"))
-    ladder.padded = not batching_is_bit_exact(ladder)
-    if not batching_is_bit_exact(ladder):
-        pytest.skip("no form of these kernels is bit-exact on this machine")
-    return ladder
+    return exact_ladder(Bundle.demo())
 
 
 @pytest.mark.parametrize("seed", range(3))

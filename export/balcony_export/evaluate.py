@@ -34,8 +34,6 @@ class _Depth:
     kl: Mean = field(default_factory=Mean)
     agreed: Mean = field(default_factory=Mean)
     outcomes: list[np.ndarray] = field(default_factory=list)
-    tops: list[np.ndarray] = field(default_factory=list)
-    margins: list[np.ndarray] = field(default_factory=list)
     judged: list[float | None] = field(default_factory=list)
     gates: list[np.ndarray] = field(default_factory=list)
 
@@ -109,6 +107,9 @@ def _add_document(session: AdaptiveSession, ids: list[int], depths: dict[int, _D
     ladder = session.ladder
     ladder.rewind(0)
     ladder.append(ids)
+    judges = session.governor.quality.judges
+    # The likeliest two tokens' log-probabilities, the second first, where a judge wants to know how sure the exit is.
+    likeliest: dict[int, list[np.ndarray]] = {depth: [] for depth in judges}
     for start in range(0, len(ids), CHUNK):
         stop = min(start + CHUNK, len(ids))
         truth = log_probabilities(ladder.logits(ladder.full, start, stop))
@@ -121,25 +122,22 @@ def _add_document(session: AdaptiveSession, ids: list[int], depths: dict[int, _D
             agreed = answer.argmax(axis=1) == best
             sums.agreed.add(agreed)
             sums.outcomes.append(agreed)
-            second, first = np.partition(answer, -2, axis=1)[:, -2:].T
-            sums.tops.append(first)
-            sums.margins.append(first - second)
-    judges = session.governor.quality.judges
+            if depth in judges:
+                likeliest[depth].append(np.partition(answer, -2, axis=1)[:, -2:])
     for stage in ladder.trunk:
         if stage.gates is not None:
             depth = stage.graph.stop
             sums = depths[depth]
             sums.gates.append(stage.gates.host()[0, : len(ids), 0].astype(np.float64))
             if depth in judges:
-                sums.judged += _judged(judges[depth], sums, len(ids))
+                sums.judged += _judged(judges[depth], sums.gates[-1], np.concatenate(likeliest[depth]))
 
 
-def _judged(judge: Judge, sums: _Depth, count: int) -> list[float | None]:
-    """The judge's forecasts for the last document, of ``count`` tokens."""
-    pieces = -(-count // CHUNK)
-    tops, margins = (np.concatenate(found[-pieces:]).tolist() for found in (sums.tops, sums.margins))
-    before = [None, *tops[:-1]]
-    known = zip(sums.gates[-1].tolist(), tops, margins, before, strict=True)
+def _judged(judge: Judge, gates: np.ndarray, likeliest: np.ndarray) -> list[float | None]:
+    """The judge's forecasts for a document, of its gate's logits [positions] and ``likeliest`` [positions, 2]."""
+    second, top = likeliest.T
+    tops = top.tolist()
+    known = zip(gates.tolist(), tops, (top - second).tolist(), [None, *tops[:-1]], strict=True)
     return [judge.chance(gate, Confidence(top, margin, previous)) for gate, top, margin, previous in known]
 
 
