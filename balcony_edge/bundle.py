@@ -95,7 +95,7 @@ class Graph(_Record):
 
 
 class GateBins(_Record):
-    """Held-out agreement by calibrated gate probability: ``edges`` separate the bins, ``share`` weighs them.
+    """Agreement on the base's own text by calibrated gate probability: ``edges`` separate bins, ``share`` weighs them.
 
     ``agreement[depth][bin]``: how often the exit at ``depth`` gave the full model's token in that bin.
     """

@@ -8,7 +8,6 @@ in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); stat
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,9 +22,13 @@ from balcony_export.tokenizer import train_tokenizer
 from balcony_export.training import TrainConfig
 
 SPLITS = (3, 6, 9)
-EXIT_STEPS = 1500
 EXIT_LENGTH = 256
-DEEPEST: dict[str, Any] = {"only": (9,), "steps": 9000, "rows": 4, "temperature": 0.5}
+# One after the other, each from the exits of the one before: all for agreement, then the deepest by itself.
+STAGES: tuple[dict[str, Any], ...] = (
+    {"steps": 1500},
+    {"steps": 9000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
+    {"only": (9,), "steps": 12_000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
+)
 NAME = "balcony-stories-2.5M"
 
 
@@ -44,17 +47,20 @@ def base(texts: list[Path], out: Path) -> Path:
 def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
     """The exits and gates of the base under ``out/exits``; returns that folder.
 
-    All three learn together, then the deepest goes on alone: it has the hardest task (three layers' work in one) and
-    tokens that leave there are to be the full model's most surely, hence the lower temperature.
+    Three stages: tokens that leave at an exit are to be the full model's, which a temperature below 1 teaches better
+    (see sharpness.py), and the deepest exit has the hardest task, three layers' work in one.
     """
-    first, target = out / "exits-state", out / "exits"
-    job = Job(folder=folder, name=NAME, texts=tuple(texts), out=first)
+    target = out / "exits"
+    if (target / exits.MANIFEST).exists():
+        return target
     shape = architectures.read(folder).arch
-    if not (first / exits.MANIFEST).exists() and not (target / exits.MANIFEST).exists():
-        train_exits(job, TrainConfig.for_base(shape, SPLITS, steps=EXIT_STEPS, length=EXIT_LENGTH))
-    if not (target / exits.MANIFEST).exists():
-        on = TrainConfig.for_base(shape, SPLITS, length=EXIT_LENGTH, **DEEPEST)
-        train_exits(replace(job, out=target, begin=first), on)
+    before: Path | None = None
+    for number, settings in enumerate(STAGES, start=1):
+        stage = target if number == len(STAGES) else out / f"exits-stage-{number}"
+        if not (stage / exits.MANIFEST).exists():
+            job = Job(folder=folder, name=NAME, texts=tuple(texts), out=stage, begin=before)
+            train_exits(job, TrainConfig.for_base(shape, SPLITS, length=EXIT_LENGTH, **settings))
+        before = stage
     return target
 
 

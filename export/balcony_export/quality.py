@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from balcony_export import corpus
+from balcony_export import corpus, self_text
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
-from balcony_export.calibration import Flags, auroc, bin_table, calibration_error, platt, sigmoid
+from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, platt, sigmoid
 from balcony_export.gate import Gates
 from balcony_export.judge import Evidence, fit_judge
 from balcony_export.kl import answers, chunked_loss, predictions
@@ -22,6 +22,10 @@ from balcony_export.progress import Progress
 ROWS_AT_ONCE = 8
 # Agreement is then known to ±0.2 % and a bin's to ±0.6 %; more text would only take longer.
 MAX_TOKENS = 262_144
+# The base's own text is decoded token by token, so there is less of it: a bin's agreement is known to ±0.5 %.
+MAX_OWN_TOKENS = 65_536
+# So many held-out tokens begin each row of it, or a quarter of a short row.
+BEGINNING = 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,19 @@ class Observations:
     lens_agreement: Mapping[int, float]
     kl_nats: Mapping[int, float]
     full_loss_nats: float
+
+    def told(self, split: int, slope: float, offset: float) -> tuple[Floats, dict[int, Flags]]:
+        """One split's calibrated gate probabilities, and by depth from it on whether that exit agreed; all flat."""
+        deeper = {depth: flags.ravel() for depth, flags in self.agrees.items() if depth >= split}
+        return sigmoid(slope * self.evidence[split].gate + offset).ravel(), deeper
+
+    def after(self, position: int) -> Observations:
+        """The same without the positions before ``position``. The three means stay those of all positions."""
+        return replace(
+            self,
+            evidence={split: Evidence(*(part[:, position:] for part in one)) for split, one in self.evidence.items()},
+            agrees={split: flags[:, position:] for split, flags in self.agrees.items()},
+        )
 
 
 @torch.no_grad()
@@ -83,28 +100,53 @@ def heldout_rows(stream: corpus.Tokens, length: int) -> corpus.Tokens:
     return rows if len(rows) <= wanted else rows[np.linspace(0, len(rows) - 1, wanted).astype(int)]
 
 
-def calibrate(seen: Observations, gates: Gates) -> dict[str, Any]:
+def own_text(base: Base, rows: corpus.Tokens) -> tuple[corpus.Tokens, int]:
+    """Rows whose beginnings are held-out text and the rest the base's own greedy reply; how many tokens begin each."""
+    length = rows.shape[1]
+    beginning = min(BEGINNING, length // 4)
+    begun = torch.from_numpy(rows[: max(2, MAX_OWN_TOKENS // length), :beginning])
+    parts = torch.split(begun, self_text.ROWS)
+    replies = []
+    with Progress("own text", len(parts)) as progress:
+        for part in parts:
+            replies.append(self_text.generate(base, part.to(base.device), length - beginning, None).cpu().numpy())
+            progress.advance()
+    return np.concatenate(replies), beginning
+
+
+def observe_own(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens) -> Observations:
+    """Observations of the base's own text: what a device decodes, and where exits agree more often than elsewhere."""
+    own, beginning = own_text(base, rows)
+    # The beginning's last position gives the first token of the reply.
+    return observe(base, balconies, gates, own).after(beginning - 1)
+
+
+def calibrate(seen: Observations, own: Observations, gates: Gates) -> dict[str, Any]:
     """Fold a Platt calibration into each gate, fit the judges, and return the ``quality`` part of exits.json.
 
-    Even rows calibrate; AUROC and calibration error come from the odd rows, which the calibration never saw.
-    The bins use both.
+    Of ``seen``, held-out text, even rows calibrate; AUROC and calibration error come from the odd rows, which the
+    calibration never saw. The bins, by which a device forecasts what its tokens will agree, are of its ``own`` text.
     """
     exits = {}
     for split, known in seen.evidence.items():
         logits, agrees = known.gate, seen.agrees[split]
         slope, offset = platt(logits[::2].ravel(), agrees[::2].ravel())
         gates.at(split).fold(slope, offset)
-        chances = sigmoid(slope * logits + offset)
-        measured, outcomes = chances[1::2].ravel(), agrees[1::2].ravel()
-        deeper = {depth: flags.ravel() for depth, flags in seen.agrees.items() if depth >= split}
+        measured, outcomes = sigmoid(slope * logits[1::2] + offset).ravel(), agrees[1::2].ravel()
         exits[str(split)] = {
             "agreement": float(agrees.mean()),
+            "own_agreement": float(own.agrees[split].mean()),
             "lens_agreement": seen.lens_agreement[split],
             "kl_nats": seen.kl_nats[split],
             "gate_auroc": auroc(measured, outcomes),
             "gate_ece": calibration_error(measured, outcomes),
-            "bins": bin_table(chances.ravel(), deeper),
+            "bins": bin_table(*own.told(split, slope, offset)),
             "judge": fit_judge(known._replace(gate=slope * logits + offset), agrees),
         }
-    tokens = next(iter(seen.agrees.values())).size
-    return {"heldout_tokens": int(tokens), "full_loss_nats": seen.full_loss_nats, "exits": exits}
+    tokens, own_tokens = (next(iter(found.agrees.values())).size for found in (seen, own))
+    return {
+        "heldout_tokens": int(tokens),
+        "own_tokens": int(own_tokens),
+        "full_loss_nats": seen.full_loss_nats,
+        "exits": exits,
+    }

@@ -64,6 +64,8 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     blueprint = architectures.read(job.folder)
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
     _check(config, blueprint, processes)
+    if config.only and job.begin is None:
+        raise ModelError("--only leaves the other exits as they begin, which is untrained", "give --from EXITS too")
     digest = exits.base_digest(job.folder)
     opened = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
     data = _load_corpus(
@@ -93,7 +95,8 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     if config.temperature != 1.0:
         fit_sharpness(base, taught, rows[::2])
     gates = train_gates(base, balconies, data.train, config, metrics, processes)
-    measured = quality.calibrate(quality.observe(base, balconies, gates, rows), gates)
+    seen, own = (observe(base, balconies, gates, rows) for observe in (quality.observe, quality.observe_own))
+    measured = quality.calibrate(seen, own, gates)
     trained = exits.Exits(
         splits=config.splits,
         base_model=job.name,

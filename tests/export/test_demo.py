@@ -21,9 +21,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe with a toy base, a few steps and no compiler."""
     monkeypatch.setattr(demo, "PretrainConfig", lambda: TINY)
     monkeypatch.setattr(demo, "SPLITS", (1, 2))
-    monkeypatch.setattr(demo, "EXIT_STEPS", 2)
     monkeypatch.setattr(demo, "EXIT_LENGTH", 16)
-    monkeypatch.setattr(demo, "DEEPEST", {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5})
+    monkeypatch.setattr(demo, "STAGES", ({"steps": 2}, {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5}))
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     monkeypatch.setattr(pretrain.shutil, "which", lambda _: None)
     defaults = training.TrainConfig.for_base

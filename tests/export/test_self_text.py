@@ -96,7 +96,13 @@ def test_training_on_own_text_keeps_and_reuses_it(toy: Path, tmp_path: Path, mon
     trained = train_exits(job, CONFIG)
     assert trained.quality["heldout_tokens"] >= 32
     (job.out / "state" / "self.jsonl").replace(kept)
-    monkeypatch.setattr(self_text, "generate", None)
+    real = self_text.generate
+
+    def greedy(base: Base, ids: torch.Tensor, count: int, generator: torch.Generator | None) -> torch.Tensor:
+        assert generator is None, "sampled again"
+        return real(base, ids, count, generator)
+
+    monkeypatch.setattr(self_text, "generate", greedy)
     again = train_exits(replace(job, out=tmp_path / "two", texts=(Path(f"self:{kept}"),)), CONFIG)
     assert all(np.array_equal(again.tensors[name], value) for name, value in trained.tensors.items())
     assert exits.load(job.out).training["steps"] == 3

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from balcony_edge.errors import BalconyError, DataError, ExitsError, ModelError
-from balcony_export import architectures, corpus, exits, recipe, run_folder, training
+from balcony_export import architectures, corpus, exits, quality, recipe, run_folder, training
 from balcony_export.balcony import build
 from balcony_export.base import Base, load_base, load_tokenizer
 from balcony_export.cli import train as command
@@ -129,12 +129,13 @@ def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path, pictures: N
     for split, deeper in (("1", {"1", "3"}), ("3", {"3"})):
         row = quality["exits"][split]
         assert row.keys() == {
-            "agreement", "lens_agreement", "kl_nats", "gate_auroc", "gate_ece", "bins", "judge",
+            "agreement", "own_agreement", "lens_agreement", "kl_nats", "gate_auroc", "gate_ece", "bins", "judge",
         }  # fmt: skip
         assert row["bins"]["agreement"].keys() == deeper
         assert len(row["bins"]["share"]) == len(row["bins"]["edges"]) + 1
-        overall = np.dot(row["bins"]["share"], row["bins"]["agreement"][split])
-        assert overall == pytest.approx(row["agreement"])
+        own = np.dot(row["bins"]["share"], row["bins"]["agreement"][split])
+        assert own == pytest.approx(row["own_agreement"])
+        assert np.dot(row["judge"]["share"], row["judge"]["agreement"]) == pytest.approx(row["agreement"])
     found = sorted(path.relative_to(job.out).as_posix() for path in job.out.rglob("*") if path.is_file())
     assert found == [
         "config.json", "exits.json", "exits.safetensors", "loss.png", "metrics.jsonl",
@@ -146,8 +147,8 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     trained = train_exits(job, CONFIG)
     base = load_base(job.folder, device="cpu")
     data = corpus.load(job.texts, load_tokenizer(job.folder), 2, 1)
-    rows = torch.from_numpy(corpus.sequences(data.heldout, CONFIG.length))
-    hidden = base.trace(rows, [2]).hidden[2].double().numpy()
+    own, beginning = quality.own_text(base, corpus.sequences(data.heldout, CONFIG.length))
+    hidden = base.trace(torch.from_numpy(own), [2]).hidden[2][:, beginning - 1 :].double().numpy()
     gate = trained.gate(2)
     bins = trained.quality["exits"]["2"]["bins"]
     up = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + 1e-6) @ gate["up.weight"].T + gate["up.bias"]

@@ -286,6 +286,8 @@ def test_the_other_exits_stay_as_they_begin(job: Job) -> None:
     assert not np.array_equal(after.tensors[moved], first.tensors[moved])
     with pytest.raises(ModelError, match="--only 3 is none of the splits"):
         train_exits(elsewhere(job, "none"), replace(CONFIG, only=(3,)))
+    with pytest.raises(ModelError, match="untrained"):
+        train_exits(elsewhere(job, "none"), replace(CONFIG, only=(2,)))
 
 
 def test_a_run_that_begins_otherwise_is_another_run(job: Job) -> None:
