@@ -95,8 +95,6 @@ class Menu:
     # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
     BIAS_TOKENS = 400.0
     BIAS_PRIOR_TOKENS = 2000.0
-    # Openings must promise so much more: they rest on guesses of replies' lengths, and on savings to be made first.
-    WORTH_OPENING = 0.005
     # A reply's opening costs so many times the cheapest token at the least: else it is no opening.
     LEAST_OPENING = 1.25
 
@@ -207,7 +205,7 @@ class Menu:
             elif wish.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
                 score = max(
                     policy.agreement_at(allowed_ms / bias),
-                    wish.opening.agreement(opener, policy, bias, allowed_ms, wish.debt_tokens) - self.WORTH_OPENING,
+                    wish.opening.agreement(opener, policy, bias, allowed_ms, wish.debt_tokens),
                 )
             else:
                 score = policy.agreement_at(allowed_ms / bias)

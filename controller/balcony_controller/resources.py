@@ -12,9 +12,10 @@ import math
 from balcony_controller.budget import Budget
 from balcony_controller.signals import Signals
 
-# Tokens over which a small debt is paid back, and the debt in tokens at which nothing but paying back is left.
-SOFT_TOKENS = 24.0
-HARD_TOKENS = 7.0
+# Tokens over which a small debt is paid back, and the debt in tokens at which nothing but paying back is left. Debts
+# come from hard passages: who pays at once is stingy where depth is worth most.
+SOFT_TOKENS = 120.0
+HARD_TOKENS = 9.0
 # Savings and debts that are remembered, in tokens: old savings must not buy a long overspend.
 MOST_SAVED_TOKENS = 18.0
 MOST_OWED_TOKENS = 50.0
