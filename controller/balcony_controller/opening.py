@@ -32,7 +32,7 @@ class Opening:
 
     # What is put aside by a reply's end, and how far an opening may overspend.
     SAVED_TOKENS = 14.0
-    OVERSPENT_TOKENS = 6.0
+    OVERSPENT_TOKENS = 5.0
     # A debt above which a reply is not opened, there would be nothing to spend; and the shortest opening.
     MOST_DEBT_TOKENS = 2.0
     LEAST_OPENED = 4.0
