@@ -11,13 +11,9 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,10 +23,9 @@ from balcony_edge.bundle import Bundle
 from balcony_edge.cache import cache_folder
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
+from balcony_edge.stage_times import Measured, measure, some_ids
 
-POSITIONS = (1, 2, 4, 8, 16, 32)
-LIMIT_S = 1.0
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # How far rounds may lie from their median, as a share of it, and how often a machine that is never quiet is measured.
 MOST_DISAGREEMENT = 0.1
 MOST_MEASURED = 3
@@ -70,13 +65,6 @@ class Calibration:
             for name, points in content["profiles"].items()
         }
         return cls(profiles, bool(content["bit_exact"]), float(content["disagreement"]), int(content["measured"]))
-
-
-class Measured(NamedTuple):
-    """Profiles by stage name, and how far the rounds lay from their median: the middle distance, as a share of it."""
-
-    profiles: dict[str, StageProfile]
-    disagreement: float
 
 
 def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
@@ -120,53 +108,6 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> Calibra
     return found
 
 
-def measure(
-    ladder: Ladder,
-    positions: tuple[int, ...] = POSITIONS,
-    limit_s: float | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-) -> Measured:
-    """Median milliseconds of every stage and the head for each number of positions that fits the context.
-
-    Rounds over all stages are interleaved until ``limit_s`` (default LIMIT_S) is over, after three at the least: a
-    burst of other work on the machine must not fall on one stage alone.
-    """
-    limit_s = LIMIT_S if limit_s is None else limit_s
-    sizes = [size for size in positions if size <= min(ladder.context, 64)]
-    times: dict[tuple[str, int], list[float]] = {}
-    totals: list[float] = []
-
-    def observe(stage: str, count: int, elapsed_ms: float) -> None:
-        times.setdefault((stage, count), []).append(elapsed_ms)
-        totals[-1] += elapsed_ms
-
-    previous, ladder.observer = ladder.observer, observe
-    try:
-        started = clock()
-        rounds = 0
-        while rounds < 3 or clock() - started < limit_s:
-            totals.append(0.0)
-            for size in sizes:
-                # Somewhat into the context, where most tokens are decoded.
-                _run_all(ladder, min(64, ladder.context - size), size)
-            if rounds == 0:
-                # The first round pays for lazy set-up.
-                times.clear()
-                totals.clear()
-            rounds += 1
-    finally:
-        ladder.observer = previous
-        ladder.rewind(0)
-    profiles = {
-        name: StageProfile(
-            tuple((count, statistics.median(runs)) for (stage, count), runs in sorted(times.items()) if stage == name)
-        )
-        for name in {stage for stage, _ in times}
-    }
-    middle = statistics.median(totals)
-    return Measured(profiles, statistics.median(abs(total - middle) for total in totals) / middle)
-
-
 def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
     """Whether this machine's kernels give the same bits for positions fed one by one and fed together.
 
@@ -174,7 +115,7 @@ def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
     lossless to the last bit; False means float-exact only. Leaves the ladder empty.
     """
     positions = min(positions, ladder.context)
-    ids = _some_ids(ladder, positions)
+    ids = some_ids(ladder, positions)
     answers = []
     for steps in ([1] * positions, [positions], [2, positions - 2] if positions > 2 else [positions]):
         ladder.rewind(0)
@@ -192,21 +133,6 @@ def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
     return all(
         np.array_equal(first, other) for answer in answers[1:] for first, other in zip(answers[0], answer, strict=True)
     )
-
-
-def _run_all(ladder: Ladder, start: int, size: int) -> None:
-    """Bring every stage to ``start``, then time each over ``size`` positions."""
-    ladder.rewind(min(start, ladder.length))
-    ladder.append(_some_ids(ladder, start + size - ladder.length))
-    if start:
-        for depth in ladder.depths:
-            ladder.outputs(depth, start)
-    for depth in ladder.depths:
-        ladder.logits_view(depth, ladder.length - size, ladder.length)
-
-
-def _some_ids(ladder: Ladder, count: int) -> list[int]:
-    return [int(token) for token in np.random.default_rng(count).integers(0, ladder.vocabulary, count)]
 
 
 def cpu_model() -> str:

@@ -22,7 +22,7 @@ settings.load_profile("default")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrations of tests stay out of the user's cache; one folder for all, so that each bundle pays once."""
     monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("balcony_edge.calibrate.LIMIT_S", 0.0)
+    monkeypatch.setattr("balcony_edge.stage_times.LIMIT_S", 0.0)
     monkeypatch.setattr("balcony_edge.calibrate.MOST_DISAGREEMENT", math.inf)
 
 

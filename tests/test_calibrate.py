@@ -10,9 +10,10 @@ import pytest
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge import Bundle
-from balcony_edge.calibrate import MOST_MEASURED, Calibration, Measured, cache_file, load_or_measure, measure
+from balcony_edge.calibrate import MOST_MEASURED, Calibration, cache_file, load_or_measure
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from balcony_edge.stage_times import Measured, Stopwatch, measure, time_batch, time_single
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,31 @@ def test_every_stage_is_measured_for_every_size(ladder: Ladder) -> None:
         assert all(ms > 0 for _, ms in profile.points)
     assert ladder.length == 0
     assert ladder.observer is None
+
+
+def test_single_positions_are_timed_in_runs_and_batches_after_the_first_exit(ladder: Ladder) -> None:
+    """What went before each timed call, as decoding has it: the same depth, or a run ahead at the first exit."""
+    calls: list[tuple[str, int, bool]] = []
+
+    class Spy(Stopwatch):
+        def __call__(self, stage: str, count: int, elapsed_ms: float) -> None:
+            calls.append((stage, count, count == self.counted))
+            super().__call__(stage, count, elapsed_ms)
+
+    ladder.observer = watch = Spy()
+    watch.rounds_ms.append(0.0)
+    time_single(ladder, watch)
+    last = ladder.trunk[-1].name
+    assert [counted for stage, _, counted in calls if stage == last][-4:] == [False, True, True, True]
+    calls.clear()
+    time_batch(ladder, watch, 4)
+    timed = [index for index, (_, _, counted) in enumerate(calls) if counted]
+    deep = next(index for index in timed if calls[index][0] == ladder.trunk[1].name)
+    assert calls[deep][1] == 4
+    first = ladder.trunk[0].name
+    assert [count for stage, count, _ in calls[:deep] if stage == first][-3:] == [1, 1, 2]
+    ladder.observer = None
+    ladder.rewind(0)
 
 
 def test_the_second_run_reads_the_cache(
@@ -59,11 +85,11 @@ def test_how_far_rounds_disagree(
     times = iter([0.0] + [0.5] * (len(rounds_ms) - 3) + [2.0] * 9)
     left = list(rounds_ms)
 
-    def run_all(ladder: Ladder, start: int, size: int) -> None:
-        assert ladder.observer is not None
-        ladder.observer(HEAD, size, left.pop(0))
+    def time_single(ladder: Ladder, watch: Stopwatch) -> None:
+        watch.counted = 1
+        watch(HEAD, 1, left.pop(0))
 
-    monkeypatch.setattr("balcony_edge.calibrate._run_all", run_all)
+    monkeypatch.setattr("balcony_edge.stage_times.time_single", time_single)
     found = measure(ladder, positions=(1,), limit_s=1.0, clock=lambda: next(times))
     assert found.disagreement == pytest.approx(disagreement)
 

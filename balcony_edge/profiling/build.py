@@ -11,12 +11,12 @@ from pathlib import Path
 
 from balcony_edge import __version__
 from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import measure
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.errors import DeviceProfileError
 from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.energy import WINDOW_S, Drawn, measure_power
+from balcony_edge.stage_times import measure
 from balcony_edge.telemetry import Sampler, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.profile import FoundProfile, find_profile
