@@ -25,10 +25,11 @@ class Choice:
     # Sets of depths are chosen again after so many tokens, if what a token may take has moved by this share …
     CHOOSE_TOKENS = 16
     WORTH_CHOOSING = 0.08
-    # … or a debt, in tokens, cannot be paid back with the set in force.
+    # … or a debt, in tokens, cannot be paid back with the set in force; then after so many tokens at the least.
     CORNERED_TOKENS = 3.0
+    URGENT_TOKENS = 2
     # Debts, in tokens, at which lossless decoding is left though it should fit, and at which it is taken up again.
-    LOSSLESS_DEBT, LOSSLESS_AGAIN = 5.0, 0.5
+    LOSSLESS_DEBT, LOSSLESS_AGAIN = 3.5, 0.5
     # Savings, in tokens, without which a limited budget tries no other lossless policy.
     TRIAL_SAVED = 5.0
     # Memory of the agreement that was promised, in tokens, for ``min_agreement``.
@@ -97,7 +98,7 @@ class Choice:
         self._opening.settle(tokens)
         self._chosen_ago += tokens
         self._place()
-        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave() or self._is_tried():
+        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave() or self._is_tried() or self._is_urgent():
             self._choose()
 
     # --- what may be asked ---
@@ -120,6 +121,15 @@ class Choice:
         if tail is not None and not tail.affords(step_ms * tail.MARGIN):
             return False
         return step_ms + self.menu.solved.shallowest_ms * factor * (self.books.remaining - 1) <= left_ms
+
+    def debt_after_pass(self, spent_ms: float) -> float:
+        """The debt, in tokens, if ``spent_ms`` (profiled) and a deep pass now showed a single token."""
+        deep_ms = self._backlog.step_ms(self._shape.stages(self._shape.full))
+        return self.books.debt_tokens + (spent_ms + deep_ms) / max(self.allowed_ms(eased=False), 1e-9) - 1.0
+
+    def may_wait(self, spent_ms: float) -> bool:
+        """Whether a round that has taken ``spent_ms`` (profiled) may go on: all of its drafts may turn out wrong."""
+        return not self.books.per_token or self.debt_after_pass(spent_ms) <= self._opening.OVERSPENT_TOKENS
 
     def allowed_ms(self, *, eased: bool = True) -> float:
         """What the next token's graphs may take, in profiled milliseconds; ``eased``: debts and savings reckoned."""
@@ -236,7 +246,7 @@ class Choice:
     def _must_leave(self) -> bool:
         """Whether an opening is over, or lossless decoding has turned out to be out of reach."""
         if self._opener is not None:
-            return self._opening.over(self.books.debt_tokens)
+            return self._opening.over(self.debt_after_pass(0.0))
         if not self.policy.lossless or self.books.budget.unlimited or self.min_agreement >= 1.0:
             return False
         return not self.fits(self._shape.full) or self.books.debt_tokens > self.LOSSLESS_DEBT
@@ -244,6 +254,11 @@ class Choice:
     def _stuck(self, debt: float) -> bool:
         """Whether there are savings, but what waits for the set in force would cost more than they are."""
         return debt < -self.CORNERED_TOKENS and (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
+
+    def _is_urgent(self) -> bool:
+        """Whether every further token with the set in force adds to a debt."""
+        debt = self.books.debt_tokens
+        return self._chosen_ago >= self.URGENT_TOKENS and debt > 0 and self._cornered(debt)
 
     def _cornered(self, debt: float) -> bool:
         """Whether the set in force cannot steer back to the budget."""

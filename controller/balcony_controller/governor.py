@@ -289,4 +289,6 @@ class Governor:
 
     def _may_hold(self, count: int) -> bool:
         """Whether one more draft than ``count`` may be held."""
-        return self._choice.may_draft and count < min(self.MOST_DRAFTS, max(1, self._books.remaining - 1))
+        if not self._choice.may_draft or count >= min(self.MOST_DRAFTS, max(1, self._books.remaining - 1)):
+            return False
+        return count == 0 or self._choice.may_wait(self._profiled_ms)

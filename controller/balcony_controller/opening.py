@@ -31,8 +31,8 @@ class Opening:
     """
 
     # What is put aside by a reply's end, and how far an opening may overspend.
-    SAVED_TOKENS = 14.0
-    OVERSPENT_TOKENS = 5.0
+    SAVED_TOKENS = 17.0
+    OVERSPENT_TOKENS = 7.0
     # A debt above which a reply is not opened, there would be nothing to spend; and the shortest opening.
     MOST_DEBT_TOKENS = 2.0
     LEAST_OPENED = 4.0
@@ -88,7 +88,7 @@ class Opening:
         return self._until >= self.LEAST_OPENED
 
     def over(self, debt_tokens: float) -> bool:
-        """Whether the opening in progress ends here."""
+        """Whether the opening in progress ends here, ``debt_tokens`` being the debt after one more deep pass."""
         return self._shown >= self._until or debt_tokens > self.OVERSPENT_TOKENS
 
     def share(self, debt_tokens: float) -> float:

@@ -12,19 +12,22 @@ import math
 from balcony_controller.budget import Budget
 from balcony_controller.signals import Signals
 
-# Tokens over which a small debt is paid back, and the debt in tokens at which nothing but paying back is left. Debts
-# come from hard passages: who pays at once is stingy where depth is worth most.
+# What is kept in reserve, in tokens; tokens over which what lies above or below it is worked off; the debt at which
+# nothing but paying back is left. Between them spending is left alone: it runs ahead in hard passages, where depth is
+# worth most, and who pays back at once is stingy there.
+RESERVE_TOKENS = 8.0
 SOFT_TOKENS = 120.0
 HARD_TOKENS = 9.0
 # Savings and debts that are remembered, in tokens: old savings must not buy a long overspend.
-MOST_SAVED_TOKENS = 18.0
+MOST_SAVED_TOKENS = 30.0
 MOST_OWED_TOKENS = 50.0
 LEAST, MOST = 0.05, 1.6
 
 
 def ease(debt_tokens: float) -> float:
     """The share of its refill that an account allows to be spent while it owes ``debt_tokens``."""
-    return min(MOST, max(LEAST, 1.0 - debt_tokens / SOFT_TOKENS - (debt_tokens / HARD_TOKENS) ** 3))
+    lacking = debt_tokens + RESERVE_TOKENS
+    return min(MOST, max(LEAST, 1.0 - lacking / SOFT_TOKENS - (lacking / (HARD_TOKENS + RESERVE_TOKENS)) ** 5))
 
 
 class TokenAccount:

@@ -13,6 +13,7 @@ from balcony_controller.replay import Run, World, play
 from balcony_controller.resources import (
     HARD_TOKENS,
     MOST_SAVED_TOKENS,
+    RESERVE_TOKENS,
     BatteryPlan,
     LoadMeter,
     TokenAccount,
@@ -33,8 +34,8 @@ def replay(budget: str, trace: Trace, tokens: int, **options: PowerModel) -> Run
 
 
 def test_a_debt_lowers_what_may_be_spent_and_savings_raise_it() -> None:
-    assert ease(0.0) == 1.0
-    assert ease(-3.0) > 1.0 > ease(3.0) > ease(HARD_TOKENS) == 0.05
+    assert ease(-RESERVE_TOKENS) == 1.0
+    assert ease(-RESERVE_TOKENS - 3.0) > 1.0 > ease(0.0) > ease(3.0) > ease(HARD_TOKENS) == 0.05
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1e4), st.integers(1, 5)), max_size=60))
