@@ -10,6 +10,7 @@ from balcony_controller.drafts import Backlog
 from balcony_controller.menu import Menu, Wish
 from balcony_controller.opening import Opener, Opening
 from balcony_controller.policy import Policy, between
+from balcony_controller.resources import RESERVE_TOKENS
 from balcony_controller.shape import HEAD, LadderShape
 
 
@@ -256,12 +257,14 @@ class Choice:
         return debt < -self.CORNERED_TOKENS and (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
 
     def _is_urgent(self) -> bool:
-        """Whether every further token with the set in force adds to a debt."""
+        """Whether every further token with the set in force adds to a debt, and there are cheaper sets."""
         debt = self.books.debt_tokens
-        return self._chosen_ago >= self.URGENT_TOKENS and debt > 0 and self._cornered(debt)
+        if self._chosen_ago < self.URGENT_TOKENS or debt <= 0.0 or not self._cornered(debt):
+            return False
+        return self.policy.cost_ms[-1] > 1.01 * self.menu.solved.shallowest_ms
 
     def _cornered(self, debt: float) -> bool:
         """Whether the set in force cannot steer back to the budget."""
-        last = len(self.policy.price) - 2
-        at_end = (self.row, self.part) == ((last, 1.0) if debt > 0 else (0, 0.0))
-        return at_end and abs(debt) > self.CORNERED_TOKENS
+        if debt > self.CORNERED_TOKENS:
+            return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
+        return debt < -RESERVE_TOKENS - self.CORNERED_TOKENS and (self.row, self.part) == (0, 0.0)

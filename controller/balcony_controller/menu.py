@@ -95,6 +95,8 @@ class Menu:
     # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
     BIAS_TOKENS = 400.0
     BIAS_PRIOR_TOKENS = 2000.0
+    # The best opening is looked for again after so many tokens.
+    OPENER_TOKENS = 64
     # A reply's opening costs so many times the cheapest token at the least: else it is no opening.
     LEAST_OPENING = 1.25
 
@@ -122,6 +124,7 @@ class Menu:
     def _solve(self, solved: Solutions) -> None:
         self.solved = solved
         self._tokens = 0
+        self._opener: tuple[int, Opener] | None = None
         self._shifts = {split: self.quality.shift(split) for split in self._exits}
 
     def refresh(self) -> bool:
@@ -168,6 +171,11 @@ class Menu:
 
     def opener(self) -> Opener:
         """What replies open with: the most agreement for what it costs more than the cheapest token."""
+        if self._opener is None or self._tokens - self._opener[0] >= self.OPENER_TOKENS:
+            self._opener = self._tokens, self._find_opener()
+        return self._opener[1]
+
+    def _find_opener(self) -> Opener:
         cheapest = min(self.solved.mixed, key=lambda policy: policy.cost_ms[-1])
         least_ms, least = cheapest.cost_ms[-1], cheapest.agreement[-1]
         lossless = self.cheapest_lossless(alone=False)
