@@ -101,8 +101,8 @@ class Sampler:
         return logits if self._penalty == 1.0 or not tokens else penalize(logits, tokens, self._penalty)
 
     def _draw(self, weights: Probabilities) -> int:
-        cumulative = np.cumsum(weights)
-        return int(np.searchsorted(cumulative, self._rng.random() * cumulative[-1], side="right"))
+        cumulative = weights.cumsum()
+        return int(cumulative.searchsorted(self._rng.random() * cumulative[-1], side="right"))
 
 
 def penalize(logits: Logits, tokens: Sequence[int], penalty: float) -> Logits:
@@ -116,8 +116,10 @@ def penalize(logits: Logits, tokens: Sequence[int], penalty: float) -> Logits:
 
 def distribution(logits: Logits, temp: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Probabilities:
     """Probabilities [V] (sum 1) at a temperature above 0, cut by top-k, then min-p, then top-p."""
-    scaled = logits.astype(np.float64) / temp
-    probabilities: Probabilities = np.exp(scaled - scaled.max())
+    # Methods and outputs in place: numpy's functions and fresh arrays would take longer than the arithmetic.
+    probabilities: Probabilities = np.divide(logits, temp, dtype=np.float64)
+    probabilities -= probabilities.max()
+    np.exp(probabilities, out=probabilities)
     if 0 < top_k < len(probabilities):
         probabilities[probabilities < np.partition(probabilities, -top_k)[-top_k]] = 0.0
     if min_p > 0.0:
@@ -125,11 +127,12 @@ def distribution(logits: Logits, temp: float, top_k: int = 0, top_p: float = 1.0
     probabilities /= probabilities.sum()
     if top_p < 1.0:
         # Tokens below this share cannot be in the set: all of them together are less than what is left out.
-        candidates = np.flatnonzero(probabilities >= (1.0 - top_p) / len(probabilities))
-        order = candidates[np.argsort(-probabilities[candidates], kind="stable")]
+        candidates = (probabilities >= (1.0 - top_p) / len(probabilities)).nonzero()[0]
+        shares = probabilities[candidates]
+        order = (-shares).argsort(kind="stable")
+        shares = shares[order]
         # Keep the token that crosses the line: the set's probability must reach top_p.
-        kept = order[: int(np.searchsorted(np.cumsum(probabilities[order]), top_p)) + 1]
-        nucleus = np.zeros_like(probabilities)
-        nucleus[kept] = probabilities[kept] / probabilities[kept].sum()
-        return nucleus
+        count = int(shares.cumsum().searchsorted(top_p)) + 1
+        probabilities.fill(0.0)
+        probabilities[candidates[order[:count]]] = shares[:count] / shares[:count].sum()
     return probabilities

@@ -40,6 +40,7 @@ class Choice:
         self.min_agreement = min_agreement
         self.menu = menu
         self._shape = shape
+        self._deep_stages = shape.stages(shape.full)
         self._cost = cost
         self._backlog = backlog
         self.policy = self.home = menu.solved.mixed[0]
@@ -125,7 +126,7 @@ class Choice:
 
     def debt_after_pass(self, spent_ms: float) -> float:
         """The debt, in tokens, if ``spent_ms`` (profiled) and a deep pass now showed a single token."""
-        deep_ms = self._backlog.step_ms(self._shape.stages(self._shape.full))
+        deep_ms = self._backlog.step_ms(self._deep_stages)
         return self.books.debt_tokens + (spent_ms + deep_ms) / max(self.allowed_ms(eased=False), 1e-9) - 1.0
 
     def may_wait(self, spent_ms: float) -> bool:

@@ -222,8 +222,10 @@ class Governor:
             prefix = drafts.prefix * chance
             banked = (drafts.accepted + prefix) * new - price * steps.row
             verify = banked + new - price * (steps.position + steps.reach[depth] + steps.deep[depth])
-            if self._may_hold(drafts.count + 1):
-                hold = banked + policy.holding(prefix, row, part)
+            hold = banked + policy.holding(prefix, row, part)
+            # Asked only where it would be done: it takes a while.
+            if hold > max(emit, verify + 1e-9, deepen) and not self._may_hold(drafts.count + 1):
+                hold = -math.inf
         self._options = (("emit", emit), ("hold", hold), ("verify", verify), ("deepen", deepen))
         best = max(emit, hold, verify, deepen)
         if best == emit:
