@@ -53,6 +53,8 @@ class Pace:
     WORTH_TRYING = 1.05
     # Everything is tried anew when measured over profiled time has moved by so much (in logarithms).
     SHIFT = 0.2
+    # Measured over profiled time, or its inverse, beyond which it is no clock that speaks.
+    MOST_RATIO = 1e6
     SHIFT_TOKENS = 64.0
 
     def __init__(self, foretold: Mapping[Key, float], owed_ms: Callable[[Key], float] = lambda key: 0.0) -> None:
@@ -97,7 +99,9 @@ class Pace:
         """
         if len(self._records) == 1 or tokens <= 0:
             return
-        if not (0.0 < elapsed_ms < math.inf and 0.0 < profiled_ms < math.inf and math.isfinite(settled_ms)):
+        if not (0.0 < profiled_ms < math.inf and math.isfinite(settled_ms)):
+            return
+        if not 1.0 / self.MOST_RATIO < elapsed_ms / profiled_ms < self.MOST_RATIO:
             return
         self._tokens += tokens
         self._credit = min(self._credit + self.SHARE * tokens, self.MOST_CHARGED)

@@ -224,7 +224,7 @@ def test_a_trial_that_is_interrupted_is_dropped() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -5.0]),
+            st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -5.0, 5e-324, 1e300]),
             st.sampled_from([math.nan, math.inf, 0.0, -1.0, 10.0]),
             st.sampled_from([-1, 0, 1, 3]),
         ),
