@@ -53,9 +53,9 @@ class Pace:
     WORTH_TRYING = 1.05
     # Everything is tried anew when measured over profiled time has moved by so much (in logarithms).
     SHIFT = 0.2
+    SHIFT_TOKENS = 64.0
     # Measured over profiled time, or its inverse, beyond which it is no clock that speaks.
     MOST_RATIO = 1e6
-    SHIFT_TOKENS = 64.0
 
     def __init__(self, foretold: Mapping[Key, float], owed_ms: Callable[[Key], float] = lambda key: 0.0) -> None:
         self._owed_ms = owed_ms
