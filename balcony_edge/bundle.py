@@ -20,7 +20,7 @@ from balcony_edge.external_data import check_external_data
 MANIFEST_NAME = "balcony.json"
 # The model card: for people, and edited where bundles are shared. No digest guards it, nothing reads it.
 CARD_NAME = "README.md"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # What can be a repository of the Hugging Face Hub: owner/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -79,7 +79,7 @@ class Graph(_Record):
     """One ONNX graph. ``start`` and ``stop`` count the base layers run before and after it.
 
     kind "segment": base layers ``start+1 … stop``; "exit": the Balcony of split ``stop``; "head": LM head.
-    ``caches``: how many layers keep a KV cache in it. ``gate``: whether it also answers the gate of split ``stop``.
+    ``caches``: how many layers keep a KV cache in it. ``gate``: whether an exit also answers its gate.
     ``weight_bytes``: the weights that one token reads. ``legacy_file``: the same graph for ONNX Runtime 1.23, which
     takes a sliding window for one position wider than later versions do; only where the two differ.
     """
@@ -172,7 +172,7 @@ class FileEntry(_Record):
 class Manifest(_Record):
     """All of ``balcony.json``."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     base: BaseInfo
     architecture: Architecture
     splits: list[int]

@@ -70,7 +70,7 @@ class Policy(Protocol):
         ...
 
     def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
-        """(None, …) to run the exit here, or (the next depth to look at, …)."""
+        """(None, …) to take the exit here, or (the next depth to look at, …)."""
         ...
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
@@ -156,11 +156,11 @@ class Decoder:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[int, float | None]:
-        """(depth to go to, its gate's logit): the trunk has been advanced as far as was looked at."""
+        """(depth to go to, its gate's logit): the stages of every exit that was looked at have been advanced."""
         ladder, policy = self._ladder, self._policy
         split = policy.first_split()
         while split != ladder.full:
-            ladder.advance_trunk(split, ladder.length)
+            ladder.outputs(split, ladder.length)
             gate = ladder.gate(split)
             following, _ = policy.stop_at(split, gate)
             if following is None:

@@ -94,7 +94,7 @@ def _record_reply(session: AdaptiveSession, ids: list[int], tokens: int) -> Reco
     for depth in ladder.depths[:-1]:
         rows = ladder.logits(depth, len(ids) - 1, len(ids) - 1 + len(reply))
         found = [confidence(row, int(row.argmax())) for row in rows]
-        gates = next(stage.gates for stage in ladder.trunk if stage.graph.stop == depth)
+        gates = ladder.exits[depth].gates
         span = slice(len(ids) - 1, len(ids) - 1 + len(reply))
         tracks[depth] = Track(
             (rows.argmax(axis=1) == np.array(reply)).tolist(),

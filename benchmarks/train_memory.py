@@ -46,7 +46,7 @@ def train(folder: Path, out: Path, splits: list[int], options: argparse.Namespac
     job = Job(folder, options.shape, (text,), out, (heldout,), device="cpu", save_every=2)
     config = TrainConfig(
         splits=tuple(splits), steps=options.steps, rows=options.rows, length=options.length, dtype=options.dtype,
-        look_every=2, gate_steps=2,
+        look_every=2,
     )  # fmt: skip
     train_exits(job, config)
     answer.put((before, peak()))

@@ -57,11 +57,12 @@ def test_costs_are_shares_of_a_full_token() -> None:
     layer = (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 352) * 36 // 32 + 2 * 128 * 4
     head = 128 * 2048 * 36 // 32
     costs = depth_costs(Bundle.demo().manifest.graphs)
-    gate = (128 * 64 + 64 + 64 + 1) * 4
-    assert costs[12].token_bytes == 12 * layer + head + 3 * gate + 128 * 4
+    # A gate reads an eighth of the head.
+    gate = head // 8
+    assert costs[12].token_bytes == 12 * layer + head + 128 * 4
     assert costs[3].token_bytes == 4 * layer + head + gate + 128 * 4
     assert tuple(costs) == Bundle.demo().depths
-    assert costs[3].exit == pytest.approx((layer + 128 * 4) / costs[12].token_bytes)
+    assert costs[3].exit == pytest.approx((layer + gate + 128 * 4) / costs[12].token_bytes)
     assert costs[3].token < costs[6].token < costs[9].token < costs[12].token == 1
 
 

@@ -131,8 +131,8 @@ class Ladder:
             self._advance(stage, to)
 
     def gate(self, split: int) -> float | None:
-        """The gate's logit for the last token at ``split``, which the trunk must have reached; None without a gate."""
-        gates = self.trunk[self._trunk_to[split]].gates
+        """The logit of an exit's gate for the last token, which the exit must have consumed; None without a gate."""
+        gates = self.exits[split].gates
         return None if gates is None else float(gates.host()[0, self.length - 1, 0])
 
     def outputs(self, depth: int, to: int) -> Stage:

@@ -22,8 +22,8 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 class Governor:
     """Spends a budget on depth, token by token.
 
-    For each token: ``first_split`` says where to look first, ``stop_at`` decides at each split from the gate's answer
-    whether to run the exit there, ``judge`` what to do with its token, ``observe`` hears of each graph run,
+    For each token: ``first_split`` says where to look first, ``stop_at`` decides at each exit from its gate's answer
+    whether to ask the head for its token, ``judge`` what to do with that, ``observe`` hears of each graph run,
     ``verified`` of each deep pass's findings, ``settle`` closes the account of a step that showed tokens, and
     ``pause_ms`` says how long to wait then.
 
@@ -167,12 +167,14 @@ class Governor:
         # A prompt's time is not charged: it may as well go as deep as its reply will.
         if self._choice.first and depths[-1] == full and self._choice.fits(full):
             return full
-        if self._drafts.count and not self._may_hold(self._drafts.count):
-            return full
-        return depths[0]
+        if self._drafts.count:
+            return depths[0] if self._may_hold(self._drafts.count) else full
+        choice = self._choice
+        straight = between(choice.policy.straight, choice.row, choice.part)
+        return full if straight > 0.0 and choice.fits(full) else depths[0]
 
     def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
-        """(None, expected agreement) to run the exit at ``split``, or (the next depth to look at, what it promises).
+        """(None, expected agreement) to take the exit at ``split``, or (the next depth to look at, what it promises).
 
         ``split`` is one that ``first_split`` or this method has named for the token in progress.
         """

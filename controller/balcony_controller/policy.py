@@ -18,8 +18,9 @@ class Policy:
     """The solution for one set of depths; all tuples run over ``price`` (ascending), so ``cost_ms`` descends.
 
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
-    more than running the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
+    more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
     ``to_full[split][price][bin]`` to full depth, ``held_to_full[price][prefix][bin]`` the same with drafts held.
+    ``straight[price]``: how much more than a look at the first exit it is worth to go to full depth at once.
     """
 
     depths: tuple[int, ...]
@@ -33,6 +34,7 @@ class Policy:
     to_next: Mapping[int, tuple[tuple[float, ...], ...]]
     to_full: Mapping[int, tuple[tuple[float, ...], ...]]
     held_to_full: tuple[tuple[tuple[float, ...], ...], ...]
+    straight: tuple[float, ...]
 
     def place(self, cost_ms: float) -> tuple[int, float]:
         """(row, fraction towards the next) at which the policy is expected to cost ``cost_ms``, kept in range."""
@@ -73,13 +75,13 @@ class Policy:
         return value + part * (values[place - 1] + share * (values[place] - values[place - 1]) - value)
 
     def held_gain(self, prefix: float, row: int, part: float, index: int) -> float:
-        """How much more it is worth to go to full depth than to run the first exit, with drafts held, in a gate bin."""
+        """How much more than a draft at the first exit going deep is worth, with drafts held, in a gate bin."""
         place = grid_place(prefix)
         value = self.held_to_full[row][place][index]
         return value if part == 0.0 else value + part * (self.held_to_full[row + 1][place][index] - value)
 
     def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float]:
-        """How much more than running the exit at ``split`` it is worth to go (to the next exit, to full depth)."""
+        """How much more than taking the exit at ``split`` it is worth to go (to the next exit, to full depth)."""
         to_next, to_full = self.to_next[split], self.to_full[split]
         near, full = to_next[row][index], to_full[row][index]
         if part == 0.0:

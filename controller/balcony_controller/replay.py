@@ -241,7 +241,6 @@ class _Reply:
             if depth == self.full:
                 return self._deep()
             track = self.reply.tracks[depth]
-            self._advance(self.device.shape.stages(depth), index)
             self._run(HEAD, 1)
             verdict = decider.judge(depth, gate, track.confidence(index), len(self.held))
             self.held.append((depth, decider.expected))
@@ -256,7 +255,7 @@ class _Reply:
     def _find_depth(self, index: int) -> tuple[int, float | None]:
         split, gate = self.decider.first_split(), None
         while split != self.full:
-            self._advance(self.device.shape.segments(0, split), index)
+            self._advance(self.device.shape.stages(split), index)
             gate = self.reply.tracks[split].gate[index]
             following, _ = self.decider.stop_at(split, gate)
             if following is None:

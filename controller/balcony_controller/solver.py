@@ -2,7 +2,8 @@
 
 One *position* after the other is decided. With nothing held it can be shown at an exit (EMIT), taken to a deeper exit,
 or to full depth; the first exit's token can also be kept as a draft (HOLD), which a deep pass verifies later together
-with all drafts before it. A cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
+with all drafts before it. A *look* at an exit runs its layer, and its gate answers; only then is the head paid for, or
+not. A cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
 profiled millisecond) the best policy maximises ρ = (agreement - μ · cost) per token; ρ is the value that the next
 token will have anyway, so that what a step is worth is
 
@@ -124,6 +125,7 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         {},
         {},
         ((),) * rows,
+        (0.0,) * rows,
     )
 
 
@@ -144,7 +146,8 @@ class _Solver:
         self.holding = deep and rounds
         first = exits[0]
         self.share = np.asarray(quality.tables[first].share)
-        self.reach = steps.reach[first] + steps.position
+        self.look = steps.position + steps.reach[first] + steps.exit[first]
+        self.straight = steps.position + steps.reach[first] + steps.deep.get(first, 0.0)
         self.chances: dict[int, Array] = {}
         self.weights: dict[int, Array] = {}
         self.following: dict[int, Array] = {}
@@ -176,6 +179,7 @@ class _Solver:
             {split: _rows(to_next) for split, (to_next, _) in gains.items()},
             {split: _rows(to_full) for split, (_, to_full) in gains.items()},
             tuple(_rows(block) for block in self._deep_gain(worth, waiting)) if self.holding else ((),) * len(worth),
+            tuple(self._straight_gain(worth, waiting).tolist()),
         )
 
     def _unpaid(self, start: _Step) -> Array:
@@ -205,9 +209,8 @@ class _Solver:
         return _Step(ones, ones * cost_ms, ones, ones)
 
     def _verify(self) -> _Step:
-        """With drafts held: process the position to full depth. [prices, prefixes]"""
-        first = self.exits[0]
-        return self._deep_pass(self.reach + self.steps.deep[first], len(PREFIX))
+        """With drafts held: process the position to full depth, without a look. [prices, prefixes]"""
+        return self._deep_pass(self.straight, len(PREFIX))
 
     def _hold(self, waiting: _Step) -> _Step:
         """One more draft at each prefix: its chance to be shown, and what follows. [prices, prefixes, chances]"""
@@ -226,14 +229,15 @@ class _Solver:
     def _wait(self, worth: Array, waiting: _Step) -> _Step:
         """One sweep over the value of having drafts held. [prices, prefixes]"""
         run, deep = self._run_holding(worth, waiting)
-        return _best(self.price, worth, [run, deep]).mix(self.share).plus(self.reach)
+        looked = _best(self.price, worth, [run, deep]).mix(self.share).plus(self.look)
+        return _best(self.price, worth, [looked, self._verify()])
 
     def _run_holding(self, worth: Array, waiting: _Step) -> tuple[_Step, _Step]:
         """(running the first exit, going deep) with drafts held, by gate bin. [prices, prefixes, bins]"""
         first = self.exits[0]
         hold = self._hold(waiting)
         deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
-        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.steps.exit[first])
+        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
         deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
         return run, deep
 
@@ -250,7 +254,7 @@ class _Solver:
             held = self._hold(waiting)
             parts = (held.tokens, held.cost_ms, held.agreement, held.deep)
             options.append(_Step(*(part[:, -1] for part in parts)))
-        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.exit[split])
+        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.head)
 
     def _full(self, split: int) -> _Step:
         """Going on to full depth from ``split``. [prices, bins]"""
@@ -259,12 +263,12 @@ class _Solver:
     def _next(self, worth: Array, waiting: _Step, split: int) -> _Step:
         """Going on to the next exit's gate, by the gate's bin here. [prices, bins]"""
         following = self.exits[self.exits.index(split) + 1]
-        step_ms = self.steps.reach[following] - self.steps.reach[split]
+        step_ms = self.steps.reach[following] - self.steps.reach[split] + self.steps.exit[following]
         step = self._at(worth, waiting, following).mix(self.following[split]).plus(step_ms)
         return step if self.deep else replace(step, deep=np.ones_like(step.deep))
 
     def _at(self, worth: Array, waiting: _Step, split: int) -> _Step:
-        """The best of all that can be done at ``split`` with nothing held. [prices, bins]"""
+        """The best of all that can be done after a look at ``split`` with nothing held. [prices, bins]"""
         options = [self._run(worth, waiting, split)]
         if self.deep:
             options.append(self._full(split))
@@ -277,8 +281,17 @@ class _Solver:
 
     def _start(self, worth: Array, waiting: _Step) -> _Step:
         """A cycle from its beginning. [prices]"""
-        first = self.exits[0]
-        return self._at(worth, waiting, first).mix(self.share).plus(self.reach)
+        return _best(self.price, worth, self._starts(worth, waiting))
+
+    def _starts(self, worth: Array, waiting: _Step) -> list[_Step]:
+        """How a cycle can begin: with a look at the first exit or, unless all is lossless, straight to full depth."""
+        looked = self._at(worth, waiting, self.exits[0]).mix(self.share).plus(self.look)
+        return [looked, self._deep_pass(self.straight)] if self.deep and not self.lossless else [looked]
+
+    def _straight_gain(self, worth: Array, waiting: _Step) -> Array:
+        """The value of going straight to full depth over that of a look. [prices]"""
+        looked, *straight = (start.value(self.price, worth) for start in self._starts(worth, waiting))
+        return straight[0] - looked if straight else np.full_like(looked, NEVER)
 
     def _gains(self, worth: Array, waiting: _Step, split: int) -> tuple[Array, Array]:
         """The value of (going to the next exit, going to full depth) over running the exit. [prices, bins]"""

@@ -22,7 +22,9 @@ class StepCosts:
     reach: Mapping[int, float]
     """Calling the trunk's segments up to a split, from the bottom."""
     exit: Mapping[int, float]
-    """Calling an exit and the head."""
+    """Calling an exit, whose gate then answers."""
+    head: float
+    """One row of the head, for an exit's token."""
     deep: Mapping[int, float]
     """Calling the segments above a split, and the head."""
     row: float
@@ -48,7 +50,8 @@ class StepCosts:
         return cls(
             position=sum(profiles[name].slope_ms for name in used),
             reach={depth: calls(shape.segments(0, depth)) for depth in depths},
-            exit={depth: head + calls([shape.exits[depth]]) for depth in exits},
+            exit={depth: calls([shape.exits[depth]]) for depth in exits},
+            head=head,
             deep={depth: head + calls(shape.segments(depth, shape.full)) for depth in exits},
             row=profiles[HEAD].slope_ms,
             waiting=tuple(profiles[name] for name in used if name not in prompt),

@@ -23,11 +23,15 @@ LEGACY = ".ort123"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a bundle is made of: the base's tensors, the exits' (None: segments only), and where exits hang."""
+    """What a bundle is made of: the base's tensors, the exits' (None: segments only), and where exits hang.
+
+    ``peeked``: the tokens that gates look at; (): the exits have no gates.
+    """
 
     base: Source
     exits: Source | None
     splits: list[int]
+    peeked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,13 @@ def write_graphs(
 def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]]:
     planned: list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]] = []
     for start, stop in pairwise([0, *parts.splits, blueprint.arch.layers]):
-        gates = parts.exits if parts.exits is not None and f"gates.{stop}.up.weight" in parts.exits else None
-        name = f"segment_{start}_{stop}.onnx"
-        entry = Graph(kind="segment", file=name, start=start, stop=stop, gate=gates is not None)
-        planned.append((entry, partial(graphs.segment, base=parts.base, gates=gates, start=start, stop=stop)))
+        entry = Graph(kind="segment", file=f"segment_{start}_{stop}.onnx", start=start, stop=stop)
+        planned.append((entry, partial(graphs.segment, base=parts.base, start=start, stop=stop)))
     if parts.exits is not None:
         for split in parts.splits:
-            entry = Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split)
-            planned.append((entry, partial(graphs.balcony_exit, exits=parts.exits, split=split)))
+            entry = Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, gate=bool(parts.peeked))
+            build = partial(graphs.balcony_exit, base=parts.base, exits=parts.exits, split=split, peeked=parts.peeked)
+            planned.append((entry, build))
     planned.append((Graph(kind="head", file="head.onnx"), partial(graphs.head, base=parts.base)))
     return planned
 

@@ -109,7 +109,7 @@ def plan_export(
     generation = read_generation(folder)
     _check_tensors(base, blueprint)
     found = find_exits(exits, splits, base, blueprint, folder)
-    parts = Parts(base, found.source, found.splits)
+    parts = Parts(base, found.source, found.splits, found.peeked)
     return Plan(folder, blueprint, parts, choice, formats, found.quality, generation, found.training)
 
 
@@ -216,7 +216,7 @@ def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | Non
     ``training``: how the exits were trained (exits.json), for the card.
     """
     manifest = Manifest(
-        schema_version=2,
+        schema_version=3,
         base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
         files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         **fields,

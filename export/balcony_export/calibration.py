@@ -22,12 +22,6 @@ def sigmoid(logits: Floats) -> Floats:
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits)), np.float64)
 
 
-def platt(logits: Floats, outcomes: Flags) -> tuple[float, float]:
-    """Slope and offset so that sigmoid(slope · logit + offset) fits the outcomes; see ``logistic``."""
-    slope, offset = logistic(logits[:, None], outcomes)
-    return float(slope), float(offset)
-
-
 def logistic(features: Floats, outcomes: Flags, iterations: int = 100) -> Floats:
     """Weights of the columns of ``features`` [samples, n] and an offset, [n + 1]: sigmoid(x · w + offset) fits.
 

@@ -124,9 +124,8 @@ def _add_document(session: AdaptiveSession, ids: list[int], depths: dict[int, _D
             sums.outcomes.append(agreed)
             if depth in judges:
                 likeliest[depth].append(np.partition(answer, -2, axis=1)[:, -2:])
-    for stage in ladder.trunk:
+    for depth, stage in ladder.exits.items():
         if stage.gates is not None:
-            depth = stage.graph.stop
             sums = depths[depth]
             sums.gates.append(stage.gates.host()[0, : len(ids), 0].astype(np.float64))
             if depth in judges:

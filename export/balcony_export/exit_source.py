@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from balcony_edge.bundle import ExitQuality
-from balcony_edge.errors import ModelError
+from balcony_edge.errors import ExitsError, ModelError
 from balcony_export.architectures import check_splits
 from balcony_export.blueprint import Blueprint
 from balcony_export.checkpoint import Array, Source, Tensors
-from balcony_export.exits import load
+from balcony_export.exits import RETRAIN, load
 
 
 class Renamed:
@@ -61,12 +61,16 @@ def initial_exits(base: Source, blueprint: Blueprint, splits: list[int]) -> Rena
 
 
 class Found(NamedTuple):
-    """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained."""
+    """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained.
+
+    ``peeked``: the tokens that their gates look at; untrained exits have none.
+    """
 
     source: Source | None
     quality: dict[int, ExitQuality]
     splits: list[int]
     training: Mapping[str, Any] | None = None
+    peeked: tuple[int, ...] = ()
 
 
 def find_exits(
@@ -82,10 +86,12 @@ def find_exits(
                 f"the exits in {exits} were trained at {list(trained.splits)}, not at {splits}",
                 "leave --splits out, or name some of those",
             )
+        if trained.frequent_tokens[-1] >= blueprint.arch.vocabulary:
+            raise ExitsError(f"{exits} names frequent_tokens outside the vocabulary", RETRAIN)
         chosen = check_splits(list(splits or trained.splits), layers)
         measured = trained.quality["exits"]
         quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
-        return Found(Tensors(trained.tensors), quality, chosen, trained.training)
+        return Found(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
     # Without exits, an uncut model is a baseline that people measure.

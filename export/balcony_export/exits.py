@@ -2,8 +2,8 @@
 
 exits.safetensors   fp32; only exits and gates, never the base
     exits.{split}.layer.<decoder layer tensor>   exits.{split}.norm.weight
-    gates.{split}.up.weight [64, hidden]  .up.bias [64]  .down.weight [1, 64]  .down.bias [1]
-exits.json          schema, the base they belong to, how they were trained, how good they are
+    gates.{split}.weight [4]  .bias [1]
+exits.json          schema, the base they belong to, the tokens that gates look at, how they were trained, and measured
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from balcony_edge.errors import ExitsError
 from balcony_export.checkpoint import count_not_finite
 from balcony_export.widths import Width, width_of
 
-SCHEMA = 1
+# 2: gates look at a few of the head's rows, behind the exits.
+SCHEMA = 2
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
-GATE_WIDTH = 64
-GATE_EPSILON = 1e-6
+GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (4,), "bias": (1,)}
 RETRAIN = "train the exits again: balcony-edge train"
 
 Array = npt.NDArray[np.float32]
@@ -36,7 +37,10 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Exits:
-    """Trained exits and gates. ``tensors`` has the names of exits.safetensors; the rest is exits.json's."""
+    """Trained exits and gates. ``tensors`` has the names of exits.safetensors; the rest is exits.json's.
+
+    ``frequent_tokens``: what gates look at (see gate.py), ascending.
+    """
 
     splits: tuple[int, ...]
     base_model: str
@@ -44,6 +48,7 @@ class Exits:
     training: Mapping[str, Any]
     quality: Mapping[str, Any]
     tensors: Mapping[str, Array]
+    frequent_tokens: tuple[int, ...]
 
     def layer(self, split: int) -> dict[str, Array]:
         """The decoder layer of one exit, named as in a Hugging Face layer: ``self_attn.q_proj.weight``, …"""
@@ -60,8 +65,8 @@ class Exits:
         return width_of(self.tensors, f"exits.{self.splits[0]}.layer.")
 
     def gate(self, split: int) -> dict[str, Array]:
-        """``up.weight``, ``up.bias``, ``down.weight`` and ``down.bias`` of a split's calibrated gate."""
-        return {name: self.tensors[f"gates.{split}.{name}"] for name in gate_shapes(1)}
+        """``weight`` and ``bias`` of a split's calibrated gate."""
+        return {name: self.tensors[f"gates.{split}.{name}"] for name in GATE_SHAPES}
 
     def check_base(self, folder: Path) -> None:
         """Raise ExitsError unless the model folder holds the very base that these exits were trained on."""
@@ -70,16 +75,6 @@ class Exits:
                 f"these exits were trained on {self.base_model}; {folder} holds other weights or settings",
                 f"give the base that they belong to, or {RETRAIN} {folder} …",
             )
-
-
-def gate_shapes(hidden: int) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor of a gate."""
-    return {
-        "up.weight": (GATE_WIDTH, hidden),
-        "up.bias": (GATE_WIDTH,),
-        "down.weight": (1, GATE_WIDTH),
-        "down.bias": (1,),
-    }
 
 
 def base_digest(folder: Path) -> str:
@@ -109,6 +104,7 @@ def save(folder: Path, exits: Exits) -> None:
         "schema": SCHEMA,
         "base": {"model": exits.base_model, "sha256": exits.base_sha256},
         "splits": list(exits.splits),
+        "frequent_tokens": list(exits.frequent_tokens),
         "training": dict(exits.training),
         "quality": dict(exits.quality),
     }
@@ -149,6 +145,7 @@ def load(folder: Path) -> Exits:
             training=dict(manifest["training"]),
             quality=dict(manifest["quality"]),
             tensors=tensors,
+            frequent_tokens=tuple(int(token) for token in manifest["frequent_tokens"]),
         )
         measured = {int(split) for split in exits.quality["exits"]}
     except (KeyError, TypeError, ValueError) as error:
@@ -157,6 +154,9 @@ def load(folder: Path) -> Exits:
         raise ExitsError(
             f"{folder / MANIFEST} names splits {list(exits.splits)} and measures {sorted(measured)}", RETRAIN
         )
+    tokens = exits.frequent_tokens
+    if len(tokens) < 2 or tokens[0] < 0 or any(one >= other for one, other in pairwise(tokens)):
+        raise ExitsError(f"{folder / MANIFEST} has frequent_tokens that are no ascending token ids", RETRAIN)
     _check_tensors(path, exits)
     return exits
 
@@ -183,7 +183,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_tensors(path: Path, exits: Exits) -> None:
-    """Every tensor present, fp32 and finite, and every gate and norm of one hidden size."""
+    """Every tensor present, fp32 and finite, and every gate of its shape."""
     trained = exits.training.get("width", "layer")
     if exits.width != trained:
         raise ExitsError(f"{path} holds exits of width {exits.width}; {MANIFEST} says {trained}", RETRAIN)
@@ -191,7 +191,7 @@ def _check_tensors(path: Path, exits: Exits) -> None:
     layer = sorted({name for split in exits.splits for name in exits.layer(split)})
     for split in exits.splits:
         names = [f"exits.{split}.layer.{name}" for name in layer] + [f"exits.{split}.norm.weight"]
-        names += [f"gates.{split}.{name}" for name in gate_shapes(1)]
+        names += [f"gates.{split}.{name}" for name in GATE_SHAPES]
         missing = [name for name in names if name not in exits.tensors]
         if missing:
             raise ExitsError(
@@ -205,8 +205,7 @@ def _check_tensors(path: Path, exits: Exits) -> None:
             bad = count_not_finite(exits.tensors[name])
             if bad:
                 raise ExitsError(f"{path}: {name} has {bad} values that are NaN or infinite", RETRAIN)
-        hidden = len(exits.norm(split))
-        for name, shape in gate_shapes(hidden).items():
+        for name, shape in GATE_SHAPES.items():
             found = exits.gate(split)[name].shape
             if found != shape:
                 raise ExitsError(f"{path}: gates.{split}.{name} has shape {list(found)}, not {list(shape)}", RETRAIN)

@@ -1,91 +1,72 @@
-"""The gate: from the hidden state at a split, how likely is it that this exit gives the full model's token?
+"""The gate: before an exit's token is paid for, how likely is it to be the full model's?
 
-    hidden ─ RMS norm without weights ─ Linear(hidden, 64) ─ SiLU ─ Linear(64, 1) ─ sigmoid
+    normed hidden ─ the head's rows of K frequent tokens ─ log-softmax ─ top, margin ─ Linear(4, 1) ─ sigmoid
 
-It costs next to nothing beside a decoder layer and a head, so a device can ask before it pays for an exit.
+It sits behind an exit's layer and in front of the head. Where the layer has run, a *peek* at a few of the head's rows
+tells nearly as much as all of them: how likely the likeliest of the frequent tokens is among these, and its lead over
+the second. The rows are the base's own, frozen; what is fitted, by logistic regression on held-out text, is five
+numbers. Whatever looks at hidden states without the head's rows tells less, and costs more (see docs/exits.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional
+import numpy as np
+import numpy.typing as npt
 
 from balcony_export import corpus
-from balcony_export.balcony import Balconies
-from balcony_export.base import Base
-from balcony_export.exits import GATE_EPSILON, GATE_WIDTH
-from balcony_export.kl import predictions
-from balcony_export.processes import ALONE, Processes
-from balcony_export.run_folder import Metrics
-from balcony_export.training import TrainConfig, batches, fit
+from balcony_export.calibration import Flags, Floats, logistic
+from balcony_export.exits import Array
+from balcony_export.lm_head import Head
+
+# So many tokens are looked at: this share of the vocabulary, and no more than that.
+PEEKED_SHARE = 1 / 8
+MOST_PEEKED = 4096
 
 
-class Gate(nn.Module):
-    """The gate of one split, in fp32."""
+@dataclass(frozen=True)
+class Gate:
+    """Logit = ``weight`` · (top, margin, e^top, e^-margin) + ``bias``, of Answers of the peeking head.
 
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(hidden, GATE_WIDTH)
-        self.down = nn.Linear(GATE_WIDTH, 1)
+    Weight [4], bias [1]. With the exponentials the calibration error is that of chance; without, twice as large.
+    """
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits [rows, length] of hidden states [rows, length, hidden]."""
-        normed = functional.rms_norm(hidden, hidden.shape[-1:], eps=GATE_EPSILON)
-        logits: Tensor = self.down(functional.silu(self.up(normed)))
-        return logits.squeeze(-1)
+    weight: npt.NDArray[Any]
+    bias: npt.NDArray[Any]
 
-    @torch.no_grad()
-    def fold(self, slope: float, offset: float) -> None:
-        """Make the logit ``slope * logit + offset``, inside the last layer."""
-        self.down.weight *= slope
-        self.down.bias.copy_(self.down.bias * slope + offset)
+    @classmethod
+    def fitted(cls, top: Floats, margin: Floats, agrees: Flags) -> Gate:
+        """The calibrated gate of these outcomes; all of one shape."""
+        fitted = logistic(cls._features(top.ravel(), margin.ravel()), agrees.ravel())
+        return cls(fitted[:-1], fitted[-1:])
 
+    @classmethod
+    def of(cls, tensors: dict[str, Array]) -> Gate:
+        """From its tensors."""
+        return cls(tensors["weight"], tensors["bias"])
 
-class Gates(nn.Module):
-    """The gates by split; parameters are named ``{split}.up.weight``, …"""
+    def tensors(self) -> dict[str, Array]:
+        """As exits.safetensors keeps it."""
+        return {"weight": self.weight.astype(np.float32), "bias": self.bias.astype(np.float32)}
 
-    def __init__(self, splits: Sequence[int], hidden: int) -> None:
-        super().__init__()
-        for split in splits:
-            self.add_module(str(split), Gate(hidden))
+    def logits(self, top: Floats, margin: Floats) -> Floats:
+        """Calibrated logits, of the shape of ``top`` and ``margin``."""
+        return np.asarray(self._features(top, margin) @ self.weight + self.bias[0])
 
-    def at(self, split: int) -> Gate:
-        """The gate at a split."""
-        gate = self.get_submodule(str(split))
-        assert isinstance(gate, Gate)
-        return gate
+    @staticmethod
+    def _features(top: Floats, margin: Floats) -> Floats:
+        return np.stack([top, margin, np.exp(top), np.exp(-margin)], axis=-1)
 
 
-def train_gates(
-    base: Base,
-    balconies: Balconies,
-    stream: corpus.Tokens,
-    config: TrainConfig,
-    metrics: Metrics,
-    processes: Processes = ALONE,
-) -> Gates:
-    """Untrained gates fitted by cross-entropy on training text; base and exits stay as they are."""
-    torch.manual_seed(config.seed)
-    gates = Gates(balconies.splits, base.head.hidden).to(base.device)
+def frequent_tokens(stream: corpus.Tokens, vocabulary: int) -> tuple[int, ...]:
+    """The tokens that gates look at: the most frequent ones of a text, ascending."""
+    count = max(2, min(MOST_PEEKED, int(PEEKED_SHARE * vocabulary)))
+    order = np.argsort(-np.bincount(stream, minlength=vocabulary), kind="stable")
+    return tuple(sorted(order[:count].tolist()))
 
-    def backward(tokens: Tensor, share: float) -> dict[str, Tensor]:
-        with torch.no_grad(), base.autocast():
-            trace = base.trace(tokens, balconies.splits)
-            full = predictions(trace.final, base.head)
-            agrees = [predictions(exit, base.head) == full for exit in balconies.normed(trace.hidden, trace.context)]
-        losses = {
-            str(split): functional.binary_cross_entropy_with_logits(gates.at(split)(trace.hidden[split]), label.float())
-            for split, label in zip(balconies.splits, agrees, strict=True)
-        }
-        (torch.stack(list(losses.values())).sum() * share).backward()  # type: ignore[no-untyped-call]
-        return losses
 
-    # Another seed: windows that the exits have not just been trained on.
-    taken = batches(stream, config, base.device, config.seed + 1)
-    peak = config.gate_learning_rate
-    fit("gates", gates, replace(config, look_every=0), config.gate_steps, peak, taken, backward, metrics, processes)
-    return gates
+def peeking(head: Head, tokens: tuple[int, ...]) -> Head:
+    """The head cut to some tokens."""
+    return replace(head, weight=head.weight[list(tokens)])

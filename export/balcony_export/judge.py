@@ -1,6 +1,6 @@
 """The judge: once an exit has answered, how likely is it that its token is the full model's?
 
-The gate asks before an exit is paid for; the judge knows the exit's own confidence too:
+The gate asks before the head is paid for; the judge knows the exit's own confidence too:
 
     score = gate · (the gate's logit) + top · (log-probability of the exit's token) + margin · (its lead over the second
             logit) + previous · (``top`` of the position before) + offset

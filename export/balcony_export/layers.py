@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from balcony_export.blueprint import LayerPlan
 from balcony_export.builder import MICROSOFT, GraphBuilder
 from balcony_export.checkpoint import Source
-from balcony_export.matrix import Matrix, Part
+from balcony_export.matrix import Matrix, Part, runs
 from balcony_export.rope import rope_table
 from balcony_export.weights import BITS, DTYPES
 from balcony_export.widths import WIDTHS, Width
@@ -88,11 +89,11 @@ def embedding(builder: GraphBuilder, source: Source) -> str:
     return builder.scaled(out, EMBEDDING, builder.plan.embedding_scale)
 
 
-def rows_of(source: Source, name: str, builder: GraphBuilder) -> Matrix:
-    """An embedding or head [V, H], its shape checked."""
+def rows_of(source: Source, name: str, builder: GraphBuilder, some: Sequence[int] | None = None) -> Matrix:
+    """An embedding or head [V, H], its shape checked, or ``some`` of its rows, ascending."""
     shape = (builder.arch.vocabulary, builder.arch.hidden)
     source.expect(name, shape)
-    return Matrix(source, [Part(name, 0, shape[0])], shape[1:])
+    return Matrix(source, [Part(name, 0, shape[0])] if some is None else runs(name, some), shape[1:])
 
 
 def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:

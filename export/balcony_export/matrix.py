@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,17 @@ class Part:
     name: str
     start: int
     stop: int
+
+
+def runs(name: str, rows: Sequence[int]) -> list[Part]:
+    """Ascending rows of one tensor as parts; neighbours are read together."""
+    parts: list[Part] = []
+    for row in rows:
+        if parts and parts[-1].stop == row:
+            parts[-1] = Part(name, parts[-1].start, row + 1)
+        else:
+            parts.append(Part(name, row, row + 1))
+    return parts
 
 
 class Matrix:

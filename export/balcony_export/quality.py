@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch.nn import functional
 from balcony_export import corpus, self_text
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
-from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, platt, sigmoid
-from balcony_export.gate import Gates
+from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, sigmoid
+from balcony_export.gate import Gate
 from balcony_export.judge import Evidence, fit_judge
-from balcony_export.kl import answers, chunked_loss, predictions
+from balcony_export.kl import Answers, answers, chunked_loss, predictions
+from balcony_export.lm_head import Head
 from balcony_export.progress import Progress
 
 ROWS_AT_ONCE = 8
@@ -30,33 +31,39 @@ BEGINNING = 16
 
 @dataclass(frozen=True)
 class Observations:
-    """One pass over held-out rows. Arrays are [rows, length], one entry a position, by split."""
+    """One pass over held-out rows. Arrays are [rows, length], one entry a position, by split.
 
-    evidence: Mapping[int, Evidence]
+    ``peeked``: (top, margin) that gates look at; ``said``: the same of the exits' own answers.
+    """
+
+    peeked: Mapping[int, tuple[Floats, Floats]]
+    said: Mapping[int, tuple[Floats, Floats]]
     agrees: Mapping[int, Flags]
     lens_agreement: Mapping[int, float]
     kl_nats: Mapping[int, float]
     full_loss_nats: float
 
-    def told(self, split: int, slope: float, offset: float) -> tuple[Floats, dict[int, Flags]]:
-        """One split's calibrated gate probabilities, and by depth from it on whether that exit agreed; all flat."""
+    def told(self, split: int, gate: Gate) -> tuple[Floats, dict[int, Flags]]:
+        """One split's gate probabilities, and by depth from it on whether that exit agreed; all flat."""
         deeper = {depth: flags.ravel() for depth, flags in self.agrees.items() if depth >= split}
-        return sigmoid(slope * self.evidence[split].gate + offset).ravel(), deeper
+        return sigmoid(gate.logits(*self.peeked[split])).ravel(), deeper
 
     def after(self, position: int) -> Observations:
         """The same without the positions before ``position``. The three means stay those of all positions."""
         return replace(
             self,
-            evidence={split: Evidence(*(part[:, position:] for part in one)) for split, one in self.evidence.items()},
+            peeked={split: (top[:, position:], margin[:, position:]) for split, (top, margin) in self.peeked.items()},
+            said={split: (top[:, position:], margin[:, position:]) for split, (top, margin) in self.said.items()},
             agrees={split: flags[:, position:] for split, flags in self.agrees.items()},
         )
 
 
 @torch.no_grad()
-def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens) -> Observations:
-    """Run the full model, every exit and every gate over ``rows`` (at least 2 tokens long)."""
+def observe(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) -> Observations:
+    """Run the full model and every exit over ``rows`` (at least 2 tokens long); ``cut`` is the gates' head."""
     splits = balconies.splits
-    evidence: dict[int, list[Any]] = {split: [] for split in splits}
+    peeked: dict[int, list[Any]] = {split: [] for split in splits}
+    answered: dict[int, list[Any]] = {split: [] for split in splits}
     agrees: dict[int, list[Any]] = {split: [] for split in splits}
     lens = dict.fromkeys(splits, 0.0)
     kl = dict.fromkeys(splits, 0.0)
@@ -76,8 +83,8 @@ def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens)
                     kl[split] += share * mean.item()
                     said = answers(normed, base.head)
                     agrees[split].append((said.token == full).cpu().numpy())
-                    known = (gates.at(split)(trace.hidden[split]), said.top, said.margin)
-                    evidence[split].append([values.double().cpu().numpy() for values in known])
+                    answered[split].append(_sureness(said))
+                    peeked[split].append(_sureness(answers(normed, cut)))
                     looked = predictions(base.lens(trace.hidden[split]), base.head)
                     lens[split] += share * (looked == full).double().mean().item()
                 for row, target in zip(trace.final, tokens, strict=True):
@@ -85,12 +92,22 @@ def observe(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens)
                     loss += functional.cross_entropy(scores, target[1:]).item() / len(rows)
             progress.advance()
     return Observations(
-        evidence={split: Evidence(*map(np.concatenate, zip(*parts, strict=True))) for split, parts in evidence.items()},
+        peeked={split: _joined(parts) for split, parts in peeked.items()},
+        said={split: _joined(parts) for split, parts in answered.items()},
         agrees={split: np.concatenate(found) for split, found in agrees.items()},
         lens_agreement=lens,
         kl_nats=kl,
         full_loss_nats=loss,
     )
+
+
+def _sureness(said: Answers) -> tuple[Floats, Floats]:
+    return said.top.double().cpu().numpy(), said.margin.double().cpu().numpy()
+
+
+def _joined(parts: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    top, margin = zip(*parts, strict=True)
+    return np.concatenate(top), np.concatenate(margin)
 
 
 def heldout_rows(stream: corpus.Tokens, length: int) -> corpus.Tokens:
@@ -114,25 +131,25 @@ def own_text(base: Base, rows: corpus.Tokens) -> tuple[corpus.Tokens, int]:
     return np.concatenate(replies), beginning
 
 
-def observe_own(base: Base, balconies: Balconies, gates: Gates, rows: corpus.Tokens) -> Observations:
+def observe_own(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) -> Observations:
     """Observations of the base's own text: what a device decodes, and where exits agree more often than elsewhere."""
     own, beginning = own_text(base, rows)
     # The beginning's last position gives the first token of the reply.
-    return observe(base, balconies, gates, own).after(beginning - 1)
+    return observe(base, balconies, cut, own).after(beginning - 1)
 
 
-def calibrate(seen: Observations, own: Observations, gates: Gates) -> dict[str, Any]:
-    """Fold a Platt calibration into each gate, fit the judges, and return the ``quality`` part of exits.json.
+def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], dict[str, Any]]:
+    """Fit the gates and the judges; the gates, and the ``quality`` part of exits.json.
 
-    Of ``seen``, held-out text, even rows calibrate; AUROC and calibration error come from the odd rows, which the
-    calibration never saw. The bins, by which a device forecasts what its tokens will agree, are of its ``own`` text.
+    Of ``seen``, held-out text, even rows fit; AUROC and calibration error come from the odd rows, which the fit never
+    saw. The bins, by which a device forecasts what its tokens will agree, are of its ``own`` text.
     """
-    exits = {}
-    for split, known in seen.evidence.items():
-        logits, agrees = known.gate, seen.agrees[split]
-        slope, offset = platt(logits[::2].ravel(), agrees[::2].ravel())
-        gates.at(split).fold(slope, offset)
-        measured, outcomes = sigmoid(slope * logits[1::2] + offset).ravel(), agrees[1::2].ravel()
+    exits, gates = {}, {}
+    for split, (top, margin) in seen.peeked.items():
+        agrees = seen.agrees[split]
+        gates[split] = gate = Gate.fitted(top[::2], margin[::2], agrees[::2])
+        logits = gate.logits(top, margin)
+        measured, outcomes = sigmoid(logits[1::2]).ravel(), agrees[1::2].ravel()
         exits[str(split)] = {
             "agreement": float(agrees.mean()),
             "own_agreement": float(own.agrees[split].mean()),
@@ -140,11 +157,11 @@ def calibrate(seen: Observations, own: Observations, gates: Gates) -> dict[str, 
             "kl_nats": seen.kl_nats[split],
             "gate_auroc": auroc(measured, outcomes),
             "gate_ece": calibration_error(measured, outcomes),
-            "bins": bin_table(*own.told(split, slope, offset)),
-            "judge": fit_judge(known._replace(gate=slope * logits + offset), agrees),
+            "bins": bin_table(*own.told(split, gate)),
+            "judge": fit_judge(Evidence(logits, *seen.said[split]), agrees),
         }
     tokens, own_tokens = (next(iter(found.agrees.values())).size for found in (seen, own))
-    return {
+    return gates, {
         "heldout_tokens": int(tokens),
         "own_tokens": int(own_tokens),
         "full_loss_nats": seen.full_loss_nats,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,7 +19,7 @@ from balcony_export.balcony import NORM_STARTS, STARTS, Balconies, build, starti
 from balcony_export.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.blueprint import Blueprint
 from balcony_export.distill import distill
-from balcony_export.gate import Gates, train_gates
+from balcony_export.gate import Gate, frequent_tokens, peeking
 from balcony_export.processes import Processes
 from balcony_export.run_folder import Metrics, Saving
 from balcony_export.sharpness import fit_sharpness
@@ -54,7 +54,7 @@ class Job:
 
 
 def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
-    """Distil the exits, train and calibrate the gates, measure, write the folder. Resumes by itself.
+    """Distil the exits, fit the gates, measure, write the folder. Resumes by itself.
 
     In several processes (see processes.py) all return the same exits, and the first one writes them; ``job.out`` must
     then be a folder that all of them see.
@@ -94,9 +94,10 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     distill(base, taught, data.train, rows, config, metrics, saving, processes)
     if config.temperature != 1.0:
         fit_sharpness(base, taught, rows[::2])
-    gates = train_gates(base, balconies, data.train, config, metrics, processes)
-    seen, own = (observe(base, balconies, gates, rows) for observe in (quality.observe, quality.observe_own))
-    measured = quality.calibrate(seen, own, gates)
+    tokens = frequent_tokens(data.train, blueprint.arch.vocabulary)
+    cut = peeking(base.head, tokens)
+    seen, own = (observe(base, balconies, cut, rows) for observe in (quality.observe, quality.observe_own))
+    gates, measured = quality.calibrate(seen, own)
     trained = exits.Exits(
         splits=config.splits,
         base_model=job.name,
@@ -108,6 +109,7 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
         },
         quality=measured,
         tensors=_tensors(balconies, gates),
+        frequent_tokens=tokens,
     )
     if processes.first:
         exits.save(job.out, trained)
@@ -209,15 +211,16 @@ def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:
 def _identity(
     config: TrainConfig, base_sha256: str, data: corpus.Corpus, earlier: exits.Exits | None
 ) -> dict[str, Any]:
-    """What must be the same for a saved state to be continued. The gates start afresh each time."""
-    settings = {name: value for name, value in config.as_dict().items() if not name.startswith("gate_")}
+    """What must be the same for a saved state to be continued."""
     text = hashlib.sha256(data.train.tobytes()).hexdigest()
     begun = {} if earlier is None else {"begin_sha256": exits.tensors_digest(earlier)}
-    return {**settings, "base_sha256": base_sha256, "text_sha256": text, **begun}
+    return {**config.as_dict(), "base_sha256": base_sha256, "text_sha256": text, **begun}
 
 
-def _tensors(balconies: Balconies, gates: Gates) -> dict[str, exits.Array]:
+def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, exits.Array]:
     """Exits and gates under the names of exits.safetensors."""
-    named = {f"exits.{name}": value for name, value in balconies.state_dict().items()}
-    named |= {f"gates.{name}": value for name, value in gates.state_dict().items()}
-    return {name: value.detach().cpu().numpy().astype(np.float32) for name, value in named.items()}
+    layers = balconies.state_dict().items()
+    named = {f"exits.{name}": value.detach().cpu().numpy().astype(np.float32) for name, value in layers}
+    for split, gate in gates.items():
+        named |= {f"gates.{split}.{name}": value for name, value in gate.tensors().items()}
+    return named

@@ -115,12 +115,13 @@ class Reference:
         return isinstance(self._exits, Exits)
 
     @torch.inference_mode()
-    def gate(self, split: int, hidden: Values) -> Values:
-        """The logits [positions] of a split's trained gate on hidden states [positions, hidden]."""
+    def gate(self, split: int, normed: Values) -> Values:
+        """The logits [positions] of a split's trained gate on its exit's normed hidden states [positions, hidden]."""
         assert isinstance(self._exits, Exits)
-        gate = Gate(hidden.shape[-1])
-        gate.load_state_dict({name: torch.from_numpy(value) for name, value in self._exits.gate(split).items()})
-        return _values(gate(torch.from_numpy(hidden)[None]))
+        peeked = torch.from_numpy(self.logits(normed)[:, list(self._exits.frequent_tokens)]).double()
+        first, second = peeked.log_softmax(-1).topk(2, dim=-1).values.unbind(-1)
+        logits = Gate.of(self._exits.gate(split)).logits(first.numpy(), (first - second).numpy())
+        return logits.astype(np.float32)
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:

@@ -134,7 +134,7 @@ def _rows(pair: Pair) -> dict[str, _Compared]:
             row.compares, row.note = "finite", "give --exits FOLDER to compare" if known else "not compared"
         rows.append(row)
         if pair.reference.has_gates:
-            rows.append(_Compared(f"gate {split}", "logits", exact))
+            rows.append(_Compared(f"gate {split}", "logits", exact_exits))
     rows.append(_Compared("head", "logits of one input", exact))
     rows.append(_Compared("full", "logits", exact))
     return {row.stage: row for row in rows}
@@ -175,9 +175,6 @@ def _compare(pair: Pair, trace: Trace, rows: dict[str, _Compared]) -> None:
     for stage in ladder.trunk:
         expected = trace.final if stage.graph.stop == ladder.full else trace.hidden[stage.graph.stop]
         rows[stage.name].gap.add(pair.outputs(stage), expected)
-        if (gate := rows.get(f"gate {stage.graph.stop}")) is not None and stage.gates is not None:
-            logits = reference.gate(stage.graph.stop, trace.hidden[stage.graph.stop])
-            gate.gap.add(stage.gates.host()[0, :length], logits[:, None])
     for split in ladder.exits:
         stage = ladder.outputs(split, length)
         row, found = rows[stage.name], pair.outputs(stage)
@@ -185,6 +182,8 @@ def _compare(pair: Pair, trace: Trace, rows: dict[str, _Compared]) -> None:
         if reference.compares_exits:
             row.gap.add(found, trace.exits[split])
             _compare_logits(pair, split, trace.exits[split], row)
+        if (gate := rows.get(f"gate {split}")) is not None and stage.gates is not None:
+            gate.gap.add(stage.gates.host()[0, :length], reference.gate(split, trace.exits[split])[:, None])
     _compare_logits(pair, ladder.full, trace.final, rows["full"], rows["head"])
 
 

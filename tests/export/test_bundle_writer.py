@@ -23,6 +23,8 @@ from balcony_export.base import load_base
 from balcony_export.bundle_writer import export_bundle, read_weights
 from balcony_export.checkpoint import Checkpoint, Source, Tensors, joined
 from balcony_export.formats import Choice
+from balcony_export.gate import Gate, peeking
+from balcony_export.kl import answers
 from helpers.families import as_modules
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
 
@@ -74,14 +76,10 @@ def test_the_demo_base_is_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
 
 def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
     """The trained demo exits: hidden states through the base, then the Balcony, as training runs them."""
-    from balcony_export.gate import Gates
-
     trained = exits.load(DEMO_EXITS)
     base = load_base(DEMO_BASE, "fp32", torch.device("cpu"))
     modules = as_modules(base, trained)
-    gates = Gates(trained.splits, base.model.config.hidden_size).requires_grad_(False)
-    for split in trained.splits:
-        gates.at(split).load_state_dict({n: torch.from_numpy(v) for n, v in trained.gate(split).items()})
+    cut = peeking(base.head, trained.frequent_tokens)
     ids = np.random.default_rng(3).integers(1, 2048, 48)
     ladder = Ladder(export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
     ladder.append(ids.tolist())
@@ -90,8 +88,9 @@ def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
         for split, normed in zip(trained.splits, modules.normed(trace.hidden, trace.context), strict=True):
             expected = base.head.logits(normed)[0].numpy()
             np.testing.assert_allclose(ladder.logits(split), expected, rtol=0, atol=1e-4)
-            logit = float(gates.at(split)(trace.hidden[split])[0, -1])
-            assert ladder.gate(split) == pytest.approx(logit, abs=1e-4)
+            seen = answers(normed[:, -1:], cut)
+            logit = Gate.of(trained.gate(split)).logits(seen.top.numpy(), seen.margin.numpy())
+            assert ladder.gate(split) == pytest.approx(logit.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("int8", 0.005), ("int4", 0.3)])

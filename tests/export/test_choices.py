@@ -72,7 +72,7 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(folder: Path, text: Path, out: Path, **choice: Any) -> exits.Exits:
     job = Job(folder, "m", (text,), out, device="cpu")
-    config = TrainConfig(tuple(SPLITS), steps=3, rows=2, length=LENGTH, learning_rate=1e-2, gate_steps=2, **choice)
+    config = TrainConfig(tuple(SPLITS), steps=3, rows=2, length=LENGTH, learning_rate=1e-2, **choice)
     return train_exits(job, config)
 
 
@@ -219,7 +219,7 @@ def test_automatic_splits_are_evenly_priced(llama: Path, layers: int, count: int
 
 
 def test_auto_is_read_from_the_command_line(llama: Path, text: Path, tmp_path: Path) -> None:
-    options = f"--max-steps 1 --gate-steps 1 --rows 2 --length {LENGTH} --device cpu --width mlp"
+    options = f"--max-steps 1 --rows 2 --length {LENGTH} --device cpu --width mlp"
     out = tmp_path / "exits"
     invoke(train, str(llama), "--splits", "auto:2", "--data", str(text), "-o", str(out), *options.split())
     assert exits.load(out).splits == tuple(placement.place(2, architectures.read(llama), "mlp"))

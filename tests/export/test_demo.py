@@ -8,7 +8,7 @@ import pytest
 
 from balcony_edge import Bundle
 from balcony_edge.errors import DataError
-from balcony_export import demo, pretrain, training
+from balcony_export import demo, pretrain
 from balcony_export.pretrain import PretrainConfig
 
 TINY = PretrainConfig(
@@ -25,10 +25,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "STAGES", ({"steps": 2}, {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5}))
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     monkeypatch.setattr(pretrain.shutil, "which", lambda _: None)
-    defaults = training.TrainConfig.for_base
-    monkeypatch.setattr(
-        training.TrainConfig, "for_base", lambda *args, **settings: defaults(*args, gate_steps=2, **settings)
-    )
 
 
 @pytest.fixture

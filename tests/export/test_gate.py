@@ -1,4 +1,4 @@
-"""Gates: the formula, the folded calibration, and every measure against brute force."""
+"""Gates: what they look at, what they are fitted to, and every measure against brute force."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from balcony_export.calibration import (
@@ -19,10 +19,11 @@ from balcony_export.calibration import (
     bin_edges,
     bin_table,
     calibration_error,
-    platt,
+    logistic,
     sigmoid,
 )
-from balcony_export.gate import Gate
+from balcony_export.gate import MOST_PEEKED, Gate, frequent_tokens, peeking
+from balcony_export.lm_head import Head
 
 SCORED = st.lists(st.tuples(st.integers(0, 20).map(lambda tenths: tenths / 20), st.booleans()), min_size=1, max_size=80)
 
@@ -31,25 +32,35 @@ def arrays(scored: list[tuple[float, bool]]) -> tuple[Floats, Flags]:
     return np.array([score for score, _ in scored], np.float64), np.array([flag for _, flag in scored], bool)
 
 
-def test_the_gate_is_the_documented_formula() -> None:
+def test_a_gate_finds_the_law_that_made_the_outcomes() -> None:
+    rng = np.random.default_rng(5)
+    top, margin = -rng.exponential(1.0, (300, 400)), rng.exponential(2.0, (300, 400))
+    logits = 0.3 * top - 0.1 * margin + 2.0 * np.exp(top) - 1.5 * np.exp(-margin) + 0.2
+    gate = Gate.fitted(top, margin, rng.random(logits.shape) < sigmoid(logits))
+    np.testing.assert_allclose(sigmoid(gate.logits(top, margin)), sigmoid(logits), atol=0.04)
+    again = Gate.of(gate.tensors())
+    np.testing.assert_allclose(again.logits(top, margin), gate.logits(top, margin), rtol=1e-4, atol=1e-5)
+
+
+@given(st.lists(st.integers(0, 39), max_size=60))
+def test_gates_look_at_the_most_frequent_tokens(ids: list[int]) -> None:
+    tokens = frequent_tokens(np.array(ids, np.int64), 40)
+    assert len(tokens) == 5
+    assert list(tokens) == sorted(set(tokens))
+    seen = min(ids.count(token) for token in tokens)
+    assert all(ids.count(token) <= seen for token in set(range(40)) - set(tokens))
+
+
+def test_a_vocabulary_is_never_too_small_or_too_large_to_look_at() -> None:
+    assert len(frequent_tokens(np.zeros(3, np.int64), 8)) == 2
+    assert len(frequent_tokens(np.zeros(3, np.int64), 128_256)) == MOST_PEEKED
+
+
+@pytest.mark.parametrize(("divisor", "softcap"), [(1.0, 0.0), (8.0, 0.0), (1.0, 3.0)])
+def test_a_peek_gives_the_heads_own_logits_of_its_tokens(divisor: float, softcap: float) -> None:
     torch.manual_seed(0)
-    gate, hidden = Gate(12), torch.randn(2, 5, 12) * 7
-    values = hidden.double().numpy()
-    normed = values / np.sqrt((values**2).mean(-1, keepdims=True) + 1e-6)
-    weights = {name: value.double().numpy() for name, value in gate.state_dict().items()}
-    up = normed @ weights["up.weight"].T + weights["up.bias"]
-    logits = (up * sigmoid(up)) @ weights["down.weight"].T + weights["down.bias"]
-    np.testing.assert_allclose(gate(hidden).detach().numpy(), logits[..., 0], atol=1e-5)
-
-
-@given(slope=st.floats(-4, 4), offset=st.floats(-4, 4))
-@settings(deadline=None, max_examples=20)
-def test_a_folded_gate_gives_the_calibrated_logit(slope: float, offset: float) -> None:
-    torch.manual_seed(1)
-    gate, hidden = Gate(8), torch.randn(3, 4, 8)
-    expected = slope * gate(hidden).detach() + offset
-    gate.fold(slope, offset)
-    torch.testing.assert_close(gate(hidden).detach(), expected, rtol=1e-5, atol=1e-5)
+    head, normed = Head(torch.randn(11, 6), divisor, softcap), torch.randn(2, 5, 6)
+    torch.testing.assert_close(peeking(head, (1, 4, 5)).logits(normed), head.logits(normed)[..., [1, 4, 5]])
 
 
 @given(SCORED)
@@ -73,16 +84,6 @@ def test_calibration_error_weighs_the_gaps_of_equal_bins(scored: list[tuple[floa
     assert calibration_error(chances, outcomes, bins) == pytest.approx(expected)
 
 
-def test_platt_finds_the_true_slope_and_offset() -> None:
-    rng = np.random.default_rng(0)
-    logits = rng.normal(size=200_000) * 2
-    outcomes = rng.random(len(logits)) < sigmoid(0.6 * logits - 0.9)
-    slope, offset = platt(logits, outcomes)
-    assert slope == pytest.approx(0.6, abs=0.02)
-    assert offset == pytest.approx(-0.9, abs=0.02)
-    assert calibration_error(sigmoid(slope * logits + offset), outcomes) < 0.005
-
-
 @pytest.mark.parametrize(
     ("logits", "outcomes"),
     [
@@ -93,8 +94,8 @@ def test_platt_finds_the_true_slope_and_offset() -> None:
         ([500.0, -500.0, 1.0], [True, False, True]),
     ],
 )
-def test_platt_is_finite_where_logistic_regression_is_not(logits: list[float], outcomes: list[bool]) -> None:
-    slope, offset = platt(np.array(logits), np.array(outcomes))
+def test_a_fit_is_finite_where_logistic_regression_is_not(logits: list[float], outcomes: list[bool]) -> None:
+    slope, offset = logistic(np.array(logits)[:, None], np.array(outcomes))
     assert np.isfinite([slope, offset]).all()
     assert abs(slope) < 1e3
     chances = sigmoid(slope * np.array(logits) + offset)

@@ -33,7 +33,7 @@ def test_train_export_run(app: typer.Typer, tiny_model: Path, tmp_path: Path) ->
         story = [f"{word} quick brown fox jumps over the lazy dog" for word in ("the", "a", name) for _ in range(40)]
         texts[-1].write_text("\n".join(story))
     exits, bundle = tmp_path / "exits", tmp_path / "bundle"
-    common = ["--max-steps", "4", "--gate-steps", "2", "--rows", "2", "--length", "16"]
+    common = ["--max-steps", "4", "--rows", "2", "--length", "16"]
     files = [str(path) for path in texts]
     invoke(app, "train", str(tiny_model), "--splits", "1,3", "--data", *files, *common, "-o", str(exits))
     invoke(app, "export", str(tiny_model), "--exits", str(exits), "--precision", "int8", "-o", str(bundle))

@@ -16,9 +16,7 @@ from balcony_export.base import Base, load_base
 from balcony_export.recipe import Job, train_exits
 from balcony_export.training import TrainConfig
 
-CONFIG = TrainConfig(
-    splits=(1, 2), steps=3, rows=2, length=16, learning_rate=1e-2, gate_steps=2, gate_learning_rate=1e-2
-)
+CONFIG = TrainConfig(splits=(1, 2), steps=3, rows=2, length=16, learning_rate=1e-2)
 ENDS = (2, 1)
 
 

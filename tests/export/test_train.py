@@ -23,9 +23,7 @@ from balcony_export.training import TrainConfig
 from helpers.in_process import invoke
 
 SHARED = Path(os.environ.get("BALCONY_SHARED", Path(__file__).parents[2].parent / "shared"))
-CONFIG = TrainConfig(
-    splits=(1, 2), steps=6, rows=2, length=16, learning_rate=1e-2, gate_steps=3, gate_learning_rate=1e-2
-)
+CONFIG = TrainConfig(splits=(1, 2), steps=6, rows=2, length=16, learning_rate=1e-2)
 
 
 @pytest.fixture
@@ -110,11 +108,10 @@ def test_training_writes_better_exits_and_leaves_the_base_alone(job: Job, monkey
         name = f"{split}.layer.mlp.down_proj.weight"
         assert not np.array_equal(trained.tensors[f"exits.{name}"], untrained[name].numpy())
     assert len(losses) == 40
-    assert len(records(job, "gates")) == 3
 
 
 def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path, pictures: None) -> None:
-    options = "--splits 3,1 --max-steps 2 --gate-steps 2 --rows 2 --length 16 --device cpu --seed 5"
+    options = "--splits 3,1 --max-steps 2 --rows 2 --length 16 --device cpu --seed 5"
     run(str(job.folder), "--data", str(text), "--data", str(text), "-o", str(job.out), *options.split())
     loaded = exits.load(job.out)
     loaded.check_base(job.folder)
@@ -148,11 +145,17 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     base = load_base(job.folder, device="cpu")
     data = corpus.load(job.texts, load_tokenizer(job.folder), 2, 1)
     own, beginning = quality.own_text(base, corpus.sequences(data.heldout, CONFIG.length))
-    hidden = base.trace(torch.from_numpy(own), [2]).hidden[2][:, beginning - 1 :].double().numpy()
+    trace = base.trace(torch.from_numpy(own), CONFIG.splits)
+    balconies = build(base, CONFIG.splits, CONFIG.norm_start)
+    balconies.load(trained)
+    with torch.no_grad():
+        normed = balconies.at(2)(trace.hidden[2], trace.context)[:, beginning - 1 :]
+        looked = torch.log_softmax(base.head.logits(normed)[..., list(trained.frequent_tokens)].double(), -1)
+    second, top = np.partition(looked.numpy(), -2)[..., -2:].transpose(2, 0, 1)
     gate = trained.gate(2)
     bins = trained.quality["exits"]["2"]["bins"]
-    up = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + 1e-6) @ gate["up.weight"].T + gate["up.bias"]
-    logits = (up / (1 + np.exp(-up))) @ gate["down.weight"].T + gate["down.bias"]
+    features = np.stack([top, top - second, np.exp(top), np.exp(second - top)]).reshape(4, -1)
+    logits = gate["weight"] @ features + gate["bias"]
     place = np.searchsorted(bins["edges"], 1 / (1 + np.exp(-logits)).ravel())
     shares = np.bincount(place, minlength=len(bins["share"])) / place.size
     assert len(shares) > 4
@@ -200,7 +203,7 @@ def test_the_state_of_another_run_is_neither_used_nor_overwritten(job: Job) -> N
 def test_short_text_makes_short_sequences(job: Job, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("Once upon a time there was a cat. " * 12)
-    trained = train_exits(replace(job, texts=(short,)), replace(CONFIG, length=64, steps=1, gate_steps=1))
+    trained = train_exits(replace(job, texts=(short,)), replace(CONFIG, length=64, steps=1))
     assert trained.training["length"] == 64
     assert 32 <= trained.quality["heldout_tokens"] <= 44
 
@@ -282,7 +285,6 @@ def without(folder: Path, target: Path, name: str) -> Path:
 def test_defaults_suit_the_base(toy: Path) -> None:
     config = TrainConfig.for_base(architectures.read(toy).arch, [1], length=None, learning_rate=None, seed=3)
     assert (config.length, config.learning_rate, config.seed) == (64, 5.7e-3, 3)
-    assert config.gate_learning_rate == pytest.approx(5 * config.learning_rate)
     assert training.default_learning_rate(4096) == 5e-4
 
 
@@ -316,7 +318,7 @@ def test_a_few_steps_on_stories260k_beat_the_untrained_lens(tmp_path: Path) -> N
     part = tmp_path / "stories.txt"
     part.write_text(corpus.read_text(data)[:400_000].replace("\n\n", "\n"))
     job = Job(SHARED / "models" / "stories260K", "stories260K", (part,), tmp_path / "exits", device="cpu")
-    config = TrainConfig((2, 4), steps=25, rows=4, length=64, learning_rate=3e-3, gate_steps=10)
+    config = TrainConfig((2, 4), steps=25, rows=4, length=64, learning_rate=3e-3)
     quality = train_exits(job, config).quality
     assert quality["full_loss_nats"] < 2.0
     for split in ("2", "4"):

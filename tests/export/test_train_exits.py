@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from balcony_edge.errors import ExitsError
 from balcony_export import exits
-from balcony_export.exits import Exits, gate_shapes
+from balcony_export.exits import GATE_SHAPES, Exits
 
 LAYER_TENSORS = ("input_layernorm.weight", "self_attn.o_proj.weight", "mlp.up_proj.weight")
 HIDDEN = 6
@@ -27,13 +27,14 @@ def sample() -> Exits:
     for split in (1, 2):
         shapes |= {f"exits.{split}.layer.{name}": (HIDDEN, HIDDEN) for name in LAYER_TENSORS}
         shapes[f"exits.{split}.norm.weight"] = (HIDDEN,)
-        shapes |= {f"gates.{split}.{name}": shape for name, shape in gate_shapes(HIDDEN).items()}
+        shapes |= {f"gates.{split}.{name}": shape for name, shape in GATE_SHAPES.items()}
     return Exits(
         splits=(1, 2),
         base_model="toy",
         base_sha256="ab" * 32,
         training={"steps": 3},
         quality={"heldout_tokens": 10, "full_loss_nats": 1.0, "exits": {"1": {}, "2": {}}},
+        frequent_tokens=(0, 3, 4),
         tensors={name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()},
     )
 
@@ -47,7 +48,7 @@ def test_saved_exits_load_as_they_were(tmp_path: Path) -> None:
     assert all(np.array_equal(loaded.tensors[name], value) for name, value in saved.tensors.items())
     assert sorted(path.name for path in (tmp_path / "exits").iterdir()) == ["exits.json", "exits.safetensors"]
     assert set(loaded.layer(2)) == set(LAYER_TENSORS)
-    assert loaded.gate(2)["up.weight"].shape == (64, HIDDEN)
+    assert loaded.gate(2)["weight"].shape == (4,)
     assert loaded.norm(1).shape == (HIDDEN,)
 
 
@@ -70,7 +71,7 @@ def narrow(folder: Path) -> None:
 
 def misshape(folder: Path) -> None:
     tensors = load_file(folder / "exits.safetensors")
-    tensors["gates.1.up.weight"] = np.zeros((32, HIDDEN), np.float32)
+    tensors["gates.1.weight"] = np.zeros((3,), np.float32)
     save_file(tensors, folder / "exits.safetensors")
 
 
@@ -86,7 +87,7 @@ def edit(folder: Path, **changes: object) -> None:
         (lambda folder: (folder / "exits.json").unlink(), r"no exits\.json; found \['exits\.safetensors'\]"),
         (lambda folder: (folder / "exits.json").write_text("{"), r"cannot read .*exits\.json"),
         (lambda folder: (folder / "exits.json").write_text("[]"), r"exits\.json has schema None"),
-        (lambda folder: edit(folder, schema=2), r"exits\.json has schema 2"),
+        (lambda folder: edit(folder, schema=1), r"exits\.json has schema 1"),
         (lambda folder: edit(folder, base=None), r"exits\.json is incomplete"),
         (lambda folder: edit(folder, splits=[1, 3]), r"exits\.json names splits \[1, 3\]"),
         (lambda folder: (folder / "exits.safetensors").unlink(), r"has no exits\.safetensors"),
@@ -94,7 +95,14 @@ def edit(folder: Path, **changes: object) -> None:
         (drop_tensor, r"exits\.safetensors has no exits\.2\.layer\.mlp\.up_proj\.weight"),
         (narrow, r"exits\.1\.norm\.weight is float16"),
         (lambda folder: edit(folder, training={"width": "mlp"}), r"holds exits of width layer; exits\.json says mlp"),
-        (misshape, r"gates\.1\.up\.weight has shape \[32, 6\]"),
+        (misshape, r"gates\.1\.weight has shape \[3\]"),
+        (
+            lambda folder: edit(folder, frequent_tokens=None),
+            r"is incomplete: KeyError\('frequent_tokens'\)",
+        ),
+        (lambda folder: edit(folder, frequent_tokens=[4, 3]), r"frequent_tokens that are no ascending token ids"),
+        (lambda folder: edit(folder, frequent_tokens=[-1, 3]), r"frequent_tokens that are no ascending token ids"),
+        (lambda folder: edit(folder, frequent_tokens=[1]), r"frequent_tokens that are no ascending token ids"),
     ],
 )
 def test_a_broken_folder_is_refused_by_name(tmp_path: Path, damage: Callable[[Path], object], words: str) -> None:

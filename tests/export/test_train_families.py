@@ -88,7 +88,7 @@ def test_bf16_keeps_hidden_states_in_fp32(family: Family) -> None:
 def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_path: Path) -> None:
     folder, _ = family
     trained_to, bundle_to = tmp_path / "exits", tmp_path / "bundle"
-    options = f"--max-steps 3 --gate-steps 2 --rows 2 --length {LENGTH} --lr 1e-2 --device cpu"
+    options = f"--max-steps 3 --rows 2 --length {LENGTH} --lr 1e-2 --device cpu"
     splits = ",".join(map(str, SPLITS))
     invoke(train, str(folder), "--splits", splits, "--data", str(text), "-o", str(trained_to), *options.split())
     invoke(export, str(folder), "--exits", str(trained_to), "-o", str(bundle_to))

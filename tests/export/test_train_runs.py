@@ -27,9 +27,7 @@ from balcony_export.sharpness import fit_sharpness
 from balcony_export.state import metadata
 from balcony_export.training import TrainConfig
 
-CONFIG = TrainConfig(
-    splits=(1, 2), steps=8, rows=4, length=16, learning_rate=1e-2, look_every=2, gate_steps=3, gate_learning_rate=1e-2
-)
+CONFIG = TrainConfig(splits=(1, 2), steps=8, rows=4, length=16, learning_rate=1e-2, look_every=2)
 # Children begin with everything imported.
 FORK = multiprocessing.get_context("fork")
 
@@ -189,7 +187,7 @@ def test_the_base_has_no_gradients_and_no_optimiser_state(
 
     monkeypatch.setattr(recipe, "load_base", load)
     monkeypatch.setattr(torch.optim, "AdamW", remember)
-    train_exits(job, replace(CONFIG, dtype=dtype, steps=2, gate_steps=1))
+    train_exits(job, replace(CONFIG, dtype=dtype, steps=2))
     own = list(loaded[0].model.parameters())
     assert own
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in own)

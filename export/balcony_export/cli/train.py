@@ -51,7 +51,6 @@ def train(
         float | None,
         typer.Option(help="Peak learning rate of the exits. Default: 5e-4 * sqrt(4096 / hidden size)."),
     ] = None,
-    gate_steps: Annotated[int, typer.Option(min=1, help="Training steps of the gates.")] = 400,
     loss: Annotated[
         str | None,
         typer.Option(help="What the exits lower: kl (default), reverse-kl, js, topk-kl, or ce (to the text)."),
@@ -153,7 +152,6 @@ def train(
         dtype=dtype,
         seed=seed,
         look_every=look_every,
-        gate_steps=gate_steps,
     )
     trained = train_exits(job, config)
     if int(os.environ.get("RANK", "0")) == 0:
