@@ -167,11 +167,9 @@ class Governor:
         # A prompt's time is not charged: it may as well go as deep as its reply will.
         if self._choice.first and depths[-1] == full and self._choice.fits(full):
             return full
-        if self._drafts.count:
-            return depths[0] if self._may_hold(self._drafts.count) else full
-        choice = self._choice
-        straight = between(choice.policy.straight, choice.row, choice.part)
-        return full if straight > 0.0 and choice.fits(full) else depths[0]
+        if self._drafts.count and not self._may_hold(self._drafts.count):
+            return full
+        return depths[0]
 
     def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
         """(None, expected agreement) to take the exit at ``split``, or (the next depth to look at, what it promises).

@@ -20,7 +20,6 @@ class Policy:
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
     more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
     ``to_full[split][price][bin]`` to full depth, ``held_to_full[price][prefix][bin]`` the same with drafts held.
-    ``straight[price]``: how much more than a look at the first exit it is worth to go to full depth at once.
     """
 
     depths: tuple[int, ...]
@@ -34,7 +33,6 @@ class Policy:
     to_next: Mapping[int, tuple[tuple[float, ...], ...]]
     to_full: Mapping[int, tuple[tuple[float, ...], ...]]
     held_to_full: tuple[tuple[tuple[float, ...], ...], ...]
-    straight: tuple[float, ...]
 
     def place(self, cost_ms: float) -> tuple[int, float]:
         """(row, fraction towards the next) at which the policy is expected to cost ``cost_ms``, kept in range."""

@@ -125,7 +125,6 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         {},
         {},
         ((),) * rows,
-        (0.0,) * rows,
     )
 
 
@@ -147,7 +146,6 @@ class _Solver:
         first = exits[0]
         self.share = np.asarray(quality.tables[first].share)
         self.look = steps.position + steps.reach[first] + steps.exit[first]
-        self.straight = steps.position + steps.reach[first] + steps.deep.get(first, 0.0)
         self.chances: dict[int, Array] = {}
         self.weights: dict[int, Array] = {}
         self.following: dict[int, Array] = {}
@@ -179,7 +177,6 @@ class _Solver:
             {split: _rows(to_next) for split, (to_next, _) in gains.items()},
             {split: _rows(to_full) for split, (_, to_full) in gains.items()},
             tuple(_rows(block) for block in self._deep_gain(worth, waiting)) if self.holding else ((),) * len(worth),
-            tuple(self._straight_gain(worth, waiting).tolist()),
         )
 
     def _unpaid(self, start: _Step) -> Array:
@@ -210,7 +207,9 @@ class _Solver:
 
     def _verify(self) -> _Step:
         """With drafts held: process the position to full depth, without a look. [prices, prefixes]"""
-        return self._deep_pass(self.straight, len(PREFIX))
+        first = self.exits[0]
+        unseen_ms = self.steps.position + self.steps.reach[first] + self.steps.deep[first]
+        return self._deep_pass(unseen_ms, len(PREFIX))
 
     def _hold(self, waiting: _Step) -> _Step:
         """One more draft at each prefix: its chance to be shown, and what follows. [prices, prefixes, chances]"""
@@ -281,20 +280,10 @@ class _Solver:
 
     def _start(self, worth: Array, waiting: _Step) -> _Step:
         """A cycle from its beginning. [prices]"""
-        return _best(self.price, worth, self._starts(worth, waiting))
-
-    def _starts(self, worth: Array, waiting: _Step) -> list[_Step]:
-        """How a cycle can begin: with a look at the first exit or, unless all is lossless, straight to full depth."""
-        looked = self._at(worth, waiting, self.exits[0]).mix(self.share).plus(self.look)
-        return [looked, self._deep_pass(self.straight)] if self.deep and not self.lossless else [looked]
-
-    def _straight_gain(self, worth: Array, waiting: _Step) -> Array:
-        """The value of going straight to full depth over that of a look. [prices]"""
-        looked, *straight = (start.value(self.price, worth) for start in self._starts(worth, waiting))
-        return straight[0] - looked if straight else np.full_like(looked, NEVER)
+        return self._at(worth, waiting, self.exits[0]).mix(self.share).plus(self.look)
 
     def _gains(self, worth: Array, waiting: _Step, split: int) -> tuple[Array, Array]:
-        """The value of (going to the next exit, going to full depth) over running the exit. [prices, bins]"""
+        """The value of (going to the next exit, going to full depth) over taking the exit. [prices, bins]"""
         run = self._run(worth, waiting, split).value(self.price, worth)
         never = np.full_like(run, NEVER)
         to_next = self._next(worth, waiting, split).value(self.price, worth) - run if self._goes_on(split) else never
@@ -302,7 +291,7 @@ class _Solver:
         return to_next, to_full
 
     def _deep_gain(self, worth: Array, waiting: _Step) -> Array:
-        """With drafts held: the value of going deep over that of running the exit. [prices, prefixes, bins]"""
+        """With drafts held: the value of going deep over that of taking the exit. [prices, prefixes, bins]"""
         run, deep = self._run_holding(worth, waiting)
         return np.asarray(deep.value(self.price, worth) - run.value(self.price, worth))
 
