@@ -2,10 +2,10 @@
 
     python benchmarks/gates.py --data stories-simple.txt.xz [--model export/demo/base --exits export/demo/exits]
 
-Base and exits stay as they are. Each gate is fitted on training text and calibrated on the even held-out rows; AUROC
-and calibration error (ECE) are of the odd ones, and so is the share of right tokens when the surer half leaves at the
-exit and the other half goes to full depth. Costs are weights read a token, against one base layer. Prints tables and,
-last, one JSON document.
+Base and exits stay as they are. What needs training is fitted on training text; all is calibrated on the even held-out
+rows. AUROC and calibration error (ECE) are of the odd ones, and so is the share of right tokens when the surer half
+leaves at the exit and the other half goes to full depth. Costs are weights read a token, against one base layer; behind
+the exit they hold its layer. Prints tables and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from balcony_export.architectures import read_config
 from balcony_export.balcony import Balconies, build
 from balcony_export.base import Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.calibration import auroc, calibration_error, logistic, sigmoid
-from balcony_export.exits import GATE_EPSILON, GATE_WIDTH
-from balcony_export.gate import Gate
+from balcony_export.gate import Gate, frequent_tokens, peeking
 from balcony_export.kl import answers, predictions
 from balcony_export.schedule import cosine
 
 RANK = 32
+EPSILON = 1e-6
+# Of the vocabulary, what peeks look at.
+SHARES = (32, 16, 8, 4, 2)
 ROWS_AT_ONCE = 8
 
 
@@ -39,6 +41,8 @@ class Seen(NamedTuple):
     """One split's positions, [rows, length] or [rows, length, hidden]."""
 
     hidden: Tensor
+    normed: Tensor
+    """What the exit hands to the head."""
     agrees: Tensor
     top: Tensor
     margin: Tensor
@@ -58,18 +62,18 @@ def observe(base: Base, balconies: Balconies, rows: Tensor) -> dict[int, Seen]:
             said = answers(normed, base.head)
             log_q = torch.log_softmax(base.head.logits(normed), -1)
             entropy = -(log_q.exp() * log_q).sum(-1)
-            found[split].append([trace.hidden[split], said.token == full, said.top, said.margin, entropy])
+            found[split].append([trace.hidden[split], normed, said.token == full, said.top, said.margin, entropy])
     seen = {}
     for split, parts in found.items():
-        hidden, agrees, top, margin, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
+        hidden, normed, agrees, top, margin, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
         before = torch.cat([top.mean().expand(len(top), 1), top[:, :-1]], dim=1)
-        seen[split] = Seen(hidden, agrees, top, margin, entropy, before)
+        seen[split] = Seen(hidden, normed, agrees, top, margin, entropy, before)
     return seen
 
 
-def normed(hidden: Tensor) -> Tensor:
-    """The gate's norm without weights."""
-    return functional.rms_norm(hidden, hidden.shape[-1:], eps=GATE_EPSILON)
+def level(hidden: Tensor) -> Tensor:
+    """A norm without weights."""
+    return functional.rms_norm(hidden, hidden.shape[-1:], eps=EPSILON)
 
 
 def previous(values: Tensor) -> Tensor:
@@ -91,6 +95,20 @@ class Mlp(nn.Module):
         return out
 
 
+class Products(nn.Module):
+    """Products of two linear layers, one through SiLU, on what the exit hands to the head."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(inputs, width), nn.Linear(inputs, width), nn.Linear(width, 1)
+
+    def forward(self, seen: Seen) -> Tensor:
+        """Logits [rows, length]."""
+        x = level(seen.normed)
+        out: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x)).squeeze(-1)
+        return out
+
+
 class Peek(nn.Module):
     """A low-rank lens of its own: hidden to RANK to the vocabulary; the likeliest log-probabilities are looked at."""
 
@@ -107,7 +125,7 @@ class Peek(nn.Module):
 
     def forward(self, seen: Seen) -> Tensor:
         """Logits [rows, length]."""
-        x = normed(seen.hidden)
+        x = level(seen.hidden)
         log_q = torch.log_softmax(x @ self.down.T @ self.up.T, -1)
         entropy = -(log_q.exp() * log_q).sum(-1, keepdim=True)
         out: Tensor = self.body(torch.cat([x, log_q.topk(self.TOP, -1).values, entropy], -1)).squeeze(-1)
@@ -147,6 +165,13 @@ def measured(features: list[Tensor], agrees: Tensor) -> dict[str, float]:
     }
 
 
+def _shipped(trained: exits.Exits, split: int, seen: Seen, base: Base) -> Tensor:
+    """The logits of the gate as it is."""
+    peeked = answers(seen.normed, peeking(base.head, trained.frequent_tokens))
+    gate = Gate.of(trained.gate(split))
+    return torch.from_numpy(gate.logits(peeked.top.double().numpy(), peeked.margin.double().numpy()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("export/demo/base"))
@@ -178,11 +203,8 @@ def main() -> None:
         return (inputs + 2) * width / layer
 
     def both(seen: Seen) -> Tensor:
-        x = normed(seen.hidden)
+        x = level(seen.hidden)
         return torch.cat([x, x - previous(x)], -1)
-
-    def with_before(seen: Seen) -> Tensor:
-        return torch.cat([normed(seen.hidden), seen.before[..., None]], -1)
 
     def everything(seen: Seen) -> Tensor:
         return torch.cat([both(seen), seen.before[..., None]], -1)
@@ -190,21 +212,20 @@ def main() -> None:
     rate = 3e-3
     results: dict[str, Any] = {}
     for split, seen in held.items():
-        shipped = Gate(hidden)
-        shipped.load_state_dict({name: torch.from_numpy(value) for name, value in trained.gate(split).items()})
         kinds: dict[str, tuple[nn.Module, float]] = {
-            f"hidden state, {GATE_WIDTH} wide": (Mlp(lambda s: normed(s.hidden), hidden, GATE_WIDTH), mlp(hidden, 64)),
-            "hidden state, 256 wide": (Mlp(lambda s: normed(s.hidden), hidden, 256), mlp(hidden, 256)),
-            "hidden state and its change, 128 wide": (Mlp(both, 2 * hidden, 128), mlp(2 * hidden, 128)),
-            "hidden state and previous confidence, 64 wide": (Mlp(with_before, hidden + 1, 64), mlp(hidden + 1, 64)),
+            "hidden state, 64 wide": (Mlp(lambda s: level(s.hidden), hidden, 64), mlp(hidden, 64)),
+            "hidden state, 256 wide": (Mlp(lambda s: level(s.hidden), hidden, 256), mlp(hidden, 256)),
             "hidden state, change, previous confidence, 128 wide": (
                 Mlp(everything, 2 * hidden + 1, 128),
                 mlp(2 * hidden + 1, 128),
             ),
-            f"rank-{RANK} peek at the head, 64 wide": (
+            f"rank-{RANK} peek from the hidden state, 64 wide": (
                 Peek(base, 64),
                 mlp(hidden + 9, 64) + RANK * (hidden + base.head.vocabulary) / layer,
             ),
+            "exit's state, 64 wide": (Mlp(lambda s: level(s.normed), hidden, 64), 1 + mlp(hidden, 64)),
+            "exit's state, 256 wide": (Mlp(lambda s: level(s.normed), hidden, 256), 1 + mlp(hidden, 256)),
+            "exit's state, products 128 wide": (Products(hidden, 128), 1 + mlp(2 * hidden, 128)),
         }
         table: dict[str, dict[str, float]] = {}
 
@@ -218,20 +239,7 @@ def main() -> None:
 
         print(f"\n| exit {split}: agrees at {seen.agrees.double().mean():.3f} | AUROC | ECE | half leave | cost |")
         print("|---|---|---|---|---|")
-        with torch.no_grad():
-            own = shipped(seen.hidden)
-        note("shipped gate", mlp(hidden, GATE_WIDTH), own)
         note("previous confidence alone", 0.0, seen.before)
-        note("shipped gate and previous confidence", mlp(hidden, GATE_WIDTH), own, seen.before)
-        for below in (other for other in held if other < split):
-            # Known for nothing where the exit below has been asked already.
-            note(
-                f"shipped gate and the confidence of exit {below}",
-                mlp(hidden, GATE_WIDTH),
-                own,
-                held[below].top,
-                held[below].margin,
-            )
         for name, (gate, cost) in kinds.items() if learned else ():
             torch.manual_seed(0)
             fitted(gate, learned[split], options.steps, rate)
@@ -239,7 +247,19 @@ def main() -> None:
                 parts = zip(*(torch.split(values, ROWS_AT_ONCE) for values in seen), strict=True)
                 logits = torch.cat([gate(Seen(*part)) for part in parts])
             note(name, cost, logits)
-            note(f"{name}; and previous confidence", cost, logits, seen.before)
+        for share in SHARES:
+            peeked = answers(
+                seen.normed, peeking(base.head, frequent_tokens(data.train, base.head.vocabulary, 1 / share))
+            )
+            features = [peeked.top, peeked.margin, peeked.top.exp(), (-peeked.margin).exp()]
+            count = base.head.vocabulary // share
+            note(f"peek at {count} tokens", 1 + count * hidden / layer, *features)
+        own = _shipped(trained, split, seen, base)
+        note("shipped gate", 1 + len(trained.frequent_tokens) * hidden / layer, own)
+        for below in (other for other in held if other < split):
+            # Known for nothing where the exit below has been asked already.
+            told = held[below]
+            note(f"shipped gate and the confidence of exit {below}", 0.0, own, told.top, told.margin)
         note("exit's max probability", exit_cost, seen.top)
         note("exit's margin", exit_cost, seen.margin)
         note("exit's entropy", exit_cost, seen.entropy)

@@ -44,7 +44,7 @@ class Pace:
     # How often it is asked whether the choice still stands, and whether a trial is due.
     REVIEW_TOKENS = 8
     # The share of all time that trials may cost, and the most tokens' time that one is remembered for.
-    SHARE = 0.01
+    SHARE = 0.005
     MOST_CHARGED = 32.0
     # Catching up a policy's stages for a trial, in tokens' time: what is more must have been saved up, or waits for a
     # reply's beginning.

@@ -60,9 +60,9 @@ class Gate:
         return np.stack([top, margin, np.exp(top), np.exp(-margin)], axis=-1)
 
 
-def frequent_tokens(stream: corpus.Tokens, vocabulary: int) -> tuple[int, ...]:
+def frequent_tokens(stream: corpus.Tokens, vocabulary: int, share: float = PEEKED_SHARE) -> tuple[int, ...]:
     """The tokens that gates look at: the most frequent ones of a text, ascending."""
-    count = max(2, min(MOST_PEEKED, int(PEEKED_SHARE * vocabulary)))
+    count = max(2, min(MOST_PEEKED, int(share * vocabulary)))
     order = np.argsort(-np.bincount(stream, minlength=vocabulary), kind="stable")
     return tuple(sorted(order[:count].tolist()))
 

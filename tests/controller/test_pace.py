@@ -198,7 +198,7 @@ def test_rounds_through_a_deeper_exit_are_found() -> None:
     for seed in range(10):
         world = Machine(foretold, lambda _: {PLAIN: 10.0, ROUNDS: 9.0, DEEPER: 7.0}, 0.2, seed)
         pace = Pace(foretold)
-        world.decode(pace, 4000)
+        world.decode(pace, 8000)
         assert pace.best == DEEPER
 
 
@@ -214,11 +214,11 @@ def test_nothing_dearer_than_the_limit_is_tried() -> None:
 
 def test_a_trial_whose_catching_up_is_dear_waits_until_it_has_been_saved_up() -> None:
     """Or until a reply begins: plain full depth leaves nothing waiting, an exit has all of a long reply to read."""
-    for owed_tokens, earliest in ((0.5, 1), (3.0, 200), (8.0, 700)):
+    for owed_tokens, earliest in ((0.5, 1), (3.0, 400), (8.0, 1400)):
         foretold = {PLAIN: 10.0, ROUNDS: 12.0}
         pace = Pace(foretold, lambda key, owed=owed_tokens: 0.0 if key == PLAIN else 10.0 * owed)  # type: ignore[misc]
         world = Machine(foretold, steady(10.0, 12.0))
-        world.decode(pace, 1500)
+        world.decode(pace, 2200)
         first = world.policies.index(ROUNDS)
         assert earliest <= first <= earliest + 50
 
