@@ -43,7 +43,7 @@ def test_the_demo_is_whole_small_and_has_exits() -> None:
     assert len(demo.depths) >= 4
     assert demo.manifest.architecture.layers >= 12
     assert sum(path.stat().st_size for path in demo.path.iterdir()) <= 16_000_000
-    assert all(graph.gate for graph in demo.manifest.segments[:-1])
+    assert all(graph.gate for graph in demo.manifest.exits)
     assert set(demo.manifest.quality) == set(demo.depths[:-1])
 
 
