@@ -10,11 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import Verdict
+from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle
 from balcony_edge.decode import Decoder, confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler, distribution
 from balcony_edge.engine.stage import Head
+from balcony_edge.fixed import FixedDepth
 from helpers.exact import exact_ladder
 from helpers.places import MakeBundle
 from helpers.random_governor import RandomGovernor
@@ -50,6 +52,36 @@ def plain(ladder: Ladder, count: int) -> list[int]:
     for _ in range(count):
         ladder.append([int(ladder.next_logits(ladder.full).argmax())])
     return ladder.tokens
+
+
+class Declining(FixedDepth):
+    """Looks at the first exit, and goes on whatever its gate says, of which it keeps a list."""
+
+    def __init__(self, first: int, full: int) -> None:
+        super().__init__(first)
+        self.full = full
+        self.heard: list[float | None] = []
+
+    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
+        """On to full depth."""
+        self.heard.append(gate_logit)
+        return self.full, 1.0
+
+
+def test_a_look_that_is_declined_does_not_pay_for_the_head(ladder: Ladder) -> None:
+    """The gate has answered behind the exit's layer; the head runs for full depth's token alone."""
+    ladder.rewind(0)
+    ran: list[str] = []
+    ladder.observer = lambda stage, positions, elapsed_ms: ran.append(stage)
+    policy = Declining(ladder.depths[0], ladder.full)
+    try:
+        decoder = decode(ladder, policy, 6)
+    finally:
+        ladder.observer = None
+    first = ladder.exits[ladder.depths[0]]
+    assert (ran.count(HEAD), ran.count(first.name)) == (6, 6)
+    assert decoder.tokens == plain(ladder, 6)
+    assert all((logit is None) == (first.gates is None) for logit in policy.heard)
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 40))

@@ -20,6 +20,8 @@ from balcony_export.base import load_base
 from balcony_export.cli.export import export
 from balcony_export.cli.train import train
 from balcony_export.families import FAMILIES
+from balcony_export.gate import Gate, peeking
+from balcony_export.kl import answers
 from balcony_export.tokenizer import train_tokenizer
 from helpers.families import ROWS, SIZES, SPLITS, as_modules, make_model
 from helpers.in_process import invoke
@@ -107,6 +109,10 @@ def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_pat
     trace = base.trace(row, SPLITS)
     for split, normed in zip(SPLITS, balconies.normed(trace.hidden, trace.context), strict=True):
         np.testing.assert_allclose(ladder.logits(split), base.head.logits(normed)[0], rtol=0, atol=1e-4)
+        # The gate's peek knows what a family does to its logits too.
+        looked = answers(normed[:, -1:], peeking(base.head, trained.frequent_tokens))
+        logit = Gate.of(trained.gate(split)).logits(looked.top.double().numpy(), looked.margin.double().numpy())
+        assert ladder.gate(split) == pytest.approx(logit.item(), rel=1e-3, abs=1e-3)
 
 
 def test_a_norm_that_a_family_lacks_is_no_start(family: Family) -> None:
