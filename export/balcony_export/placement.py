@@ -50,5 +50,5 @@ def place(count: int, blueprint: Blueprint, width: Width = "layer") -> list[int]
 
 
 def exit_elements(blueprint: Blueprint, width: Width) -> int:
-    """Weights of an exit without its norm; of width "layer" those of a base layer."""
+    """Weights of an exit without its norm and its gate; of width "layer" those of a base layer."""
     return sum(math.prod(shape) for shape in exit_shapes(blueprint, width).values())

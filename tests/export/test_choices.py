@@ -122,15 +122,16 @@ def test_an_mlp_exit_of_every_kind_of_family(text: Path, tmp_path: Path, row: st
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_path: Path, width: Width) -> None:
-    trained(llama, text, tmp_path / "exits", width=width)
+    found = trained(llama, text, tmp_path / "exits", width=width)
     bundle = export_bundle(
         llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=Choice(precision="fp32")
     )
     assert {graph.caches for graph in bundle.manifest.exits} == {1 if width == "layer" else 0}
     assert verify(bundle, llama, [[3, 4, 5]], decode=4, exits=tmp_path / "exits").passed
     elements = placement.exit_elements(architectures.read(llama), width)
+    elements += len(found.frequent_tokens) * SIZES["hidden_size"]
     exit = bundle.manifest.exits[0]
-    # fp32; the exit's own norm and those of its layer come on top, and of attention the rope tables do not count.
+    # fp32, the gate's rows of the head among them; the exit's own norm and those of its layer come on top, and of attention the rope tables do not count.
     assert 4 * elements <= exit.weight_bytes <= 4 * elements + 4 * SIZES["hidden_size"]
     assert depth_costs(bundle.manifest.graphs)[SPLITS[0]].token < 1
     with AdaptiveSession(bundle, budget="full", provider="cpu", speculate=True) as session:
