@@ -131,7 +131,8 @@ def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_pa
     elements = placement.exit_elements(architectures.read(llama), width)
     elements += len(found.frequent_tokens) * SIZES["hidden_size"]
     exit = bundle.manifest.exits[0]
-    # fp32, the gate's rows of the head among them; the exit's own norm and those of its layer come on top, and of attention the rope tables do not count.
+    # fp32, the gate's rows of the head among them; the exit's own norm and those of its layer come on top, and of
+    # attention the rope tables do not count.
     assert 4 * elements <= exit.weight_bytes <= 4 * elements + 4 * SIZES["hidden_size"]
     assert depth_costs(bundle.manifest.graphs)[SPLITS[0]].token < 1
     with AdaptiveSession(bundle, budget="full", provider="cpu", speculate=True) as session:
