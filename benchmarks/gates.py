@@ -33,7 +33,7 @@ from balcony_export.schedule import cosine
 RANK = 32
 EPSILON = 1e-6
 # Of the vocabulary, what peeks look at.
-SHARES = (32, 16, 8, 4, 2)
+SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 ROWS_AT_ONCE = 8
 
 
@@ -168,8 +168,7 @@ def measured(features: list[Tensor], agrees: Tensor) -> dict[str, float]:
 def _shipped(trained: exits.Exits, split: int, seen: Seen, base: Base) -> Tensor:
     """The logits of the gate as it is."""
     peeked = answers(seen.normed, peeking(base.head, trained.frequent_tokens))
-    gate = Gate.of(trained.gate(split))
-    return torch.from_numpy(gate.logits(peeked.top.double().numpy(), peeked.margin.double().numpy()))
+    return torch.from_numpy(Gate.of(trained.gate(split)).logits(*peeked.sureness()))
 
 
 def main() -> None:
@@ -210,6 +209,7 @@ def main() -> None:
         return torch.cat([both(seen), seen.before[..., None]], -1)
 
     rate = 3e-3
+    looked_at = [frequent_tokens(data.train, base.head.vocabulary, share) for share in SHARES]
     results: dict[str, Any] = {}
     for split, seen in held.items():
         kinds: dict[str, tuple[nn.Module, float]] = {
@@ -247,13 +247,10 @@ def main() -> None:
                 parts = zip(*(torch.split(values, ROWS_AT_ONCE) for values in seen), strict=True)
                 logits = torch.cat([gate(Seen(*part)) for part in parts])
             note(name, cost, logits)
-        for share in SHARES:
-            peeked = answers(
-                seen.normed, peeking(base.head, frequent_tokens(data.train, base.head.vocabulary, 1 / share))
-            )
+        for tokens in looked_at:
+            peeked = answers(seen.normed, peeking(base.head, tokens))
             features = [peeked.top, peeked.margin, peeked.top.exp(), (-peeked.margin).exp()]
-            count = base.head.vocabulary // share
-            note(f"peek at {count} tokens", 1 + count * hidden / layer, *features)
+            note(f"peek at {len(tokens)} tokens", 1 + len(tokens) * hidden / layer, *features)
         own = _shipped(trained, split, seen, base)
         note("shipped gate", 1 + len(trained.frequent_tokens) * hidden / layer, own)
         for below in (other for other in held if other < split):

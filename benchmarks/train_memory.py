@@ -3,7 +3,7 @@
     python benchmarks/train_memory.py [--shape llama-3.2-1b] [--dtype fp32] [--rows 1] [--length 128]
 
 Random weights. A process of its own runs the whole of ``balcony-edge train`` for a few steps on the CPU: it loads the
-base, trains, looks at held-out text, saves its state, trains gates, measures and writes the exits. Its peak resident
+base, trains, looks at held-out text, saves its state, fits gates, measures and writes the exits. Its peak resident
 memory, Python and torch included, stands against the base's weights and, in fp32, the exits' weights, gradients and
 both moments of AdamW.
 Prints a table and, last, one JSON document.

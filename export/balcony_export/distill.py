@@ -28,7 +28,7 @@ def distill(
     """Train the exits in place on the sum of their losses; goes on from the state in ``saving``.
 
     With ``config.look_every``, each exit ends as it was at its lowest KL on ``heldout`` [rows, length]: on its even
-    rows, which also calibrate the gates, so that the odd ones stay new to all that is fitted.
+    rows, on which the gates are fitted too, so that the odd ones stay new to all that is fitted.
     """
     loss = config.loss_function
     best = Best(saving.path.parent, saving.identity)
@@ -48,21 +48,9 @@ def distill(
             metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
             best.look(step, balconies, kl)
 
-    taken = batches(stream, config, base.device, config.seed)
     metrics.begin("heldout", state.step_of(saving.path))
-    fit(
-        "exits",
-        balconies,
-        config,
-        config.steps,
-        config.learning_rate,
-        taken,
-        backward,
-        metrics,
-        processes,
-        saving,
-        look,
-    )
+    taken = batches(stream, config, base.device)
+    fit(balconies, config, taken, backward, metrics, processes, saving, look)
     processes.wait()
     if config.look_every:
         best.restore(balconies)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from balcony_export.calibration import Floats
 from balcony_export.lm_head import Head
 from balcony_export.losses import FORWARD_KL, NO_TARGET, Loss
 
@@ -91,6 +92,10 @@ class Answers(NamedTuple):
     """Its log-probability in nats, fp32."""
     margin: Tensor
     """How far its logit lies above the second, fp32."""
+
+    def sureness(self) -> tuple[Floats, Floats]:
+        """``top`` and ``margin``, as gates and judges are fitted to them."""
+        return self.top.double().cpu().numpy(), self.margin.double().cpu().numpy()
 
 
 @torch.no_grad()

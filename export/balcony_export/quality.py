@@ -16,7 +16,7 @@ from balcony_export.base import Base
 from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, sigmoid
 from balcony_export.gate import Gate
 from balcony_export.judge import Evidence, fit_judge
-from balcony_export.kl import Answers, answers, chunked_loss, predictions
+from balcony_export.kl import answers, chunked_loss, predictions
 from balcony_export.lm_head import Head
 from balcony_export.progress import Progress
 
@@ -83,8 +83,8 @@ def observe(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) ->
                     kl[split] += share * mean.item()
                     said = answers(normed, base.head)
                     agrees[split].append((said.token == full).cpu().numpy())
-                    answered[split].append(_sureness(said))
-                    peeked[split].append(_sureness(answers(normed, cut)))
+                    answered[split].append(said.sureness())
+                    peeked[split].append(answers(normed, cut).sureness())
                     looked = predictions(base.lens(trace.hidden[split]), base.head)
                     lens[split] += share * (looked == full).double().mean().item()
                 for row, target in zip(trace.final, tokens, strict=True):
@@ -99,10 +99,6 @@ def observe(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) ->
         kl_nats=kl,
         full_loss_nats=loss,
     )
-
-
-def _sureness(said: Answers) -> tuple[Floats, Floats]:
-    return said.top.double().cpu().numpy(), said.margin.double().cpu().numpy()
 
 
 def _joined(parts: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:

@@ -15,12 +15,14 @@ from balcony_edge.bundle import Architecture
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
 from balcony_export import corpus, state
 from balcony_export.losses import Loss
-from balcony_export.processes import ALONE, Processes
+from balcony_export.processes import Processes
 from balcony_export.progress import Progress
 from balcony_export.run_folder import Metrics, Saving
 from balcony_export.schedule import cosine
 
 CLIP_NORM = 1.0
+# What progress and metrics.jsonl call the steps.
+PHASE = "exits"
 
 
 # The paper's section 4 and its code, on LLaMA-3-8B; a step there was 1.05 M tokens.
@@ -96,17 +98,14 @@ def default_learning_rate(hidden: int) -> float:
 
 
 def fit(
-    phase: str,
     model: nn.Module,
     config: TrainConfig,
-    steps: int,
-    peak: float,
     batch: Callable[[int], Tensor],
     backward: Callable[[Tensor, float], dict[str, Tensor]],
     metrics: Metrics,
-    processes: Processes = ALONE,
-    saving: Saving | None = None,
-    look: Callable[[int], None] = lambda step: None,
+    processes: Processes,
+    saving: Saving,
+    look: Callable[[int], None],
 ) -> None:
     """AdamW with a cosine schedule, on this process's part of every step's rows.
 
@@ -115,15 +114,14 @@ def fit(
     ``look(step)`` is called every ``config.look_every`` steps and after the last.
     Raises ExitsError if a loss or gradient stops being finite; the last saved state stays as it is.
     """
+    steps, peak = config.steps, config.learning_rate
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay)
-    first = 0
-    if saving:
-        saving.check()
-        first = state.restore(saving.path, model, optimizer)
-    metrics.begin(phase, first)
+    saving.check()
+    first = state.restore(saving.path, model, optimizer)
+    metrics.begin(PHASE, first)
     started = time.monotonic()
-    with Progress(phase, steps, first, shown=processes.first) as progress:
+    with Progress(PHASE, steps, first, shown=processes.first) as progress:
         for step in range(first, steps):
             for group in optimizer.param_groups:
                 group["lr"] = cosine(step, steps, peak)
@@ -138,8 +136,8 @@ def fit(
             norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM).item()
             if not all(math.isfinite(value) for value in (norm, *losses.values())):
                 raise ExitsError(
-                    f"training the {phase} diverged at step {step + 1}: losses {losses}, norm {norm}",
-                    f"train with a lower --lr than {config.learning_rate:g} and another -o folder",
+                    f"training the {PHASE} diverged at step {step + 1}: losses {losses}, norm {norm}",
+                    f"train with a lower --lr than {peak:g} and another -o folder",
                 )
             optimizer.step()
             # Now: what is held beside them while looking and saving would come on top.
@@ -147,7 +145,7 @@ def fit(
             progress.advance(" ".join(f"{name}: {loss:.3f}" for name, loss in losses.items()))
             metrics.write(
                 {
-                    "phase": phase,
+                    "phase": PHASE,
                     "step": step + 1,
                     "loss": losses,
                     "gradient_norm": norm,
@@ -158,7 +156,7 @@ def fit(
             last = step + 1 == steps
             if config.look_every and (last or (step + 1) % config.look_every == 0):
                 look(step + 1)
-            if saving and processes.first and (last or (step + 1) % saving.every == 0):
+            if processes.first and (last or (step + 1) % saving.every == 0):
                 state.save(saving.path, model.state_dict(), optimizer, step + 1, saving.identity)
 
 
@@ -187,6 +185,6 @@ def _gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> list
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def batches(stream: corpus.Tokens, config: TrainConfig, device: torch.device, seed: int) -> Callable[[int], Tensor]:
+def batches(stream: corpus.Tokens, config: TrainConfig, device: torch.device) -> Callable[[int], Tensor]:
     """``batch`` for ``fit``: the tokens of a step on the device, int64 [rows, length], random windows of a stream."""
-    return lambda step: torch.from_numpy(corpus.batch(stream, step, config.rows, config.length, seed)).to(device)
+    return lambda step: torch.from_numpy(corpus.batch(stream, step, config.rows, config.length, config.seed)).to(device)

@@ -89,7 +89,7 @@ def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
             expected = base.head.logits(normed)[0].numpy()
             np.testing.assert_allclose(ladder.logits(split), expected, rtol=0, atol=1e-4)
             seen = answers(normed[:, -1:], cut)
-            logit = Gate.of(trained.gate(split)).logits(seen.top.numpy(), seen.margin.numpy())
+            logit = Gate.of(trained.gate(split)).logits(*seen.sureness())
             assert ladder.gate(split) == pytest.approx(logit.item(), abs=1e-4)
 
 

@@ -111,7 +111,7 @@ def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_pat
         np.testing.assert_allclose(ladder.logits(split), base.head.logits(normed)[0], rtol=0, atol=1e-4)
         # The gate's peek knows what a family does to its logits too.
         looked = answers(normed[:, -1:], peeking(base.head, trained.frequent_tokens))
-        logit = Gate.of(trained.gate(split)).logits(looked.top.double().numpy(), looked.margin.double().numpy())
+        logit = Gate.of(trained.gate(split)).logits(*looked.sureness())
         assert ladder.gate(split) == pytest.approx(logit.item(), rel=1e-3, abs=1e-3)
 
 
