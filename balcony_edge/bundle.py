@@ -55,7 +55,7 @@ class Formats(_Record):
 
     ``base``, ``exits`` and ``head`` are those of the weights (the embedding goes with the head); ``activations`` those
     of the hidden states between graphs, ``cache`` those of keys and values. Weights of int8 and int4 share one scale
-    per ``block_size``, and have zero points unless ``symmetric``.
+    per ``block_size`` or, where a matrix divides less evenly, per fewer; they have zero points unless ``symmetric``.
     """
 
     provider: Provider = "cpu"

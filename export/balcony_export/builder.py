@@ -14,7 +14,8 @@ from balcony_edge.bundle import Exactness, Formats, Precision
 from balcony_export.blueprint import Blueprint
 from balcony_export.checkpoint import Array, Source
 from balcony_export.matrix import Matrix
-from balcony_export.weights import BITS, DTYPES, Blocks, Rows, WeightFile
+from balcony_export.rounding import Blocks, block_of
+from balcony_export.weights import BITS, DTYPES, Rows, WeightFile
 
 MICROSOFT = "com.microsoft"
 OPSET = 21
@@ -125,7 +126,7 @@ class GraphBuilder:
                 "K": columns,
                 "N": rows,
                 "bits": BITS[self.precision],
-                "block_size": self.formats.block_size,
+                "block_size": self.block_size(columns),
             }
             if self.formats.provider == "cpu":
                 # Multiplies in int8; with fp32 inputs, int8 takes 14 times as long.
@@ -152,8 +153,13 @@ class GraphBuilder:
     def blocks(self, name: str, weight: Matrix) -> list[str]:
         """A quantised weight's tensors: packed values, scales and, where asymmetric, zero points."""
         formats = self.formats
-        settings = Blocks(BITS[self.precision], formats.block_size, formats.symmetric, formats.activations)
+        size = self.block_size(weight.shape[1])
+        settings = Blocks(BITS[self.precision], size, formats.symmetric, formats.activations)
         return self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), settings, weight.rows)
+
+    def block_size(self, inputs: int) -> int:
+        """How many of a matrix's inputs share a scale."""
+        return block_of(inputs, self.formats.block_size)
 
     def cast(self, x: str, name: str, to: str | None = None) -> str:
         """x in another type, the activations' by default."""

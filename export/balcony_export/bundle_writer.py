@@ -35,6 +35,7 @@ from balcony_export.exit_source import find_exits
 from balcony_export.exits import base_digest
 from balcony_export.formats import Choice
 from balcony_export.generation import check_tokenizer, read_generation
+from balcony_export.rounding import block_of
 from balcony_export.weights import BITS, FILE_NAME, WeightFile
 
 DEFAULT = Choice()
@@ -100,10 +101,11 @@ def plan_export(
     base = Checkpoint(folder)
     blueprint = architectures.read(folder, context)
     arch, formats = blueprint.arch, choice.formats()
-    if formats.head in BITS and arch.hidden % formats.block_size:
+    size = block_of(arch.hidden, formats.block_size)
+    if formats.head in BITS and arch.hidden % size:
         raise ModelError(
-            f"block size {formats.block_size} does not divide the model's hidden size {arch.hidden}",
-            "choose another --block-size (16, 32, 64 …) or --head fp32",
+            f"the model's hidden size {arch.hidden} cannot be cut into blocks of {size} weights",
+            "choose --block-size 16 or --head fp32",
         )
     check_tokenizer(folder)
     generation = read_generation(folder)

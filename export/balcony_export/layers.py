@@ -107,7 +107,7 @@ def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
         f"/{EMBEDDING}/Gather",
         MICROSOFT,
         bits=bits,
-        block_size=builder.formats.block_size,
+        block_size=builder.block_size(arch.hidden),
         gather_axis=0,
         quantize_axis=1,
     )

@@ -16,6 +16,7 @@ import onnx
 from balcony_edge.bundle import Activations, Precision
 from balcony_edge.errors import ModelError
 from balcony_export.checkpoint import Array
+from balcony_export.rounding import Blocks, rounded
 
 FILE_NAME = "weights.bin"
 # Pages: ONNX Runtime maps external data at its offset.
@@ -38,16 +39,6 @@ class Place:
     length: int
     shape: Shape
     data_type: int
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """Block-wise rounding of a linear weight: ``bits`` a value, one scale of type ``scales`` per ``size`` inputs."""
-
-    bits: int
-    size: int
-    symmetric: bool
-    scales: Activations
 
 
 class WeightFile:
@@ -116,7 +107,7 @@ class WeightFile:
         def packed() -> Iterator[npt.NDArray[Any]]:
             # One pass over the weight: scales and zero points wait, they are small.
             for start, stop in _chunks(shape):
-                first, *others = _round(rows(start, stop), blocks)
+                first, *others = rounded(rows(start, stop), blocks)
                 for kept, other in zip(rest, others, strict=True):
                     kept.append(other)
                 yield first
@@ -181,17 +172,3 @@ def _narrowed(name: str, values: Array, precision: Activations) -> npt.NDArray[A
 
 def _finished(name: str, kept: list[npt.NDArray[Any]], precision: Activations | None) -> list[npt.NDArray[Any]]:
     return [part if precision is None else _narrowed(name, part, precision) for part in kept]
-
-
-def _round(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
-    """Packed values, scales and (unless symmetric) zero points of some rows, by ONNX Runtime's own quantiser."""
-    from onnxruntime.quantization.matmul_nbits_quantizer import (
-        DefaultWeightOnlyQuantConfig,
-        DefaultWeightOnlyQuantizer,
-    )
-
-    settings = DefaultWeightOnlyQuantConfig(block_size=blocks.size, is_symmetric=blocks.symmetric, bits=blocks.bits)
-    packed, scales, zeros = DefaultWeightOnlyQuantizer(settings).qbits_block_quant(np.ascontiguousarray(weight.T))
-    rows = len(packed)
-    parts = [packed, scales.reshape(rows, -1)]
-    return parts if blocks.symmetric else [*parts, zeros.reshape(rows, -1)]

@@ -29,7 +29,9 @@ def export(
         Path | None, typer.Option(help="A text that shows an int8 cache its range. Default: a built-in page.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="The ONNX Runtime provider to build the graphs for.")] = "cpu",
-    block_size: Annotated[int, typer.Option(min=16, help="Weights that share a scale (int8, int4).")] = 32,
+    block_size: Annotated[
+        int | None, typer.Option(min=16, help="Weights that share a scale, at the most; int8: 128, int4: 64.")
+    ] = None,
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Zero points beside the scales (int8, int4).")
     ] = False,
