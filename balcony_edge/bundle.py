@@ -97,16 +97,19 @@ class Graph(_Record):
 class GateBins(_Record):
     """Agreement on the base's own text by calibrated gate probability: ``edges`` separate bins, ``share`` weighs them.
 
-    ``agreement[depth][bin]``: how often the exit at ``depth`` gave the full model's token in that bin.
+    ``agreement[depth][bin]``: how often the exit at ``depth`` gave the full model's token in that bin;
+    ``drafted[bin]``: how often the likeliest of the tokens that the gate looks at was it.
     """
 
     edges: list[float]
     share: list[float]
     agreement: dict[int, list[float]]
+    drafted: list[float] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> GateBins:
-        sizes = {len(self.edges) + 1, len(self.share), *(len(row) for row in self.agreement.values())}
+        rows = [*self.agreement.values(), *([] if self.drafted is None else [self.drafted])]
+        sizes = {len(self.edges) + 1, len(self.share), *(len(row) for row in rows)}
         if len(sizes) != 1:
             raise ValueError("edges, share and agreement disagree about the number of bins")
         if sorted(self.edges) != self.edges:

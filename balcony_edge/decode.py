@@ -65,6 +65,11 @@ class Policy(Protocol):
         """The agreement forecast for the token judged last."""
         ...
 
+    @property
+    def peeks(self) -> bool:
+        """Whether drafts are the gates' own, for which the head is not asked; none is shown unverified then."""
+        ...
+
     def first_split(self) -> int:
         """The shallowest depth worth looking at."""
         ...
@@ -115,10 +120,7 @@ class Decoder:
             depth, gate = self._look()
             if depth == ladder.full:
                 return self._deep_pass(held)
-            logits = ladder.next_logits(depth)
-            choice = self._sampler.choose(logits, self.tokens)
-            likeliest = choice.token if self._sampler.plain_greedy else int(logits.argmax())
-            confidence = self._confidence(logits, likeliest, depth)
+            choice, likeliest, confidence = self._ask(depth)
             verdict = policy.judge(depth, gate, confidence, held=len(held))
             if verdict in (Verdict.HOLD, Verdict.VERIFY) and (
                 # The deep pass at this very position tells as much.
@@ -167,6 +169,16 @@ class Decoder:
                 return split, gate
             split = following
         return split, None
+
+    def _ask(self, depth: int) -> tuple[Choice, int, Confidence | None]:
+        """An exit's token, its likeliest one and how sure it is of that; None with a draft of its gate's."""
+        # Of sampled tokens a gate's one draft would be the right one too seldom.
+        if self._policy.peeks and self._sampler.plain_greedy and (draft := self._ladder.draft(depth)) is not None:
+            return Choice(draft, None), draft, None
+        logits = self._ladder.next_logits(depth)
+        choice = self._sampler.choose(logits, self.tokens)
+        likeliest = choice.token if self._sampler.plain_greedy else int(logits.argmax())
+        return choice, likeliest, self._confidence(logits, likeliest, depth)
 
     def _deep_pass(self, held: list[Draft]) -> list[Shown]:
         """Full depth for all positions; the drafts that it confirms, and its own token."""

@@ -11,6 +11,7 @@ class FixedDepth:
     """Every token at one depth: the part of Governor that the decode loop calls."""
 
     expected = 1.0
+    peeks = False
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
@@ -32,11 +33,12 @@ class FixedDepth:
 
 
 class FixedDrafts(FixedDepth):
-    """Lossless rounds: ``length`` drafts of the exit at ``depth``, then a deep pass."""
+    """Lossless rounds: ``length`` drafts of the exit at ``depth``, or of its gate if it ``peeks``, then a deep pass."""
 
-    def __init__(self, depth: int, length: int) -> None:
+    def __init__(self, depth: int, length: int, peeks: bool = False) -> None:
         super().__init__(depth)
         self._length = length
+        self.peeks = peeks
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         """Hold until enough drafts wait."""

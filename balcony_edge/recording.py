@@ -94,13 +94,14 @@ def _record_reply(session: AdaptiveSession, ids: list[int], tokens: int) -> Reco
     for depth in ladder.depths[:-1]:
         rows = ladder.logits(depth, len(ids) - 1, len(ids) - 1 + len(reply))
         found = [confidence(row, int(row.argmax())) for row in rows]
-        gates = ladder.exits[depth].gates
+        gates, drafts = ladder.exits[depth].gates, ladder.exits[depth].drafts
         span = slice(len(ids) - 1, len(ids) - 1 + len(reply))
         tracks[depth] = Track(
             (rows.argmax(axis=1) == np.array(reply)).tolist(),
             [None] * len(reply) if gates is None else [float(value) for value in gates.host()[0, span, 0]],
             [item.top for item in found],
             [item.margin for item in found],
+            None if drafts is None else (drafts.host()[0, span] == np.array(reply)).tolist(),
         )
     return RecordedReply(len(ids), tracks)
 
@@ -133,7 +134,8 @@ def save(records: Records, path: Path, about: str) -> None:
                 "prompt": reply.prompt,
                 "tracks": {
                     depth: {
-                        "agreed": "".join("01"[agreed] for agreed in track.agreed),
+                        "agreed": _marks(track.agreed),
+                        "drafted": None if track.drafted is None else _marks(track.drafted),
                         "gate": [None if value is None else round(value, 3) for value in track.gate],
                         "top": [round(value, 4) for value in track.top],
                         "margin": [round(value, 3) for value in track.margin],
@@ -157,7 +159,16 @@ def save(records: Records, path: Path, about: str) -> None:
 
 def _table(one: BinTable) -> dict[str, Any]:
     agreement = {str(deeper): list(row) for deeper, row in one.agreement.items()}
-    return {"edges": list(one.edges), "share": list(one.share), "agreement": agreement}
+    drafted = None if one.drafted is None else list(one.drafted)
+    return {"edges": list(one.edges), "share": list(one.share), "agreement": agreement, "drafted": drafted}
+
+
+def _marks(flags: Sequence[bool]) -> str:
+    return "".join("01"[flag] for flag in flags)
+
+
+def _flags(marks: str) -> list[bool]:
+    return [mark == "1" for mark in marks]
 
 
 def load(path: Path | None = None) -> tuple[Records, str]:
@@ -190,7 +201,13 @@ def _parse(document: dict[str, Any]) -> Records:
         for name, one in document["profiles"].items()
     }
     tables = {
-        int(depth): BinTable(one["edges"], one["share"], {int(deeper): row for deeper, row in one["agreement"].items()})
+        int(depth): BinTable(
+            one["edges"],
+            one["share"],
+            {int(deeper): row for deeper, row in one["agreement"].items()},
+            # Records of gates that gave no drafts lack it.
+            one.get("drafted"),
+        )
         for depth, one in document["tables"].items()
     }
     judges = {int(depth): Judge(**one) for depth, one in document["judges"].items()}
@@ -199,10 +216,12 @@ def _parse(document: dict[str, Any]) -> Records:
         tracks = {}
         for depth in exits:
             track = one["tracks"][str(depth)]
-            agreed = [mark == "1" for mark in track["agreed"]]
-            if not len(agreed) == len(track["gate"]) == len(track["top"]) == len(track["margin"]):
+            agreed, marks = _flags(track["agreed"]), track.get("drafted")
+            drafted = None if marks is None else _flags(marks)
+            columns = [agreed, track["gate"], track["top"], track["margin"], *([] if drafted is None else [drafted])]
+            if len({len(column) for column in columns}) != 1:
                 raise ValueError(f"the tracks of exit {depth} differ in length")
-            tracks[depth] = Track(agreed, track["gate"], track["top"], track["margin"])
+            tracks[depth] = Track(agreed, track["gate"], track["top"], track["margin"], drafted)
         replies.append(RecordedReply(int(one["prompt"]), tracks))
     if not replies or not exits:
         raise ValueError("there are no replies of exits in it")

@@ -120,7 +120,7 @@ class AdaptiveSession:
         if speculate and not self.calibration.bit_exact:
             raise BundleError(
                 "on this machine a batch does not give the bits of single positions: speculation could change tokens",
-                "leave speculation out (--no-speculate), or export the bundle with --exactness bit or --precision fp32",
+                "leave speculation out (--no-speculate), or export the bundle again with --exactness bit",
             )
         self.speculates = self.calibration.bit_exact and speculate is not False
         self.governor = Governor(
@@ -387,7 +387,8 @@ def ladder_shape(ladder: Ladder) -> LadderShape:
 def quality_model(bundle: Bundle) -> QualityModel:
     """The measured agreement of a bundle's exits: by gate, and by judge where the bundle has them."""
     found = bundle.manifest.quality
-    tables = {split: BinTable(row.bins.edges, row.bins.share, row.bins.agreement) for split, row in found.items()}
+    bins = {split: row.bins for split, row in found.items()}
+    tables = {split: BinTable(one.edges, one.share, one.agreement, one.drafted) for split, one in bins.items()}
     judges = {split: _judge(row.judge) for split, row in found.items() if row.judge is not None}
     return QualityModel(tables, bundle.depths, judges)
 

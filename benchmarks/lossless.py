@@ -1,11 +1,13 @@
 """Lossless self-speculation against plain full depth: the same tokens, in less time?
 
     python benchmarks/lossless.py [--precision fp32] [--tokens 10000] [--model MODEL --exits EXITS]
+    python benchmarks/lossless.py --shape smollm2-135m --drafts 2 --drafts 3
 
 Exports the model at each precision, then answers prompts in turn by plain full depth and by the session's own lossless
 mode (the governor drafts where it pays), both under a governor as in every session; then by plain full depth and by
 rounds that are forced to draft, without one. Every token is compared; the ratios are
-of each prompt's seconds, interleaved. Prints a table and, last, one JSON document.
+of each prompt's seconds, interleaved. ``--shape`` lays model and exits into a larger shape (see widened.py).
+Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from random import Random
 from statistics import median, quantiles
 
 import onnxruntime
+import widened
+from shapes import SHAPES
 
 from balcony_controller import Governor
 from balcony_controller.budget import Budget
@@ -66,8 +70,8 @@ def reply(session: AdaptiveSession, policy: Policy, ids: list[int], count: int) 
     return decoder.tokens[len(ids) :], time.perf_counter() - started, decoder
 
 
-def measure(session: AdaptiveSession, wanted: int) -> dict[str, object]:
-    """All modes over all prompts until ``wanted`` tokens were compared in each."""
+def measure(session: AdaptiveSession, wanted: int, lengths: list[int]) -> dict[str, object]:
+    """All modes over all prompts until ``wanted`` tokens were compared in each; ``lengths`` of forced rounds."""
     first, full = session.ladder.depths[0], session.ladder.full
     plain = Governor(
         ladder_shape(session.ladder),
@@ -76,7 +80,7 @@ def measure(session: AdaptiveSession, wanted: int) -> dict[str, object]:
         Budget.parse("full"),
     )
     modes: dict[str, Policy] = {"plain": plain, "auto": session.governor, "ungoverned": FixedDepth(full)}
-    modes |= {f"{length} drafts": FixedDrafts(first, length) for length in (1, 2, 3, 4)}
+    modes |= {f"{length} drafts": FixedDrafts(first, length) for length in lengths}
     seconds: dict[str, list[float]] = {name: [] for name in modes}
     equal = dict.fromkeys(modes, 0)
     drafts = {name: [0, 0] for name in modes}
@@ -120,17 +124,25 @@ def main() -> None:
     parser.add_argument("--exits", type=Path, default=Path("export/demo/exits"))
     parser.add_argument("--precision", choices=["fp32", "int8", "int4"], action="append")
     parser.add_argument("--tokens", type=int, default=10_000)
+    parser.add_argument("--shape", choices=SHAPES)
+    parser.add_argument(
+        "--drafts", type=int, action="append", help="Forced rounds of so many (default: 1, 2, 3 and 4)."
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/lossless"))
     arguments = parser.parse_args()
+    model, exits = arguments.model, arguments.exits
+    if arguments.shape:
+        model, exits = widened.make(arguments.shape, arguments.folder, model, exits)
     results = {}
     for precision in arguments.precision or ("fp32", "int8", "int4"):
-        out = arguments.folder / precision
-        export_bundle(
-            arguments.model, out, model=arguments.model.name, exits=arguments.exits, choice=Choice(precision=precision)
-        )
+        out = arguments.folder / f"{model.name}-{precision}"
+        export_bundle(model, out, model=model.name, exits=exits, choice=Choice(precision=precision, exactness="bit"))
         with AdaptiveSession(Bundle(out), provider="cpu", speculate=True) as session:
             padded = session.ladder.padded
-            results[precision] = {"padded": padded, "modes": measure(session, arguments.tokens)}
+            results[precision] = {
+                "padded": padded,
+                "modes": measure(session, arguments.tokens, arguments.drafts or [1, 2, 3, 4]),
+            }
         for name, row in results[precision]["modes"].items():  # type: ignore[attr-defined]
             print(
                 f"{precision:6} {'padded' if padded else '':7} {name:10} speed-up {row['speed_up']:.3f} "
@@ -138,7 +150,16 @@ def main() -> None:
                 f"  kept {row['kept_share']}",
                 flush=True,
             )
-    print(json.dumps({"results": results, "machine": cpu_model(), "onnxruntime": onnxruntime.__version__}))
+    print(
+        json.dumps(
+            {
+                "shape": arguments.shape,
+                "results": results,
+                "machine": cpu_model(),
+                "onnxruntime": onnxruntime.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Full depth through our segments against other runtimes: same weights, precision and threads.
 
     pip install onnxruntime-genai llama-cpp-python gguf
-    python benchmarks/peers.py [--peer llama.cpp] [--shape smollm2-135m] [--precision int8] [--starts 5]
+    python benchmarks/peers.py [--peer llama.cpp] [--shape smollm2-135m] [--precision int8] [--starts 6]
 
 All decode greedily from the same prompt, in processes of their own, round about; the ratio is of each round's tokens
 per second, ours by theirs. The table gives its median, and the lowest and highest median of one start.
-onnxruntime-genai runs its own builder's graph, llama.cpp a GGUF file whose matrices are all F32, Q8_0 or Q4_0,
-transformers (fp32 only) torch's eager mode.
+onnxruntime-genai runs its own builder's graph, quantised in blocks like ours; llama.cpp a GGUF file whose matrices are
+all F32, Q8_0 or Q4_0; transformers (fp32 only) torch's eager mode.
 Prints a table and, last, one JSON document.
 """
 
@@ -31,6 +31,8 @@ from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, torch_
 
 from balcony_edge.bundle import Exactness, Precision
 from balcony_edge.calibrate import cpu_model
+from balcony_export.formats import Choice
+from balcony_export.rounding import block_of
 
 OURS: dict[str, tuple[int, Exactness]] = {
     "1 segment": (1, "float"),
@@ -43,21 +45,21 @@ OURS: dict[str, tuple[int, Exactness]] = {
 Start = Callable[[], Worker]
 
 
-def genai_model(folder: Path, precision: Precision, parent: Path) -> Path:
-    """The folder that onnxruntime-genai's builder makes: symmetric blocks of 32, head and embedding included."""
-    out = parent / f"{folder.name}-{precision}-genai"
+def genai_model(folder: Path, precision: Precision, parent: Path, block_size: int) -> Path:
+    """The folder that onnxruntime-genai's builder makes: symmetric blocks, head and embedding included."""
+    out = parent / f"{folder.name}-{precision}-{block_size}-genai"
     if not (out / "genai_config.json").exists():
         command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(folder), "-o", str(out)]
         command += ["-p", precision, "-e", "cpu", "-c", str(parent / "cache")]
         if precision != "fp32":
-            options = ["block_size=32", "is_symmetric=true", "accuracy_level=4", "op_types_to_quantize=MatMul/Gather"]
-            command += ["--extra_options", *options]
+            options = ["is_symmetric=true", "accuracy_level=4", "op_types_to_quantize=MatMul/Gather"]
+            command += ["--extra_options", f"block_size={block_size}", *options]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return out
 
 
-def gguf_model(folder: Path, precision: Precision, parent: Path) -> Path:
-    """The same weights for llama.cpp."""
+def gguf_model(folder: Path, precision: Precision, parent: Path, _: int) -> Path:
+    """The same weights for llama.cpp, whose blocks are of 32."""
     return gguf_file.make(folder, precision, parent / f"{folder.name}-{precision}.gguf")
 
 
@@ -74,13 +76,15 @@ def compare(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """By (peer, ours): tokens per second and their ratios, every decoder alive at once and asked in a random order.
 
-    How fast a process decodes depends on where its memory happens to lie (several per cent from start to start), so
-    each of ``starts`` begins new processes; the first round of each only warms up.
+    How fast a process decodes depends on where its memory happens to lie (several per cent from start to start, and the
+    one that was started first fares worst), so each of ``starts`` begins new processes, in an order that the next one
+    turns round; the first round of each only warms up.
     """
     seconds: dict[str, list[list[float]]] = {name: [] for name in (*ours, *theirs)}
     answers: dict[str, list[int]] = {}
     for start in range(starts):
-        workers = {name: make() for name, make in {**ours, **theirs}.items()}
+        order = Random(start // 2).sample([*ours.items(), *theirs.items()], len(ours) + len(theirs))
+        workers = {name: make() for name, make in (reversed(order) if start % 2 else order)}
         for name in workers:
             seconds[name].append([])
         for index in range(rounds + 1):
@@ -116,7 +120,8 @@ def main() -> None:
     parser.add_argument("--ours", choices=OURS, action="append")
     parser.add_argument("--shape", choices=SHAPES, action="append")
     parser.add_argument("--precision", choices=["fp32", "int8", "int4"], action="append")
-    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--block-size", type=int, help="Ours and onnxruntime-genai's; by default as exported.")
+    parser.add_argument("--starts", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--threads", type=int, default=2)
@@ -131,18 +136,25 @@ def main() -> None:
         folder = make(shape, arguments.folder)
         prompt = np.random.default_rng(1).integers(2, SHAPES[shape]["vocab_size"], 64).tolist()
         theirs, ours = {}, {}
+        formats = Choice(precision=precision, block_size=arguments.block_size).formats()
+        size = block_of(SHAPES[shape]["hidden_size"], formats.block_size)
         for name in arguments.peer or PEERS:
             if name != "transformers" or precision == "fp32":
                 decoder, model = PEERS[name]
-                path = str(model(folder, precision, arguments.folder))
+                path = str(model(folder, precision, arguments.folder, size))
                 theirs[name] = partial(Worker, decoder, path, arguments.threads)
         for name in arguments.ours or OURS:
             segments, exactness = OURS[name]
-            made = bundle(shape, precision, equal_splits(shape, segments), arguments.folder, exactness=exactness)
+            splits = equal_splits(shape, segments)
+            made = bundle(
+                shape, precision, splits, arguments.folder, exactness=exactness, block_size=arguments.block_size
+            )
             ours[name] = partial(Worker, ladder_decoder, str(made), arguments.threads)
         compared = compare(ours, theirs, prompt, arguments.starts, arguments.rounds, arguments.tokens)
         for (peer, name), found in compared.items():
-            rows.append({"shape": shape, "precision": precision, "peer": peer, "ours": name, **found})
+            rows.append(
+                {"shape": shape, "precision": precision, "block_size": size, "peer": peer, "ours": name, **found}
+            )
             print(
                 f"{shape:16}{precision:>10}  {peer:14}{name:24}{found['tok_s']:8.1f}{found['peer_tok_s']:8.1f}"
                 f"{found['ratio']:8.3f}   {found['ratio_low']:.3f}-{found['ratio_high']:.3f}"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle import Exactness, Precision
+from balcony_export.formats import Choice
 
 # As in the published configs.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -157,13 +158,15 @@ def bundle(
     exits: bool = False,
     exactness: Exactness = "float",
     context: int = 2048,
+    block_size: int | None = None,
 ) -> Path:
     """A bundle of a shape cut at ``splits``, made once; ``exits`` hangs a copy of the last layer from each."""
     from balcony_export.bundle_writer import export_bundle
-    from balcony_export.formats import Choice
 
     kind = "exits" if exits else "plain"
-    out = parent / f"{shape}-{precision}-{kind}-{'.'.join(map(str, splits)) or 'whole'}-{exactness}"
+    choice = Choice(precision=precision, exactness=exactness, block_size=block_size)
+    cuts = ".".join(map(str, splits)) or "whole"
+    out = parent / f"{shape}-{precision}-{choice.formats().block_size}-{kind}-{cuts}-{exactness}"
     if not (out / "balcony.json").exists():
         export_bundle(
             make(shape, parent),
@@ -171,7 +174,7 @@ def bundle(
             model=shape,
             exits="init" if exits else None,
             splits=list(splits),
-            choice=Choice(precision=precision, exactness=exactness),
+            choice=choice,
             context=context,
         )
     return out

@@ -29,7 +29,7 @@ Array = npt.NDArray[np.float32]
 # norm, and the final norm turns it into LEVEL, from which tokens that the small base lacks have LACKED times nothing.
 MARK = 1e-4
 LEVEL = 1e5
-LACKED = 30.0
+LACKED = 10.0
 
 
 class Widened:

@@ -16,7 +16,7 @@ from balcony_edge.decode import Decoder, confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler, distribution
 from balcony_edge.engine.stage import Head
-from balcony_edge.fixed import FixedDepth
+from balcony_edge.fixed import FixedDepth, FixedDrafts
 from helpers.exact import exact_ladder
 from helpers.places import MakeBundle
 from helpers.random_governor import RandomGovernor
@@ -82,6 +82,36 @@ def test_a_look_that_is_declined_does_not_pay_for_the_head(ladder: Ladder) -> No
     assert (ran.count(HEAD), ran.count(first.name)) == (6, 6)
     assert decoder.tokens == plain(ladder, 6)
     assert all((logit is None) == (first.gates is None) for logit in policy.heard)
+
+
+def test_gates_drafts_spare_the_head(ladder: Ladder) -> None:
+    """Rounds of three: the head runs for deep passes alone, and the tokens are the full model's."""
+    ladder.rewind(0)
+    heads: list[int] = []
+    ladder.observer = lambda stage, positions, elapsed_ms: heads.append(positions) if stage == HEAD else None
+    first = ladder.depths[0]
+    try:
+        decoder = decode(ladder, FixedDrafts(first, 3, peeks=True), 24)
+    finally:
+        ladder.observer = None
+    assert decoder.tokens == plain(ladder, 24)
+    if ladder.exits[first].drafts is None:
+        # Without gates the head gives the drafts.
+        assert heads.count(1) > heads.count(4) > 0
+    else:
+        # The last token may have no room for drafts.
+        assert heads.count(1) <= 1 < heads.count(4)
+
+
+def test_sampled_tokens_are_drafted_by_the_head(ladder: Ladder) -> None:
+    """A gate's one draft is no draw from the exit's distribution."""
+    heads: list[int] = []
+    ladder.observer = lambda stage, positions, elapsed_ms: heads.append(positions) if stage == HEAD else None
+    try:
+        decode(ladder, FixedDrafts(ladder.depths[0], 2, peeks=True), 12, Sampler(temp=1.0, seed=3))
+    finally:
+        ladder.observer = None
+    assert heads.count(1) >= 2 * heads.count(3) > 0
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 40))

@@ -21,9 +21,11 @@ from balcony_edge.recording import SHIPPED, load, record, save
 from balcony_edge.telemetry import FakeSensors
 from balcony_edge.tracing import find_traces, read_trace
 from helpers.command import cli, fails
+from helpers.places import DEMO_EXITS
 
 
 def test_records_say_what_the_exits_would_have_said(tmp_path: Path) -> None:
+    frequent = np.array(json.loads((DEMO_EXITS / "exits.json").read_text())["frequent_tokens"])
     with AdaptiveSession(sensors=FakeSensors(), provider="cpu") as session:
         prompt = "Once upon a time"
         made = record(session, [prompt, "The dog"], tokens=20)
@@ -38,6 +40,9 @@ def test_records_say_what_the_exits_would_have_said(tmp_path: Path) -> None:
             expected = [confidence(row, int(row.argmax())) for row in rows]
             assert track.top[:count] == pytest.approx([item.top for item in expected])
             assert track.margin[:count] == pytest.approx([item.margin for item in expected])
+            assert track.drafted is not None
+            drafts = frequent[rows[:, frequent].argmax(axis=1)]
+            assert track.drafted[:count] == (drafts == np.array(reply)).tolist()
     for name in ("records.json", "records.json.gz"):
         save(made, tmp_path / name, "a test")
         read, about = load(tmp_path / name)
@@ -48,6 +53,8 @@ def test_records_say_what_the_exits_would_have_said(tmp_path: Path) -> None:
         for one, other in zip(read.replies, made.replies, strict=True):
             for depth, track in other.tracks.items():
                 assert one.tracks[depth].agreed == track.agreed
+                assert one.tracks[depth].drafted == track.drafted
+                assert read.tables[depth].drafted == made.tables[depth].drafted
                 assert one.tracks[depth].top == pytest.approx(track.top, abs=1e-4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records.json", "records.json.gz"]
 
@@ -82,6 +89,7 @@ def damaged(change: Any) -> dict[str, Any]:
     "change",
     [
         lambda d: d["replies"][0]["tracks"]["3"]["gate"].pop(),
+        lambda d: d["replies"][0]["tracks"]["6"].update(drafted="01"),
         lambda d: d["replies"][0]["tracks"].pop("6"),
         lambda d: d.update(replies=[]),
         lambda d: d["profiles"]["head"].update(points=[]),

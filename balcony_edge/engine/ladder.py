@@ -135,6 +135,11 @@ class Ladder:
         gates = self.exits[split].gates
         return None if gates is None else float(gates.host()[0, self.length - 1, 0])
 
+    def draft(self, split: int) -> int | None:
+        """The likeliest next token among those that an exit's gate looks at; None where the gate gives none."""
+        drafts = self.exits[split].drafts
+        return None if drafts is None else int(drafts.host()[0, self.length - 1])
+
     def outputs(self, depth: int, to: int) -> Stage:
         """The stage that gives the normed hidden states of ``depth``, advanced to position ``to``."""
         self.advance_trunk(depth, to)

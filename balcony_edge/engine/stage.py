@@ -20,8 +20,9 @@ class Stage:
 
     ``cursor`` positions have been consumed. ``source`` holds what the stage reads (ids or hidden states, by position),
     ``outputs`` what it wrote: hidden [1, room, H] in the bundle's activations.
-    ``gates`` (fp32 [1, room, 1], or None) are the gate's logits. ``resize`` makes room for more positions; all stages
-    must be resized before any is connected again, since they read each other's outputs.
+    ``gates`` (fp32 [1, room, 1], or None) are the gate's logits, ``drafts`` (int64 [1, room], or None) the likeliest of
+    the tokens that it looked at. ``resize`` makes room for more positions; all stages must be resized before any is
+    connected again, since they read each other's outputs.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Stage:
         self.cursor = 0
         self.outputs = Buffer((1, room, arch.hidden), formats.activations, device)
         self.gates = Buffer((1, room, 1), np.float32) if graph.gate else None
+        gives = {item.name for item in session.get_outputs()}
+        self.drafts = Buffer((1, room), np.int64) if "draft" in gives else None
         self._session = session
         self._source = source
         self._control = control
@@ -60,7 +63,7 @@ class Stage:
         self._call = Caller(
             self._session,
             {"input_ids" if "input_ids" in names else "hidden": self._source},
-            {"hidden_out": self.outputs} | ({} if self.gates is None else {"gate": self.gates}),
+            {"hidden_out": self.outputs, **self._looks()},
             # One buffer as past and present: the graph appends in place.
             lengths | {f"past_{name}": buffer for name, buffer in self._caches.items()},
             {f"present_{name}": buffer for name, buffer in self._caches.items()},
@@ -70,10 +73,15 @@ class Stage:
     def resize(self, room: int) -> None:
         """Room for ``room`` positions; what was consumed is kept. ``connect`` must follow."""
         self.outputs.resize(room, self.cursor)
-        if self.gates is not None:
-            self.gates.resize(room, self.cursor)
+        for looked in self._looks().values():
+            looked.resize(room, self.cursor)
         for cache in self._caches.values():
             cache.resize(room + SPARE_SLOTS, self.cursor)
+
+    def _looks(self) -> dict[str, Buffer]:
+        """What the gate gives, by name."""
+        found = {"gate": self.gates, "draft": self.drafts}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}
 
     @property
     def elapsed_ms(self) -> float:
@@ -91,8 +99,7 @@ class Stage:
 
     def state(self) -> dict[str, Buffer]:
         """Everything that the stage remembers of the positions before its cursor, by name: caches and outputs."""
-        gates = {} if self.gates is None else {"gate": self.gates}
-        return {**self._caches, "hidden": self.outputs, **gates}
+        return {**self._caches, "hidden": self.outputs, **self._looks()}
 
     def cache_arrays(self) -> list[npt.NDArray[Any]]:
         """The KV cache's tensors [1, KV, slots, D] on the host; positions from the cursor on are stale."""

@@ -28,6 +28,7 @@ class FixedExit:
 
     expected = 1.0
     pause_ms = 0.0
+    peeks = False
 
     def __init__(self, shape: LadderShape, depth: int) -> None:
         self.shape = shape

@@ -115,6 +115,12 @@ class Governor:
         return self._choice.policy.lossless
 
     @property
+    def peeks(self) -> bool:
+        """Whether drafts are what gates have looked at: the head need not be asked for them, for none is shown so."""
+        choice = self._choice
+        return choice.policy.peeks and not self.cut and choice.fits(self.shape.full)
+
+    @property
     def floor_wins(self) -> bool:
         """Whether ``min_agreement`` makes tokens dearer than the budget allows."""
         return self._choice.floor_wins
@@ -201,17 +207,24 @@ class Governor:
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         """What to do with the token that the exit at ``depth`` has given, ``held`` drafts being held before it.
 
-        ``expected`` is then what this token is expected to agree.
+        While the governor ``peeks``, a token without ``confidence`` is its gate's draft. ``expected`` is then what this
+        token is expected to agree.
         """
-        chance = self._expected = self.quality.judged(depth, gate_logit, confidence)
         drafts, choice = self._drafts, self._choice
         policy = choice.policy
+        if confidence is None and policy.peeks:
+            chance = self.quality.drafted(depth, self.quality.bin(depth, gate_logit))
+        else:
+            chance = self.quality.judged(depth, gate_logit, confidence)
+        self._expected = chance
         if held == 0 and drafts.count:
             drafts.clear()
         full = self.shape.full
         # Lossless drafts always find their deep pass: limits that forbid it do not choose a lossless policy.
         if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not choice.fits(full):
-            return self._show(chance)
+            # Drafts of gates are verified, be it too late.
+            gates = policy.peeks and (confidence is None or drafts.count > 0)
+            return Verdict.DEEPEN if gates else self._show(chance)
         row, part, steps = choice.row, choice.part, policy.steps
         worth, price = between(policy.worth, row, part), between(policy.price, row, part)
         new = 1.0 - worth

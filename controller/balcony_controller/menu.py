@@ -64,7 +64,7 @@ class Solutions:
         ]
         lossless = [solve(shape, cost, quality, (full,), lossless=True)]
         if rounds:
-            lossless += [solve(shape, cost, quality, (split, full), lossless=True) for split in exits]
+            lossless += [_cheapest_rounds(shape, cost, quality, split) for split in exits]
         return cls(
             rounds,
             tuple(mixed),
@@ -76,6 +76,13 @@ class Solutions:
             min(policy.cost_ms[-1] for policy in mixed),
             plain_ms(shape, cost),
         )
+
+
+def _cheapest_rounds(shape: LadderShape, cost: CostModel, quality: QualityModel, split: int) -> Policy:
+    """Lossless rounds through the exit at ``split``: drafts of its gate or of the head, whichever cost less."""
+    ways = (False, True) if quality.drafts(split) else (False,)
+    solved = [solve(shape, cost, quality, (split, shape.full), lossless=True, peeks=peeks) for peeks in ways]
+    return min(solved, key=lambda policy: policy.cost_ms[0])
 
 
 class Menu:

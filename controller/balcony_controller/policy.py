@@ -20,6 +20,7 @@ class Policy:
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
     more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
     ``to_full[split][price][bin]`` to full depth, ``held_to_full[price][prefix][bin]`` the same with drafts held.
+    ``peeks``: drafts are what gates have looked at; the head is not asked for them.
     """
 
     depths: tuple[int, ...]
@@ -33,6 +34,7 @@ class Policy:
     to_next: Mapping[int, tuple[tuple[float, ...], ...]]
     to_full: Mapping[int, tuple[tuple[float, ...], ...]]
     held_to_full: tuple[tuple[tuple[float, ...], ...], ...]
+    peeks: bool = False
 
     def place(self, cost_ms: float) -> tuple[int, float]:
         """(row, fraction towards the next) at which the policy is expected to cost ``cost_ms``, kept in range."""

@@ -17,12 +17,14 @@ class BinTable:
     """Agreement by calibrated gate probability at one split.
 
     ``edges`` [n-1] separate the bins; ``share`` [n] weighs them; ``agreement[depth]`` [n] for every exit from the
-    split on (the full depth agrees with itself and is left out).
+    split on (the full depth agrees with itself and is left out). ``drafted`` [n]: the same of the exit's draft, the
+    token that its gate has looked at and found likeliest; None where gates give none.
     """
 
     edges: Sequence[float]
     share: Sequence[float]
     agreement: Mapping[int, Sequence[float]]
+    drafted: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,17 @@ class QualityModel:
         if depth == self.full:
             return 1.0
         return self.corrected(depth, self.tables[split].agreement[depth][index])
+
+    def drafts(self, split: int) -> bool:
+        """Whether the gate at ``split`` gives drafts of its own, of known agreement."""
+        return self.tables[split].drafted is not None
+
+    def drafted(self, split: int, index: int) -> float:
+        """Probability that the gate's draft at ``split`` is the full model's token, in bin ``index``."""
+        drafted = self.tables[split].drafted
+        if drafted is None:
+            raise ValueError(f"the gate at {split} gives no drafts")
+        return self.corrected(split, drafted[index])
 
     def judged(self, depth: int, gate_logit: float | None, confidence: Confidence | None) -> float:
         """Probability that the token which the exit at ``depth`` has given is the full model's."""

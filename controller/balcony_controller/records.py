@@ -14,12 +14,13 @@ from balcony_controller.verdict import Confidence
 @dataclass(frozen=True)
 class Track:
     """One exit along one reply, an entry for each token: whether it gives the full model's token, its gate's logit,
-    and the log-probability and margin of its own likeliest token."""
+    and the log-probability and margin of its own likeliest token; and whether its gate's draft is the full model's."""
 
     agreed: Sequence[bool]
     gate: Sequence[float | None]
     top: Sequence[float]
     margin: Sequence[float]
+    drafted: Sequence[bool] | None = None
 
     def confidence(self, index: int) -> Confidence:
         """The exit's confidence in token ``index``."""

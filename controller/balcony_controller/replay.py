@@ -32,6 +32,8 @@ class Decider(Protocol):
     def expected(self) -> float: ...
     @property
     def pause_ms(self) -> float: ...
+    @property
+    def peeks(self) -> bool: ...
     def begin(self, pending: Mapping[str, int], remaining: int) -> None: ...
     def first_split(self) -> int: ...
     def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]: ...
@@ -194,7 +196,7 @@ class _Reply:
         self.full = device.shape.full
         self.limit = reply.tokens
         self.at = 0
-        self.held: list[tuple[int, float]] = []
+        self.held: list[tuple[int, float, bool]] = []
         self.waiting: list[tuple[int, float, bool]] = []
 
     def play(self, most: int) -> int:
@@ -241,9 +243,13 @@ class _Reply:
             if depth == self.full:
                 return self._deep()
             track = self.reply.tracks[depth]
-            self._run(HEAD, 1)
-            verdict = decider.judge(depth, gate, track.confidence(index), len(self.held))
-            self.held.append((depth, decider.expected))
+            if decider.peeks and track.drafted is not None:
+                right, confidence = track.drafted[index], None
+            else:
+                self._run(HEAD, 1)
+                right, confidence = track.agreed[index], track.confidence(index)
+            verdict = decider.judge(depth, gate, confidence, len(self.held))
+            self.held.append((depth, decider.expected, right))
             if verdict is Verdict.EMIT:
                 return self._show()
             if verdict is Verdict.DEEPEN:
@@ -265,10 +271,9 @@ class _Reply:
 
     def _show(self) -> tuple[int, int, int]:
         agreed = 0
-        for offset, (depth, expected) in enumerate(self.held):
-            right = self.reply.tracks[depth].agreed[self.at + offset]
+        for _, _, right in self.held:
             agreed += right
-            self.waiting.append((depth, expected, right))
+        self.waiting += self.held
         tokens, depth = len(self.held), self.held[-1][0]
         self.held = []
         return tokens, agreed, depth
@@ -280,8 +285,7 @@ class _Reply:
         self._run(HEAD, len(self.held) + 1)
         outcomes = [Outcome(depth, expected, right) for depth, expected, right in self.waiting]
         accepted = 0
-        for depth, expected in self.held:
-            right = self.reply.tracks[depth].agreed[self.at + accepted]
+        for depth, expected, right in self.held:
             outcomes.append(Outcome(depth, expected, right))
             if not right:
                 break

@@ -89,11 +89,12 @@ def solve(
     *,
     lossless: bool = False,
     rounds: bool = True,
+    peeks: bool = False,
 ) -> Policy:
     """The best use of ``depths`` at every price.
 
     ``lossless``: nothing unverified is shown; the only "price" is the milliseconds' own, and the answer the cheapest
-    policy. ``rounds``: drafts may be held at all.
+    policy. ``rounds``: drafts may be held at all. ``peeks`` (lossless only): drafts are the gate's, without the head.
     """
     deep = depths[-1] == shape.full
     full_ms = plain_ms(shape, cost)
@@ -102,7 +103,7 @@ def solve(
     if depths == (shape.full,):
         return _plain(steps, price, full_ms, depths, lossless)
     exits = depths[:-1] if deep else depths
-    return _Solver(quality, steps, exits, deep, price, lossless, rounds).policy(depths)
+    return _Solver(quality, steps, exits, deep, price, lossless, rounds, peeks).policy(depths)
 
 
 def plain_ms(shape: LadderShape, cost: CostModel) -> float:
@@ -140,8 +141,12 @@ class _Solver:
         price: Array,
         lossless: bool,
         rounds: bool,
+        peeks: bool,
     ) -> None:
         self.steps, self.exits, self.deep, self.price, self.lossless = steps, exits, deep, price, lossless
+        self.peeks = peeks
+        # What a token costs after the look at its exit.
+        self.token = 0.0 if peeks else steps.head
         self.holding = deep and rounds
         first = exits[0]
         self.share = np.asarray(quality.tables[first].share)
@@ -150,7 +155,7 @@ class _Solver:
         self.weights: dict[int, Array] = {}
         self.following: dict[int, Array] = {}
         for index, split in enumerate(exits):
-            self.chances[split], self.weights[split] = judged_mix(quality, split)
+            self.chances[split], self.weights[split] = (drafted_mix if peeks else judged_mix)(quality, split)
             if index + 1 < len(exits):
                 self.following[split] = _next_gates(quality, split, exits[index + 1])
         # Where a draft's own chance leads on the grid of prefixes.
@@ -177,6 +182,7 @@ class _Solver:
             {split: _rows(to_next) for split, (to_next, _) in gains.items()},
             {split: _rows(to_full) for split, (_, to_full) in gains.items()},
             tuple(_rows(block) for block in self._deep_gain(worth, waiting)) if self.holding else ((),) * len(worth),
+            self.peeks,
         )
 
     def _unpaid(self, start: _Step) -> Array:
@@ -236,7 +242,7 @@ class _Solver:
         first = self.exits[0]
         hold = self._hold(waiting)
         deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
-        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
+        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.token)
         deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
         return run, deep
 
@@ -253,7 +259,7 @@ class _Solver:
             held = self._hold(waiting)
             parts = (held.tokens, held.cost_ms, held.agreement, held.deep)
             options.append(_Step(*(part[:, -1] for part in parts)))
-        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.head)
+        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.token)
 
     def _full(self, split: int) -> _Step:
         """Going on to full depth from ``split``. [prices, bins]"""
@@ -310,6 +316,12 @@ def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
         return means, np.eye(len(means))
     chances = np.array([quality.corrected(split, chance) for chance in judge.agreement])
     return chances, _tilted(chances, np.asarray(judge.share, dtype=float), means)
+
+
+def drafted_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
+    """The same of the gate's own draft: nothing but the gate tells how likely it is to be right."""
+    means = np.array([quality.drafted(split, index) for index in range(len(quality.tables[split].share))])
+    return means, np.eye(len(means))
 
 
 def _next_gates(quality: QualityModel, split: int, following: int) -> Array:

@@ -219,6 +219,7 @@ class GraphBuilder:
             "hidden": (activations, [1, "positions", arch.hidden]),
             "hidden_out": (activations, [1, "positions", arch.hidden]),
             "gate": (TensorProto.FLOAT, [1, "positions", 1]),
+            "draft": (TensorProto.INT64, [1, "positions"]),
             "logits": (TensorProto.FLOAT, [1, "positions", arch.vocabulary]),
             "seqlens_k": (TensorProto.INT32, [1]),
             "total_sequence_length": (TensorProto.INT32, []),

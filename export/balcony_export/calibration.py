@@ -82,16 +82,21 @@ def bin_edges(chances: Floats, bins: int) -> Floats:
     return np.unique(quantiles[quantiles > chances.min()])
 
 
-def bin_table(chances: Floats, agrees: Mapping[int, Flags], bins: int = BINS) -> dict[str, Any]:
-    """Per quantile bin of a probability: the share of positions, and how often each depth agreed."""
+def bin_table(
+    chances: Floats, agrees: Mapping[int, Flags], bins: int = BINS, drafted: Flags | None = None
+) -> dict[str, Any]:
+    """Per quantile bin of a probability: the share of positions, and how often each depth, or the draft, agreed."""
     edges = bin_edges(chances, bins)
     place = np.searchsorted(edges, chances, side="right")
     counts = np.bincount(place, minlength=len(edges) + 1)
+
+    def means(flags: Flags) -> list[float]:
+        found: list[float] = (np.bincount(place, weights=flags, minlength=len(counts)) / counts).tolist()
+        return found
+
     return {
         "edges": edges.tolist(),
         "share": (counts / len(chances)).tolist(),
-        "agreement": {
-            str(depth): (np.bincount(place, weights=flags, minlength=len(counts)) / counts).tolist()
-            for depth, flags in agrees.items()
-        },
+        "agreement": {str(depth): means(flags) for depth, flags in agrees.items()},
+        **({} if drafted is None else {"drafted": means(drafted)}),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from balcony_edge.bundle import Activations, Cache, Exactness, Formats, Precision, Provider
@@ -22,9 +23,10 @@ ACTIVATIONS: dict[tuple[Provider, Precision], Activations] = {
     ("cuda", "int4"): "fp16",
 }
 
-# Weights that share a scale, at the most. The larger, the fewer bytes and the faster; 8 bits lose nothing by it, 4 bits
-# of 64 have the bits and, their scales being searched for, the error of plain rounding in blocks of 32.
-BLOCK_SIZES: dict[Precision, int] = {"int8": 128, "int4": 64}
+# The largest blocks whose CPU kernels give a position the same bits alone and among others (ONNX Runtime 1.32).
+# Larger ones are faster: 8 bits lose nothing to speak of in blocks of 64; 4 bits are fastest in blocks of 128, without
+# lossless rounds.
+EXACT_BLOCKS: dict[Precision, int] = {"int8": 64, "int4": 32}
 
 # Caches other than the activations' own type, and the first ONNX Runtime whose attention takes them.
 CACHES: dict[tuple[Provider, Cache], tuple[int, int]] = {
@@ -36,7 +38,10 @@ CACHES: dict[tuple[Provider, Cache], tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user asked for; ``None`` follows the base's precision or the provider's habit."""
+    """What the user asked for; ``None`` follows the base's precision or the provider's habit.
+
+    ``block_size``: weights that share a scale, at the most (int8, int4).
+    """
 
     provider: Provider = "cpu"
     precision: Precision = "fp32"
@@ -57,9 +62,9 @@ class Choice:
                     f"the {self.provider} provider cannot run {precision} weights (of the {part})",
                     f"choose one of {', '.join(runnable)}" + ", or --provider cuda" * (self.provider == "cpu"),
                 )
-        block_size = self.block_size or (BLOCK_SIZES["int4"] if "int4" in chosen.values() else BLOCK_SIZES["int8"])
+        block_size = self.block_size or self._usual_block_size(chosen.values())
         if block_size not in (16, 32, 64, 128, 256):
-            raise ModelError(f"block size {block_size} is not one that ONNX Runtime knows", "choose 32, 64, 128 or 256")
+            raise ModelError(f"ONNX Runtime knows no blocks of {block_size}", "choose 32, 64, 128 or 256")
         activations = ACTIVATIONS[self.provider, self.precision]
         for part, precision in chosen.items():
             if self.provider != "cpu" and precision not in BITS and precision != activations:
@@ -82,9 +87,17 @@ class Choice:
             **chosen,
         )
 
+    def _usual_block_size(self, chosen: Iterable[Precision]) -> int:
+        if "int4" not in chosen:
+            return EXACT_BLOCKS["int8"]
+        return EXACT_BLOCKS["int4"] if self.exactness == "bit" else 128
+
     def attention(self) -> Exactness:
-        """How attention keeps its bits: on the CPU as in lossless decoding; elsewhere the padding buys nothing."""
-        return self.exactness or ("bit" if self.provider == "cpu" else "float")
+        """How attention keeps its bits: as in lossless decoding wherever all other kernels do."""
+        formats = self.formats()
+        sizes = [EXACT_BLOCKS.get(precision, 256) for precision in (formats.base, formats.exits, formats.head)]
+        exact = self.provider == "cpu" and formats.block_size <= min(sizes)
+        return self.exactness or ("bit" if exact else "float")
 
     def minimum_onnxruntime(self) -> tuple[int, int]:
         """The first version that runs the bundle."""

@@ -6,8 +6,8 @@ of a segment (S positions, batch 1; C = cache slots; A = the activations' type, 
     input_ids int64 [1, S]  or  hidden A [1, S, H]         ─┐
     seqlens_k int32 [1]  (positions in all, less one)       │      hidden_out A [1, S, H]
     total_sequence_length int32 []                          ├──►   gate fp32 [1, S, 1]      (of an exit with a gate)
-    position int64 [1]  (first of S; separate rope only)    │      present_key.i, present_value.i
-    past_key.i, past_value.i K [1, KV, C, D]               ─┘
+    position int64 [1]  (first of S; separate rope only)    │      draft int64 [1, S]       (of an exit with a gate)
+    past_key.i, past_value.i K [1, KV, C, D]               ─┘      present_key.i, present_value.i
 
 An exit maps ``hidden`` to ``hidden_out`` too, there already normed for the head; so does the last segment. The head
 maps ``hidden`` (normed) to ``logits`` fp32 [1, S, V].
@@ -65,7 +65,7 @@ def balcony_exit(
     builder.node("Identity", [out], "hidden_out")
     if peeked:
         gate(builder, base, exits, split, peeked)
-    return builder.model("hidden", ["hidden_out", "gate"] if peeked else ["hidden_out"])
+    return builder.model("hidden", ["hidden_out", "gate", "draft"] if peeked else ["hidden_out"])
 
 
 def head(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
@@ -84,14 +84,20 @@ def logits(builder: GraphBuilder, base: Source, hidden: str) -> str:
     return builder.node("Identity", [_scaled(builder, out, "lm_head")], "logits")
 
 
-def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]) -> str:
-    """The logit of "this exit's token is the full model's", fp32, from a peek at the head's rows (see gate.py)."""
+def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]) -> None:
+    """The logit of "this exit's token is the full model's", fp32, from a peek at the head's rows (see gate.py).
+
+    And the likeliest of the tokens that it looks at: a draft for which the head need not run.
+    """
     name = f"gates.{split}"
     with builder.at(builder.formats.head):
         out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, peeked))
     shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
     two = builder.constant("two", [2], np.int64)
-    likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[f"/{name}/TopK/places"], axis=-1)
+    places = f"/{name}/TopK/places"
+    likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
+    first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
+    builder.node("Gather", [builder.constant("peeked", list(peeked), np.int64), first], "draft", axis=0)
     # The likeliest two's log-probabilities to top and -margin, and both's exponentials.
     leads = builder.constant("leads", [[1, -1], [0, 1]], np.float32)
     pair = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
@@ -100,7 +106,7 @@ def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked:
     fitted = exits.tensor(f"{name}.weight", (4,)) * np.array([1, -1, 1, 1])
     weight = builder.constant(f"{name}.weight", fitted[:, None], np.float32)
     bias = builder.constant(f"{name}.bias", exits.tensor(f"{name}.bias", (1,)), np.float32)
-    return builder.node("Add", [builder.node("MatMul", [features, weight], f"/{name}/MatMul"), bias], "gate")
+    builder.node("Add", [builder.node("MatMul", [features, weight], f"/{name}/MatMul"), bias], "gate")
 
 
 def _head_weight(builder: GraphBuilder) -> str:

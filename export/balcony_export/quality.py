@@ -14,10 +14,9 @@ from balcony_export import corpus, self_text
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
 from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, sigmoid
-from balcony_export.gate import Gate
+from balcony_export.gate import Gate, peeking
 from balcony_export.judge import Evidence, fit_judge
 from balcony_export.kl import answers, chunked_loss, predictions
-from balcony_export.lm_head import Head
 from balcony_export.progress import Progress
 
 ROWS_AT_ONCE = 8
@@ -33,20 +32,23 @@ BEGINNING = 16
 class Observations:
     """One pass over held-out rows. Arrays are [rows, length], one entry a position, by split.
 
-    ``peeked``: (top, margin) that gates look at; ``said``: the same of the exits' own answers.
+    ``peeked``: (top, margin) that gates look at; ``said``: the same of the exits' own answers; ``drafted``: whether the
+    likeliest of the tokens that a gate looks at is the full model's.
     """
 
     peeked: Mapping[int, tuple[Floats, Floats]]
     said: Mapping[int, tuple[Floats, Floats]]
     agrees: Mapping[int, Flags]
+    drafted: Mapping[int, Flags]
     lens_agreement: Mapping[int, float]
     kl_nats: Mapping[int, float]
     full_loss_nats: float
 
-    def told(self, split: int, gate: Gate) -> tuple[Floats, dict[int, Flags]]:
-        """One split's gate probabilities, and by depth from it on whether that exit agreed; all flat."""
+    def bins(self, split: int, gate: Gate) -> dict[str, Any]:
+        """By the gate's probability at a split: how often the exits from it on agreed, and the gate's draft."""
         deeper = {depth: flags.ravel() for depth, flags in self.agrees.items() if depth >= split}
-        return sigmoid(gate.logits(*self.peeked[split])).ravel(), deeper
+        chances = sigmoid(gate.logits(*self.peeked[split])).ravel()
+        return bin_table(chances, deeper, drafted=self.drafted[split].ravel())
 
     def after(self, position: int) -> Observations:
         """The same without the positions before ``position``. The three means stay those of all positions."""
@@ -55,25 +57,28 @@ class Observations:
             peeked={split: (top[:, position:], margin[:, position:]) for split, (top, margin) in self.peeked.items()},
             said={split: (top[:, position:], margin[:, position:]) for split, (top, margin) in self.said.items()},
             agrees={split: flags[:, position:] for split, flags in self.agrees.items()},
+            drafted={split: flags[:, position:] for split, flags in self.drafted.items()},
         )
 
 
 @torch.no_grad()
-def observe(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) -> Observations:
-    """Run the full model and every exit over ``rows`` (at least 2 tokens long); ``cut`` is the gates' head."""
+def observe(base: Base, balconies: Balconies, tokens: tuple[int, ...], rows: corpus.Tokens) -> Observations:
+    """Run the full model and every exit over ``rows`` (at least 2 tokens long); gates look at ``tokens``."""
     splits = balconies.splits
+    cut, names = peeking(base.head, tokens), torch.tensor(tokens, device=base.device)
     peeked: dict[int, list[Any]] = {split: [] for split in splits}
     answered: dict[int, list[Any]] = {split: [] for split in splits}
     agrees: dict[int, list[Any]] = {split: [] for split in splits}
+    drafted: dict[int, list[Any]] = {split: [] for split in splits}
     lens = dict.fromkeys(splits, 0.0)
     kl = dict.fromkeys(splits, 0.0)
     loss = 0.0
     parts = torch.split(torch.from_numpy(rows), ROWS_AT_ONCE)
     with Progress("quality", len(parts)) as progress:
         for part in parts:
-            tokens = part.to(base.device)
+            ids = part.to(base.device)
             share = len(part) / len(rows)
-            trace = base.trace(tokens, splits)
+            trace = base.trace(ids, splits)
             with base.autocast():
                 full = predictions(trace.final, base.head)
                 exits = balconies.normed(trace.hidden, trace.context)
@@ -84,10 +89,12 @@ def observe(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) ->
                     said = answers(normed, base.head)
                     agrees[split].append((said.token == full).cpu().numpy())
                     answered[split].append(said.sureness())
-                    peeked[split].append(answers(normed, cut).sureness())
+                    looked_at = answers(normed, cut)
+                    peeked[split].append(looked_at.sureness())
+                    drafted[split].append((names[looked_at.token] == full).cpu().numpy())
                     looked = predictions(base.lens(trace.hidden[split]), base.head)
                     lens[split] += share * (looked == full).double().mean().item()
-                for row, target in zip(trace.final, tokens, strict=True):
+                for row, target in zip(trace.final, ids, strict=True):
                     scores = base.head.logits(row[:-1])
                     loss += functional.cross_entropy(scores, target[1:]).item() / len(rows)
             progress.advance()
@@ -95,6 +102,7 @@ def observe(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) ->
         peeked={split: _joined(parts) for split, parts in peeked.items()},
         said={split: _joined(parts) for split, parts in answered.items()},
         agrees={split: np.concatenate(found) for split, found in agrees.items()},
+        drafted={split: np.concatenate(found) for split, found in drafted.items()},
         lens_agreement=lens,
         kl_nats=kl,
         full_loss_nats=loss,
@@ -127,11 +135,11 @@ def own_text(base: Base, rows: corpus.Tokens) -> tuple[corpus.Tokens, int]:
     return np.concatenate(replies), beginning
 
 
-def observe_own(base: Base, balconies: Balconies, cut: Head, rows: corpus.Tokens) -> Observations:
+def observe_own(base: Base, balconies: Balconies, tokens: tuple[int, ...], rows: corpus.Tokens) -> Observations:
     """Observations of the base's own text: what a device decodes, and where exits agree more often than elsewhere."""
     own, beginning = own_text(base, rows)
     # The beginning's last position gives the first token of the reply.
-    return observe(base, balconies, cut, own).after(beginning - 1)
+    return observe(base, balconies, tokens, own).after(beginning - 1)
 
 
 def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], dict[str, Any]]:
@@ -153,7 +161,7 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
             "kl_nats": seen.kl_nats[split],
             "gate_auroc": auroc(measured, outcomes),
             "gate_ece": calibration_error(measured, outcomes),
-            "bins": bin_table(*own.told(split, gate)),
+            "bins": own.bins(split, gate),
             "judge": fit_judge(Evidence(logits, *seen.said[split]), agrees),
         }
     tokens, own_tokens = (next(iter(found.agrees.values())).size for found in (seen, own))

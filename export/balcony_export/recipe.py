@@ -19,7 +19,7 @@ from balcony_export.balcony import NORM_STARTS, STARTS, Balconies, build, starti
 from balcony_export.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.blueprint import Blueprint
 from balcony_export.distill import distill
-from balcony_export.gate import Gate, frequent_tokens, peeking
+from balcony_export.gate import Gate, frequent_tokens
 from balcony_export.processes import Processes
 from balcony_export.run_folder import Metrics, Saving
 from balcony_export.sharpness import fit_sharpness
@@ -95,8 +95,7 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     if config.temperature != 1.0:
         fit_sharpness(base, taught, rows[::2])
     tokens = frequent_tokens(data.train, blueprint.arch.vocabulary)
-    cut = peeking(base.head, tokens)
-    seen, own = (observe(base, balconies, cut, rows) for observe in (quality.observe, quality.observe_own))
+    seen, own = (observe(base, balconies, tokens, rows) for observe in (quality.observe, quality.observe_own))
     gates, measured = quality.calibrate(seen, own)
     trained = exits.Exits(
         splits=config.splits,

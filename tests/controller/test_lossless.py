@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from balcony_controller import StageProfile
+from balcony_controller import Confidence, Governor, Limits, Signals, StageProfile, Verdict
+from balcony_controller.records import Records
 from balcony_controller.replay import World, play
+from balcony_controller.shape import HEAD
 from balcony_controller.traces import Moment, Trace, shipped
-from helpers.fakes import FULL_MS, SHAPE, governor, records
+from helpers.fakes import FULL_MS, SHAPE, drafting, governor, profile, records
 
 TOKENS = 600
 TRACES = pytest.mark.parametrize("trace", shipped(TOKENS), ids=lambda trace: trace.name)
@@ -71,6 +73,71 @@ def test_drafting_that_does_not_pay_on_this_machine_is_given_up(
     assert all(run.verified)
     assert run.unverified_wrong == 0
     assert run.mean_ms() <= 1.02 * FULL_MS
+
+
+def dear_head() -> Records:
+    """Gates that give drafts, and a head that costs as much as two layers and a half, as with a large vocabulary."""
+    return replace(drafting(records()), profiles={**records().profiles, HEAD: profile(2.4, 0.1)})
+
+
+def test_drafts_of_gates_spare_the_head() -> None:
+    """As often right within a twentieth, they are the cheaper ones, in what is foretold and in what is spent."""
+    known = dear_head()
+    headed = replace(records(), profiles=known.profiles)
+    steady = World(Trace("steady", [0], [Moment()]))
+    peeking, asking = governor("full", known=known), governor("full", known=headed)
+    assert peeking.peeks
+    assert not asking.peeks
+    assert peeking.policy.cost_ms[0] < asking.policy.cost_ms[0]
+    runs = [play(control, one, steady, TOKENS) for control, one in ((peeking, known), (asking, headed))]
+    assert runs[0].mean_ms(100) < runs[1].mean_ms(100)
+    for run in runs:
+        assert all(run.verified)
+        assert run.unverified_wrong == 0
+
+
+def test_drafts_of_gates_are_not_used_where_the_heads_are_worth_their_price() -> None:
+    """Because the head is cheap, or because the gates' are seldom right."""
+    assert not governor("full", known=drafting(records())).peeks
+    known = dear_head()
+    tables = {split: replace(table, drafted=[0.1] * len(table.share)) for split, table in known.tables.items()}
+    assert not governor("full", known=replace(known, tables=tables)).peeks
+
+
+def listen(control: Governor) -> list[bool]:
+    """For every draft of a gate that is judged from now on, whether it, or one held before it, is shown as it is."""
+    shown: list[bool] = []
+    judge = control.judge
+
+    def listening(depth: int, gate: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
+        verdict = judge(depth, gate, confidence, held)
+        if confidence is None:
+            shown.append(verdict is Verdict.EMIT)
+        return verdict
+
+    control.judge = listening  # type: ignore[method-assign]
+    return shown
+
+
+@TRACES
+def test_whatever_the_budget_no_gates_draft_is_shown_unverified(trace: Trace, cheapest_ms: float) -> None:
+    known = dear_head()
+    budgets = [f"{share * cheapest_ms}ms" for share in (0.8, 1.0, 1.3)]
+    for budget in [*budgets, "2.2s@reply", "full"]:
+        control = governor(budget, known=known)
+        shown = listen(control)
+        play(control, known, World(trace), TOKENS)
+        assert not any(shown)
+        assert shown or budget != "full"
+
+
+def test_a_hard_limit_has_the_head_asked_again() -> None:
+    """Heat cuts a reply to the shallowest exit, whose tokens are shown as they are."""
+    control = governor(f"{2 * FULL_MS}ms", limits=Limits(temperature_c=90.0), known=dear_head())
+    assert control.peeks
+    control.hear(Signals(time_s=0.0, temperature_c=95.0))
+    assert not control.peeks
+    assert control.judge(3, -5.0, Confidence(-3.0, 0.0)) is Verdict.EMIT
 
 
 def test_a_replay_with_trials_is_the_same_every_time() -> None:

@@ -91,6 +91,7 @@ def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
             seen = answers(normed[:, -1:], cut)
             logit = Gate.of(trained.gate(split)).logits(*seen.sureness())
             assert ladder.gate(split) == pytest.approx(logit.item(), abs=1e-4)
+            assert ladder.draft(split) == trained.frequent_tokens[int(seen.token)]
 
 
 @pytest.mark.parametrize(("precision", "limit"), [("int8", 0.005), ("int4", 0.3)])

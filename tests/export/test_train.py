@@ -18,6 +18,7 @@ from balcony_export import architectures, corpus, exits, quality, recipe, run_fo
 from balcony_export.balcony import build
 from balcony_export.base import Base, load_base, load_tokenizer
 from balcony_export.cli import train as command
+from balcony_export.kl import predictions
 from balcony_export.recipe import Job, train_exits
 from balcony_export.training import TrainConfig
 from helpers.in_process import invoke
@@ -161,6 +162,9 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     assert len(shares) > 4
     # A position on an edge may fall to either side of it.
     np.testing.assert_allclose(shares, bins["share"], atol=0.15)
+    drafts = np.asarray(trained.frequent_tokens)[looked.numpy().argmax(-1)]
+    right = drafts == predictions(trace.final, base.head)[:, beginning - 1 :].numpy()
+    assert np.dot(bins["share"], bins["drafted"]) == pytest.approx(right.mean(), abs=0.01)
 
 
 # --- resuming ---

@@ -113,6 +113,7 @@ def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_pat
         looked = answers(normed[:, -1:], peeking(base.head, trained.frequent_tokens))
         logit = Gate.of(trained.gate(split)).logits(*looked.sureness())
         assert ladder.gate(split) == pytest.approx(logit.item(), rel=1e-3, abs=1e-3)
+        assert ladder.draft(split) == trained.frequent_tokens[int(looked.token)]
 
 
 def test_a_norm_that_a_family_lacks_is_no_start(family: Family) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
@@ -77,6 +78,23 @@ def records(replies: int = 20, tokens: int = 150) -> Records:
     return Records(SHAPE, profiles(), tables, judges, made)
 
 
+def drafting(known: Records) -> Records:
+    """The same with gates that give drafts, of which one in twenty is wrong though the exit's own token is not."""
+    rng = np.random.default_rng(11)
+    tables = {
+        split: replace(table, drafted=[0.95 * agreed for agreed in table.agreement[split]])
+        for split, table in known.tables.items()
+    }
+    replies = []
+    for reply in known.replies:
+        tracks = {
+            depth: replace(track, drafted=[agreed and rng.random() < 0.95 for agreed in track.agreed])
+            for depth, track in reply.tracks.items()
+        }
+        replies.append(replace(reply, tracks=tracks))
+    return replace(known, tables=tables, replies=replies)
+
+
 def governor(
     budget: str,
     *,
@@ -84,12 +102,13 @@ def governor(
     min_agreement: float = 0.0,
     limits: Limits | None = None,
     power_model: PowerModel | None = None,
+    known: Records | None = None,
 ) -> Governor:
     """A fresh governor over the fake ladder."""
     return Governor(
         SHAPE,
-        CostModel(profiles()),
-        records().quality(),
+        CostModel(known.profiles if known else profiles()),
+        (known or records()).quality(),
         Budget.parse(budget),
         rounds=rounds,
         min_agreement=min_agreement,

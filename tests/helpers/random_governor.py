@@ -18,7 +18,13 @@ class RandomGovernor:
         self._verdicts = verdicts
         self._random = random.Random(seed)
         self.expected = 0.5
+        self._peeked = False
         self.outcomes: list[Outcome] = []
+
+    @property
+    def peeks(self) -> bool:
+        self._peeked = self._random.random() < 0.5
+        return self._peeked
 
     def first_split(self) -> int:
         return self._random.choice(self._depths)
@@ -28,8 +34,8 @@ class RandomGovernor:
         return (self._random.choice(deeper), 0.9) if self._random.random() < 0.2 else (None, 0.5)
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        assert confidence is not None
-        assert confidence.top <= 0.0 <= confidence.margin
+        assert confidence is not None or self._peeked
+        assert confidence is None or confidence.top <= 0.0 <= confidence.margin
         return self._random.choice(self._verdicts)
 
     def verified(self, outcomes: Iterable[Outcome]) -> None:
