@@ -35,6 +35,10 @@ class RandomPolicy:
         self._depths = depths
         self._random = random.Random(1)
 
+    @property
+    def peeks(self) -> bool:
+        return self._random.random() < 0.5
+
     def first_split(self) -> int:
         return self._random.choice(self._depths)
 

@@ -1,11 +1,11 @@
 """Lossless self-speculation against plain full depth: the same tokens, in less time?
 
     python benchmarks/lossless.py [--precision fp32] [--tokens 10000] [--model MODEL --exits EXITS]
-    python benchmarks/lossless.py --shape smollm2-135m --drafts 2 --drafts 3
+    python benchmarks/lossless.py --shape smollm2-135m --drafts 3
 
 Exports the model at each precision, then answers prompts in turn by plain full depth and by the session's own lossless
 mode (the governor drafts where it pays), both under a governor as in every session; then by plain full depth and by
-rounds that are forced to draft, without one. Every token is compared; the ratios are
+rounds that are forced to draft, by the head or by the exit's gate, without one. Every token is compared; the ratios are
 of each prompt's seconds, interleaved. ``--shape`` lays model and exits into a larger shape (see widened.py).
 Prints a table and, last, one JSON document.
 """
@@ -81,6 +81,7 @@ def measure(session: AdaptiveSession, wanted: int, lengths: list[int]) -> dict[s
     )
     modes: dict[str, Policy] = {"plain": plain, "auto": session.governor, "ungoverned": FixedDepth(full)}
     modes |= {f"{length} drafts": FixedDrafts(first, length) for length in lengths}
+    modes |= {f"{length} of the gate": FixedDrafts(first, length, peeks=True) for length in lengths}
     seconds: dict[str, list[float]] = {name: [] for name in modes}
     equal = dict.fromkeys(modes, 0)
     drafts = {name: [0, 0] for name in modes}
@@ -145,7 +146,7 @@ def main() -> None:
             }
         for name, row in results[precision]["modes"].items():  # type: ignore[attr-defined]
             print(
-                f"{precision:6} {'padded' if padded else '':7} {name:10} speed-up {row['speed_up']:.3f} "
+                f"{precision:6} {'padded' if padded else '':7} {name:14} speed-up {row['speed_up']:.3f} "
                 f"({row['quartiles'][0]:.3f}-{row['quartiles'][1]:.3f})  equal {row['equal_tokens']}/{row['tokens']}"
                 f"  kept {row['kept_share']}",
                 flush=True,
