@@ -45,8 +45,8 @@ def rounded(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
     """Some rows [out, in] as packed uint8 [out, blocks, bytes], fp32 scales [out, blocks] and, unless symmetric,
     packed zero points [out, bytes].
 
-    Symmetric 4 bits are rounded by this module: plain rounding to a scale from the largest value alone loses a sixth
-    more of the model (docs/export.md). The rest is ONNX Runtime's own quantiser.
+    Symmetric 4 bits are rounded by this module: a scale from the block's largest value alone loses more of the model.
+    The rest is ONNX Runtime's own quantiser.
     """
     if blocks.symmetric and blocks.bits == 4:
         rows = max(1, PIECE // weight.shape[1])

@@ -40,7 +40,7 @@ def export(
         Exactness | None,
         typer.Option(
             help="bit: one position and many give the same bits, as lossless speculation asks (the CPU's default but "
-            "for int4; about 4 % slower, int4 a fifth); float: within 1e-4."
+            "for int4; about 4 % slower, int4 more); float: within 1e-4."
         ),
     ] = None,
     context: Annotated[int | None, typer.Option(min=1, help="Positions, at most the model's own.")] = None,
