@@ -20,11 +20,12 @@ import numpy as np
 from balcony_controller import Judge, LadderShape, StageProfile
 from balcony_controller.quality import BinTable
 from balcony_controller.records import RecordedReply, Records, Track
+from balcony_edge.controller_view import ladder_shape, quality_model
 from balcony_edge.decode import Decoder, confidence
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import RecordError
 from balcony_edge.fixed import FixedDepth
-from balcony_edge.session import AdaptiveSession, ladder_shape, quality_model
+from balcony_edge.session import AdaptiveSession
 
 VERSION = 1
 SHIPPED = "records.json.gz"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,18 +19,14 @@ from balcony_controller import (
     BudgetSyntaxError,
     CostModel,
     Governor,
-    Judge,
-    LadderShape,
     Limits,
     PowerModel,
-    QualityModel,
     Signals,
 )
-from balcony_controller.quality import BinTable
 from balcony_controller.resources import missing
 from balcony_edge.bundle import Bundle
-from balcony_edge.bundle import Judge as JudgeRecord
 from balcony_edge.calibrate import batching_is_bit_exact, load_or_measure
+from balcony_edge.controller_view import ladder_shape, quality_model
 from balcony_edge.decisions import DecisionLog
 from balcony_edge.decode import Checked, Decoder
 from balcony_edge.engine import prompt_cache
@@ -373,29 +368,3 @@ def parse_budget(budget: str | Budget | None) -> Budget:
         return Budget.parse(budget)
     except BudgetSyntaxError as error:
         raise BudgetError(str(error), "for example --budget 25ms") from error
-
-
-def ladder_shape(ladder: Ladder) -> LadderShape:
-    """The ladder as the controller sees it."""
-    return LadderShape(
-        depths=ladder.depths,
-        trunk=tuple((stage.name, stage.graph.stop) for stage in ladder.trunk),
-        exits={depth: stage.name for depth, stage in ladder.exits.items()},
-    )
-
-
-def quality_model(bundle: Bundle) -> QualityModel:
-    """The measured agreement of a bundle's exits: by gate, and by judge where the bundle has them."""
-    found = bundle.manifest.quality
-    bins = {split: row.bins for split, row in found.items()}
-    tables = {split: BinTable(one.edges, one.share, one.agreement, one.drafted) for split, one in bins.items()}
-    judges = {split: _judge(row.judge) for split, row in found.items() if row.judge is not None}
-    return QualityModel(tables, bundle.depths, judges)
-
-
-def _judge(record: JudgeRecord) -> Judge:
-    """The manifest's edges are probabilities, the controller's are of the score."""
-    kept = [min(1.0 - 1e-12, max(1e-12, edge)) for edge in record.edges]
-    edges = [math.log(edge / (1.0 - edge)) for edge in kept]
-    weights = {name: float(getattr(record, name)) for name in Judge.FEATURES}
-    return Judge(weights, record.offset, edges, record.share, record.agreement, record.previous_mean)

@@ -28,10 +28,10 @@ from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.calibrate import cpu_model
+from balcony_edge.controller_view import ladder_shape, quality_model
 from balcony_edge.decode import Decoder, Policy
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.fixed import FixedDepth, FixedDrafts
-from balcony_edge.session import ladder_shape, quality_model
 from balcony_export.bundle_writer import export_bundle
 from balcony_export.formats import Choice
 

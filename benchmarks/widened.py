@@ -22,11 +22,12 @@ from safetensors.numpy import save_file
 from shapes import SHAPES, tensors
 
 from balcony_export import exits as trained
+from balcony_export.gate import MOST_PEEKED
 
 Array = npt.NDArray[np.float32]
 
-# Every token's embedding has this much in the first hidden value that the small base lacks: too little to move a
-# norm, and the final norm turns it into LEVEL, from which tokens that the small base lacks have LACKED times nothing.
+# The first hidden value that the small base lacks tells its tokens from those that it lacks: its own have MARK there,
+# too little to move a norm, and the norms before the head multiply it by LEVEL; the others' rows have -LACKED there.
 MARK = 1e-4
 LEVEL = 1e5
 LACKED = 10.0
@@ -45,6 +46,7 @@ class Widened:
         inner = np.concatenate([np.arange(half) * stride, np.arange(half) * stride + wide.head_dim // 2])
         self.queries = np.concatenate([head * wide.head_dim + inner for head in heads])
         self.keys = np.concatenate([head * wide.head_dim + inner for head in range(small.num_key_value_heads)])
+        self.shapes = tensors(wide)
         self.hidden = np.arange(small.hidden_size)
         self.neurons = np.arange(small.intermediate_size)
 
@@ -84,7 +86,7 @@ class Widened:
                 continue
             # Scores are divided by the root of the head's size.
             scale = sqrt(self.wide.head_dim / self.small.head_dim) if part.endswith("q_proj") else 1.0
-            out = np.zeros(self.shape(f"model.layers.0.{name}"), np.float32)
+            out = np.zeros(self.shapes[f"model.layers.0.{name}"], np.float32)
             out[np.ix_(*places[part])] = value * scale
             found[name] = out
         return found
@@ -97,15 +99,11 @@ class Widened:
         out[len(weight) :, self.small.hidden_size] = -LACKED
         return out
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Of one of the wide checkpoint's tensors."""
-        return tensors(self.wide)[name]
-
     def base(self, small: Mapping[str, Array]) -> dict[str, Array]:
         """The wide checkpoint; layers between the small base's add nothing to the residual."""
         random = np.random.default_rng(2503)
         wide = {}
-        for name, shape in tensors(self.wide).items():
+        for name, shape in self.shapes.items():
             silent = len(shape) > 1 and name.endswith(("o_proj.weight", "down_proj.weight"))
             drawn = np.ones(shape) if len(shape) == 1 else np.zeros(shape) if silent else random.normal(0, 0.02, shape)
             wide[name] = drawn.astype(np.float32)
@@ -128,7 +126,7 @@ class Widened:
         # As many as training would have chosen: gates pay for all, and those that the small base lacks are unlikely.
         lacked = range(self.small.vocab_size, self.wide.vocab_size)
         peeked = len(small.frequent_tokens) * self.wide.vocab_size // self.small.vocab_size
-        count = max(0, min(4096, peeked) - len(small.frequent_tokens))
+        count = max(0, min(MOST_PEEKED, peeked) - len(small.frequent_tokens))
         return trained.Exits(
             splits=tuple(map(self.depth, small.splits)),
             base_model=base_model,

@@ -9,10 +9,10 @@ import pytest
 
 from balcony_controller import Budget, CostModel, Governor
 from balcony_edge.bundle import Bundle
+from balcony_edge.controller_view import ladder_shape, quality_model
 from balcony_edge.decode import Decoder
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler
-from balcony_edge.session import ladder_shape, quality_model
 from balcony_edge.stage_times import measure
 from helpers.exact import exact_ladder
 

@@ -270,9 +270,7 @@ class _Reply:
         return split, gate
 
     def _show(self) -> tuple[int, int, int]:
-        agreed = 0
-        for _, _, right in self.held:
-            agreed += right
+        agreed = sum(right for _, _, right in self.held)
         self.waiting += self.held
         tokens, depth = len(self.held), self.held[-1][0]
         self.held = []

@@ -95,8 +95,8 @@ class Choice:
     def attention(self) -> Exactness:
         """How attention keeps its bits: as in lossless decoding wherever all other kernels do."""
         formats = self.formats()
-        sizes = [EXACT_BLOCKS.get(precision, 256) for precision in (formats.base, formats.exits, formats.head)]
-        exact = self.provider == "cpu" and formats.block_size <= min(sizes)
+        quantised = {formats.base, formats.exits, formats.head} & EXACT_BLOCKS.keys()
+        exact = self.provider == "cpu" and all(formats.block_size <= EXACT_BLOCKS[one] for one in quantised)
         return self.exactness or ("bit" if exact else "float")
 
     def minimum_onnxruntime(self) -> tuple[int, int]:
