@@ -315,7 +315,8 @@ class AdaptiveSession:
         figures.reused_tokens = ladder.resume(ids)
         self._decoder = decoder = Decoder(ladder, governor, sampler, ids, ends)
         remaining = min(max_new_tokens, ladder.context - len(ids))
-        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, remaining, sampler.repeatable)
+        pending = {stage.name: ladder.pending(stage) for stage in ladder.stages}
+        governor.begin(pending, remaining, sampler.repeatable, sampler.plain_greedy)
         text = self.codec.stream(ids)
         while remaining and not governor.out_of_time:
             if governor.pause_ms > 0.0:

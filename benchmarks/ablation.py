@@ -3,9 +3,9 @@
     python benchmarks/ablation.py --data stories-simple.txt.xz [--steps 400]
     python benchmarks/ablation.py --data stories-simple.txt.xz --model stories260K --collapse --splits 1,2,3
 
-The frozen base runs once a step; each variant has its own exits and its own optimiser. Agreement, KL and perplexity
-are of held-out text; the agreement length is how many of the base's own next 48 greedy tokens an exit writes before it
-parts.
+The frozen base runs once a step; each variant has its own exits, each with its own optimiser. Agreement, KL and
+perplexity are of held-out text; the agreement length is how many of the base's own next 48 greedy tokens an exit writes
+before it parts.
 Prints a table and, last, one JSON document.
 """
 
@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from lab import Lab, Name, arguments_of, finish, joined, open_lab, score, self_generated, table, train
-from torch import Tensor, nn
+from torch import Tensor
 
 from balcony_export.balcony import build
 from balcony_export.base import Trace
 from balcony_export.kl import chunked_loss, next_tokens
+from balcony_export.learner import Learner
 from balcony_export.schedule import cosine
-from balcony_export.training import CLIP_NORM, PAPER, TrainConfig
+from balcony_export.training import PAPER, TrainConfig
 from balcony_export.widths import check_width
 
 
@@ -58,7 +59,7 @@ VARIANTS = (
 
 
 class Student:
-    """The exits of one variant and their optimiser."""
+    """The exits of one variant, each with its optimiser."""
 
     def __init__(self, variant: Variant, lab: Lab, steps: int) -> None:
         self.name, self.data, self.seed = variant.name, variant.data, variant.seed
@@ -67,19 +68,16 @@ class Student:
         self._loss = config.loss_function
         self._head = lab.base.head
         self._balconies = build(lab.base, config.splits, config.norm_start, check_width(config.width), config.start)
-        self._parameters = list(self._balconies.parameters())
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=1.0, betas=(0.9, 0.95), weight_decay=0.0)
+        self._learners = [Learner(self._balconies.at(split)) for split in config.splits]
 
     def learn(self, step: int, tokens: Tensor, trace: Trace) -> None:
         """As ``balcony-edge train`` takes a step."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = cosine(step, self._config.steps, self._config.learning_rate)
-        self._optimizer.zero_grad(set_to_none=True)
+        rate = cosine(step, self._config.steps, self._config.learning_rate)
         exits = self._balconies.normed(trace.hidden, trace.context)
         _, gradients = chunked_loss(exits, trace.final, self._head, self._loss, next_tokens(tokens))
         torch.autograd.backward(exits, gradients)
-        nn.utils.clip_grad_norm_(self._parameters, CLIP_NORM)
-        self._optimizer.step()
+        for learner in self._learners:
+            learner.step(rate)
 
     def answers(self, tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
         """Every exit's logits."""

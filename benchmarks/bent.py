@@ -20,8 +20,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from balcony_export.base import Trace
+from balcony_export.learner import CLIP_NORM
 from balcony_export.schedule import cosine
-from balcony_export.training import CLIP_NORM
 
 
 class Trained:

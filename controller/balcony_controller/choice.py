@@ -39,6 +39,7 @@ class Choice:
     def __init__(self, shape: LadderShape, cost: CostModel, menu: Menu, backlog: Backlog, min_agreement: float) -> None:
         self.min_agreement = min_agreement
         self.menu = menu
+        self._menus = {True: menu}
         self._shape = shape
         self._deep_stages = shape.stages(shape.full)
         self._cost = cost
@@ -63,12 +64,16 @@ class Choice:
         self._may_open = may_open and self.min_agreement == 0.0
         self._choose(fresh=True)
 
-    def begin(self, remaining: int, repeatable: bool = False) -> None:
-        """A reply of at most ``remaining`` tokens begins; a ``repeatable`` one without a limit makes no drafts."""
+    def begin(self, remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
+        """A reply of at most ``remaining`` tokens begins; a ``repeatable`` one without a limit makes no drafts.
+
+        Gates draft ``greedy`` ones alone.
+        """
         self._repeatable = repeatable
         # What waited at the last one's end is never paid.
         self.menu.learn(self.policy, 0.0, -self._owed_before, 0)
         self._owed_before = self._prompt_owed = 0.0
+        self._turn_to(greedy)
         self._opening.begin(remaining)
         self.first = True
         self.menu.refresh()
@@ -145,6 +150,14 @@ class Choice:
         return max(0.0, allowed - overhead_ms) / factor
 
     # --- inside ---
+
+    def _turn_to(self, greedy: bool) -> None:
+        """Use the menu of greedy replies, or that of sampled ones, solved when the first one begins."""
+        if greedy not in self._menus:
+            self._menus[greedy] = self.menu.without_peeks()
+        if self.menu is not self._menus[greedy]:
+            self.menu.pace.interrupt()
+            self.menu = self._menus[greedy]
 
     def _place(self) -> None:
         """Move along the policy to the price that spends what is allowed now."""

@@ -68,6 +68,7 @@ class Governor:
         self._profiled_ms = self._graphs_ms = 0.0
         self._context = 0
         self._expected = 1.0
+        self._peeks = False
         self._options: tuple[tuple[str, float], ...] = ()
         self.set_budget(budget)
 
@@ -116,9 +117,8 @@ class Governor:
 
     @property
     def peeks(self) -> bool:
-        """Whether drafts are what gates have looked at: the head need not be asked for them, for none is shown so."""
-        choice = self._choice
-        return choice.policy.peeks and not self.cut and choice.fits(self.shape.full)
+        """Whether the exit that ``stop_at`` has just taken gives its gate's draft, which is never shown unverified."""
+        return self._peeks
 
     @property
     def floor_wins(self) -> bool:
@@ -150,10 +150,11 @@ class Governor:
         self._pause_ms = 0.0
         self._choice.set_budget(self._books)
 
-    def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False) -> None:
+    def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
         """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed.
 
         ``repeatable``: where no budget limits it, it is plain full depth, so that nothing hangs on measured times.
+        ``greedy``: its tokens are the likeliest ones; gates draft no others.
         What earlier replies under the same budget overspent or saved still counts.
         """
         self._backlog.begin(pending)
@@ -161,15 +162,15 @@ class Governor:
         self._profiled_ms = self._graphs_ms = self._pause_ms = 0.0
         self._drafts.clear()
         self._books.begin(remaining)
-        self._choice.begin(remaining, repeatable)
+        self._choice.begin(remaining, repeatable, greedy)
 
     # --- one token ---
 
     def first_split(self) -> int:
         """The shallowest depth worth looking at; the full depth straight away where nothing else is."""
-        if self.cut:
-            return self.shape.depths[0]
         depths, full = self._choice.policy.depths, self.shape.full
+        if self.cut:
+            return full if self._drafts.peeked else self.shape.depths[0]
         # A prompt's time is not charged: it may as well go as deep as its reply will.
         if self._choice.first and depths[-1] == full and self._choice.fits(full):
             return full
@@ -183,20 +184,29 @@ class Governor:
         ``split`` is one that ``first_split`` or this method has named for the token in progress.
         """
         full = self.shape.full
+        self._peeks = False
         if split == full:
             return None, 1.0
-        choice = self._choice
+        choice, drafts = self._choice, self._drafts
         policy, row, part = choice.policy, choice.row, choice.part
         index = self.quality.bin(split, gate_logit)
         expected = self.quality.agreement(split, index, split)
         if self.cut or split not in policy.to_full:
             return None, expected
         deep = policy.depths[-1] == full and choice.fits(full)
-        if self._drafts.count:
-            if deep and policy.held_gain(self._drafts.prefix, row, part, index) > 0.0:
+        if drafts.peeked and not deep:
+            return full, 1.0
+        peek_gain = -math.inf
+        if deep and split == policy.depths[0] and self._may_hold(drafts.count):
+            peek_gain = policy.peek_gain(drafts.prefix, row, part, index)
+        if drafts.count:
+            full_gain = policy.held_gain(drafts.prefix, row, part, index)
+            if deep and full_gain > max(0.0, peek_gain):
                 return full, 1.0
-            return None, expected
+            return self._peek(split, index) if peek_gain > 0.0 else (None, expected)
         next_gain, full_gain = policy.gains(split, row, part, index)
+        if peek_gain > max(0.0, next_gain, full_gain):
+            return self._peek(split, index)
         if next_gain > 0.0 and (next_gain >= full_gain or not deep):
             following = policy.depths[policy.depths.index(split) + 1]
             if not choice.fits(following):
@@ -212,7 +222,8 @@ class Governor:
         """
         drafts, choice = self._drafts, self._choice
         policy = choice.policy
-        if confidence is None and policy.peeks:
+        peeked = self._peeks and confidence is None
+        if peeked:
             chance = self.quality.drafted(depth, self.quality.bin(depth, gate_logit))
         else:
             chance = self.quality.judged(depth, gate_logit, confidence)
@@ -223,12 +234,12 @@ class Governor:
         # Lossless drafts always find their deep pass: limits that forbid it do not choose a lossless policy.
         if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not choice.fits(full):
             # Drafts of gates are verified, be it too late.
-            gates = policy.peeks and (confidence is None or drafts.count > 0)
-            return Verdict.DEEPEN if gates else self._show(chance)
+            return Verdict.DEEPEN if peeked or drafts.peeked else self._show(chance)
         row, part, steps = choice.row, choice.part, policy.steps
         worth, price = between(policy.worth, row, part), between(policy.price, row, part)
         new = 1.0 - worth
-        emit = -math.inf if policy.lossless else drafts.right + chance - worth * (held + 1)
+        verified = policy.lossless or peeked or drafts.peeked
+        emit = -math.inf if verified else drafts.right + chance - worth * (held + 1)
         deepen = (drafts.accepted + 1.0) * new - price * steps.deep[depth]
         hold = verify = -math.inf
         if depth == policy.depths[0] and self._may_hold(0):
@@ -245,7 +256,7 @@ class Governor:
             return self._show(chance)
         if best == deepen:
             return Verdict.DEEPEN
-        drafts.add(chance)
+        drafts.add(chance, peeked)
         return Verdict.HOLD if hold > verify + 1e-9 else Verdict.VERIFY
 
     def observe(self, stage: str, positions: int, elapsed_ms: float) -> None:
@@ -294,6 +305,11 @@ class Governor:
         self._books.hear(signals)
 
     # --- inside ---
+
+    def _peek(self, split: int, index: int) -> tuple[None, float]:
+        """Take the gate's draft at ``split``."""
+        self._peeks = True
+        return None, self.quality.drafted(split, index)
 
     def _show(self, chance: float) -> Verdict:
         drafts, choice = self._drafts, self._choice

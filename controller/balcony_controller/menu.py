@@ -41,11 +41,12 @@ class Wish:
 class Solutions:
     """Solved policies. ``mixed`` may show unverified tokens, ``lossless`` ones never do (the first: full depth alone).
 
-    ``rounds``: whether drafts may be held. ``used``: the stages of each set of depths. ``shallowest_ms``, ``full_ms``:
-    the cheapest token, and a full-depth one.
+    ``rounds``: whether drafts may be held; ``peeks``: those of gates too. ``used``: the stages of each set of depths.
+    ``shallowest_ms``, ``full_ms``: the cheapest token, and a full-depth one.
     """
 
     rounds: bool
+    peeks: bool
     mixed: tuple[Policy, ...]
     lossless: tuple[Policy, ...]
     used: dict[tuple[int, ...], list[str]]
@@ -53,20 +54,23 @@ class Solutions:
     full_ms: float
 
     @classmethod
-    def of(cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool) -> Solutions:
+    def of(
+        cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool, peeks: bool = True
+    ) -> Solutions:
         """Solve all sets of depths that can be worth it."""
         full, exits = shape.full, shape.depths[:-1]
         mixed = [
             solve(shape, cost, quality, (full,)),
-            *(solve(shape, cost, quality, (split, full), rounds=rounds) for split in exits),
+            *(solve(shape, cost, quality, (split, full), rounds=rounds, peeks=peeks) for split in exits),
             *(solve(shape, cost, quality, (split,)) for split in exits),
             *(solve(shape, cost, quality, pair) for pair in combinations(exits, 2)),
         ]
         lossless = [solve(shape, cost, quality, (full,), lossless=True)]
         if rounds:
-            lossless += [_cheapest_rounds(shape, cost, quality, split) for split in exits]
+            lossless += [solve(shape, cost, quality, (split, full), lossless=True, peeks=peeks) for split in exits]
         return cls(
             rounds,
+            peeks,
             tuple(mixed),
             tuple(lossless),
             {
@@ -76,13 +80,6 @@ class Solutions:
             min(policy.cost_ms[-1] for policy in mixed),
             plain_ms(shape, cost),
         )
-
-
-def _cheapest_rounds(shape: LadderShape, cost: CostModel, quality: QualityModel, split: int) -> Policy:
-    """Lossless rounds through the exit at ``split``: drafts of its gate or of the head, whichever cost less."""
-    ways = (False, True) if quality.drafts(split) else (False,)
-    solved = [solve(shape, cost, quality, (split, shape.full), lossless=True, peeks=peeks) for peeks in ways]
-    return min(solved, key=lambda policy: policy.cost_ms[0])
 
 
 class Menu:
@@ -141,8 +138,16 @@ class Menu:
         shifts = self._shifts.items()
         if all(abs(self.quality.shift(split) - shift) <= self.SHIFT_CHANGE for split, shift in shifts):
             return False
-        self._solve(Solutions.of(self.shape, self._cost, self.quality, self.solved.rounds))
+        solved = self.solved
+        self._solve(Solutions.of(self.shape, self._cost, self.quality, solved.rounds, solved.peeks))
         return True
+
+    def without_peeks(self) -> Menu:
+        """A menu of its own for replies that gates cannot draft; this one where they never do."""
+        if not any(self.quality.drafts(split) for split in self._exits):
+            return self
+        solved = Solutions.of(self.shape, self._cost, self.quality, self.solved.rounds, peeks=False)
+        return Menu(self.shape, self._cost, self.quality, solved.rounds, self._owed_ms, solved)
 
     def learn(self, policy: Policy, foretold_ms: float, profiled_ms: float, tokens: int) -> None:
         """So much was foretold for each of these tokens, and so much (all together) they took.

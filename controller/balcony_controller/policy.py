@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,18 @@ from balcony_controller.steps import StepCosts
 GRID = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
 
 
+Table = tuple[tuple[float, ...], ...]
+
+
 @dataclass(frozen=True)
 class Policy:
     """The solution for one set of depths; all tuples run over ``price`` (ascending), so ``cost_ms`` descends.
 
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
     more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
-    ``to_full[split][price][bin]`` to full depth, ``held_to_full[price][prefix][bin]`` the same with drafts held.
-    ``peeks``: drafts are what gates have looked at; the head is not asked for them.
+    ``to_full[split][price][bin]`` to full depth, ``held_to_full[price][prefix][bin]`` the same with drafts held, and
+    ``held_to_peek[price][prefix][bin]`` to hold the draft of the first exit's gate, for which the head is not asked; at
+    prefix 1 nothing is held before. () where nothing can be held.
     """
 
     depths: tuple[int, ...]
@@ -30,11 +35,11 @@ class Policy:
     cost_ms: tuple[float, ...]
     agreement: tuple[float, ...]
     worth: tuple[float, ...]
-    hold: tuple[tuple[float, ...], ...]
-    to_next: Mapping[int, tuple[tuple[float, ...], ...]]
-    to_full: Mapping[int, tuple[tuple[float, ...], ...]]
-    held_to_full: tuple[tuple[tuple[float, ...], ...], ...]
-    peeks: bool = False
+    hold: Table
+    to_next: Mapping[int, Table]
+    to_full: Mapping[int, Table]
+    held_to_full: tuple[Table, ...]
+    held_to_peek: tuple[Table, ...]
 
     def place(self, cost_ms: float) -> tuple[int, float]:
         """(row, fraction towards the next) at which the policy is expected to cost ``cost_ms``, kept in range."""
@@ -76,9 +81,11 @@ class Policy:
 
     def held_gain(self, prefix: float, row: int, part: float, index: int) -> float:
         """How much more than a draft at the first exit going deep is worth, with drafts held, in a gate bin."""
-        place = grid_place(prefix)
-        value = self.held_to_full[row][place][index]
-        return value if part == 0.0 else value + part * (self.held_to_full[row + 1][place][index] - value)
+        return _held(self.held_to_full, prefix, row, part, index)
+
+    def peek_gain(self, prefix: float, row: int, part: float, index: int) -> float:
+        """The same of the draft of the exit's gate; -∞ where it gives none."""
+        return _held(self.held_to_peek, prefix, row, part, index) if self.held_to_peek else -math.inf
 
     def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float]:
         """How much more than taking the exit at ``split`` it is worth to go (to the next exit, to full depth)."""
@@ -87,6 +94,12 @@ class Policy:
         if part == 0.0:
             return near, full
         return near + part * (to_next[row + 1][index] - near), full + part * (to_full[row + 1][index] - full)
+
+
+def _held(tables: tuple[Table, ...], prefix: float, row: int, part: float, index: int) -> float:
+    place = grid_place(prefix)
+    value = tables[row][place][index]
+    return value if part == 0.0 else value + part * (tables[row + 1][place][index] - value)
 
 
 def grid_place(prefix: float) -> int:

@@ -3,7 +3,8 @@
 One *position* after the other is decided. With nothing held it can be shown at an exit (EMIT), taken to a deeper exit,
 or to full depth; the first exit's token can also be kept as a draft (HOLD), which a deep pass verifies later together
 with all drafts before it. A *look* at an exit runs its layer, and its gate answers; only then is the head paid for, or
-not. A cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
+not: instead of the exit's token the gate's own draft may be held (PEEK), which is right less often but needs no head. A
+cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
 profiled millisecond) the best policy maximises ρ = (agreement - μ · cost) per token; ρ is the value that the next
 token will have anyway, so that what a step is worth is
 
@@ -22,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_controller.cost import CostModel
-from balcony_controller.policy import GRID, Policy
+from balcony_controller.policy import GRID, Policy, Table
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import HEAD, LadderShape
 from balcony_controller.steps import StepCosts
@@ -58,10 +59,29 @@ class _Step:
         """The same with ``cost_ms`` more."""
         return _Step(self.tokens, self.cost_ms + cost_ms, self.agreement, self.deep)
 
+    def alone(self) -> _Step:
+        """Of steps [prices, prefixes, …] those at prefix 1: with nothing held before."""
+        return _Step(*(part[:, -1] for part in (self.tokens, self.cost_ms, self.agreement, self.deep)))
+
     def mix(self, weights: Array) -> _Step:
         """The expectation over the last axis; ``weights`` [n] or [m, n], the new last axis being m."""
         parts = (self.tokens, self.cost_ms, self.agreement, self.deep)
         return _Step(*(part @ weights.T for part in parts))
+
+
+class _Landing:
+    """Where drafts of the ``chances`` [n] lead on the grid of prefixes: ``prefix`` [prefixes, n]."""
+
+    def __init__(self, chances: Array) -> None:
+        self.prefix = PREFIX[:, None] * chances
+        self._upper = np.clip(np.searchsorted(PREFIX, self.prefix), 1, len(PREFIX) - 1)
+        low, high = PREFIX[self._upper - 1], PREFIX[self._upper]
+        self._part = np.clip((self.prefix - low) / (high - low), 0.0, 1.0)
+
+    def of(self, values: Array) -> Array:
+        """Values [prices, prefixes] there: [prices, prefixes, n]."""
+        low, high = values[:, self._upper - 1], values[:, self._upper]
+        return np.asarray(low * (1.0 - self._part) + high * self._part)
 
 
 def _best(price: Array, worth: Array, options: Sequence[_Step]) -> _Step:
@@ -89,12 +109,12 @@ def solve(
     *,
     lossless: bool = False,
     rounds: bool = True,
-    peeks: bool = False,
+    peeks: bool = True,
 ) -> Policy:
     """The best use of ``depths`` at every price.
 
     ``lossless``: nothing unverified is shown; the only "price" is the milliseconds' own, and the answer the cheapest
-    policy. ``rounds``: drafts may be held at all. ``peeks`` (lossless only): drafts are the gate's, without the head.
+    policy. ``rounds``: drafts may be held at all. ``peeks``: those of gates too, where they give any.
     """
     deep = depths[-1] == shape.full
     full_ms = plain_ms(shape, cost)
@@ -125,7 +145,8 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         ((0.0,) * len(PREFIX),) * rows,
         {},
         {},
-        ((),) * rows,
+        (),
+        (),
     )
 
 
@@ -144,9 +165,6 @@ class _Solver:
         peeks: bool,
     ) -> None:
         self.steps, self.exits, self.deep, self.price, self.lossless = steps, exits, deep, price, lossless
-        self.peeks = peeks
-        # What a token costs after the look at its exit.
-        self.token = 0.0 if peeks else steps.head
         self.holding = deep and rounds
         first = exits[0]
         self.share = np.asarray(quality.tables[first].share)
@@ -155,15 +173,12 @@ class _Solver:
         self.weights: dict[int, Array] = {}
         self.following: dict[int, Array] = {}
         for index, split in enumerate(exits):
-            self.chances[split], self.weights[split] = (drafted_mix if peeks else judged_mix)(quality, split)
+            self.chances[split], self.weights[split] = judged_mix(quality, split)
             if index + 1 < len(exits):
                 self.following[split] = _next_gates(quality, split, exits[index + 1])
-        # Where a draft's own chance leads on the grid of prefixes.
-        landing = PREFIX[:, None] * self.chances[first]
-        self.upper = np.clip(np.searchsorted(PREFIX, landing), 1, len(PREFIX) - 1)
-        low, high = PREFIX[self.upper - 1], PREFIX[self.upper]
-        self.part = np.clip((landing - low) / (high - low), 0.0, 1.0)
-        self.landing = landing
+        self.drafted = _Landing(self.chances[first])
+        peeks = peeks and self.holding and quality.drafts(first)
+        self.peeked = _Landing(drafted_chances(quality, first)) if peeks else None
 
     def policy(self, depths: tuple[int, ...]) -> Policy:
         """Iterate to the best policy, then write its tables down."""
@@ -181,8 +196,7 @@ class _Solver:
             _rows(waiting.value(self.price, worth)),
             {split: _rows(to_next) for split, (to_next, _) in gains.items()},
             {split: _rows(to_full) for split, (_, to_full) in gains.items()},
-            tuple(_rows(block) for block in self._deep_gain(worth, waiting)) if self.holding else ((),) * len(worth),
-            self.peeks,
+            *self._held_gains(worth, waiting),
         )
 
     def _unpaid(self, start: _Step) -> Array:
@@ -217,34 +231,31 @@ class _Solver:
         unseen_ms = self.steps.position + self.steps.reach[first] + self.steps.deep[first]
         return self._deep_pass(unseen_ms, len(PREFIX))
 
-    def _hold(self, waiting: _Step) -> _Step:
+    def _hold(self, waiting: _Step, draft: _Landing) -> _Step:
         """One more draft at each prefix: its chance to be shown, and what follows. [prices, prefixes, chances]"""
-        lower = self.upper - 1
-
-        def after(values: Array) -> Array:
-            return np.asarray(values[:, lower] * (1.0 - self.part) + values[:, self.upper] * self.part)
-
         return _Step(
-            self.landing + after(waiting.tokens),
-            self.steps.row + after(waiting.cost_ms),
-            self.landing + after(waiting.agreement),
-            after(waiting.deep),
+            draft.prefix + draft.of(waiting.tokens),
+            self.steps.row + draft.of(waiting.cost_ms),
+            draft.prefix + draft.of(waiting.agreement),
+            draft.of(waiting.deep),
         )
 
     def _wait(self, worth: Array, waiting: _Step) -> _Step:
         """One sweep over the value of having drafts held. [prices, prefixes]"""
-        run, deep = self._run_holding(worth, waiting)
-        looked = _best(self.price, worth, [run, deep]).mix(self.share).plus(self.look)
+        looked = _best(self.price, worth, self._choices_holding(worth, waiting)).mix(self.share).plus(self.look)
         return _best(self.price, worth, [looked, self._verify()])
 
-    def _run_holding(self, worth: Array, waiting: _Step) -> tuple[_Step, _Step]:
-        """(running the first exit, going deep) with drafts held, by gate bin. [prices, prefixes, bins]"""
+    def _choices_holding(self, worth: Array, waiting: _Step) -> list[_Step]:
+        """[running the first exit, going deep, holding its gate's draft if it gives any] with drafts held, by gate bin.
+
+        Each [prices, prefixes, bins].
+        """
         first = self.exits[0]
-        hold = self._hold(waiting)
+        hold = self._hold(waiting, self.drafted)
         deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
-        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.token)
+        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
         deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
-        return run, deep
+        return [run, deep, *([] if self.peeked is None else [self._hold(waiting, self.peeked)])]
 
     def _run(self, worth: Array, waiting: _Step, split: int) -> _Step:
         """Running the exit at ``split`` with nothing held, by the gate's bin. [prices, bins]"""
@@ -256,10 +267,8 @@ class _Solver:
         if self.deep:
             options.append(self._deep_pass(self.steps.deep[split], len(chances)))
         if self.holding and split == self.exits[0]:
-            held = self._hold(waiting)
-            parts = (held.tokens, held.cost_ms, held.agreement, held.deep)
-            options.append(_Step(*(part[:, -1] for part in parts)))
-        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.token)
+            options.append(self._hold(waiting, self.drafted).alone())
+        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.head)
 
     def _full(self, split: int) -> _Step:
         """Going on to full depth from ``split``. [prices, bins]"""
@@ -279,6 +288,8 @@ class _Solver:
             options.append(self._full(split))
         if self._goes_on(split):
             options.append(self._next(worth, waiting, split))
+        if self.peeked is not None and split == self.exits[0]:
+            options.append(self._hold(waiting, self.peeked).alone())
         return _best(self.price, worth, options)
 
     def _goes_on(self, split: int) -> bool:
@@ -296,10 +307,21 @@ class _Solver:
         to_full = self._full(split).value(self.price, worth) - run if self.deep else never
         return to_next, to_full
 
-    def _deep_gain(self, worth: Array, waiting: _Step) -> Array:
-        """With drafts held: the value of going deep over that of taking the exit. [prices, prefixes, bins]"""
-        run, deep = self._run_holding(worth, waiting)
-        return np.asarray(deep.value(self.price, worth) - run.value(self.price, worth))
+    def _held_gains(self, worth: Array, waiting: _Step) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
+        """With drafts held, the value of (going deep, holding the gate's draft) over that of taking the exit.
+
+        Each [prices, prefixes, bins], or () where there is none. The last prefix, 1, has nothing held.
+        """
+        if not self.holding:
+            return (), ()
+        run, deep, *peek = (step.value(self.price, worth) for step in self._choices_holding(worth, waiting))
+        to_full = tuple(_rows(block) for block in deep - run)
+        if not peek:
+            return to_full, ()
+        gain = peek[0] - run
+        # With nothing held the exit's token could also be shown.
+        gain[:, -1] = peek[0][:, -1] - self._run(worth, waiting, self.exits[0]).value(self.price, worth)
+        return to_full, tuple(_rows(block) for block in gain)
 
 
 def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
@@ -318,10 +340,9 @@ def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
     return chances, _tilted(chances, np.asarray(judge.share, dtype=float), means)
 
 
-def drafted_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
-    """The same of the gate's own draft: nothing but the gate tells how likely it is to be right."""
-    means = np.array([quality.drafted(split, index) for index in range(len(quality.tables[split].share))])
-    return means, np.eye(len(means))
+def drafted_chances(quality: QualityModel, split: int) -> Array:
+    """How likely the gate's own draft at ``split`` is right, by the gate's bin: nothing else tells. [bins]"""
+    return np.array([quality.drafted(split, index) for index in range(len(quality.tables[split].share))])
 
 
 def _next_gates(quality: QualityModel, split: int, following: int) -> Array:
@@ -346,5 +367,5 @@ def _tilted(values: Array, share: Array, means: Array) -> Array:
     return weights
 
 
-def _rows(values: Array) -> tuple[tuple[float, ...], ...]:
+def _rows(values: Array) -> Table:
     return tuple(tuple(row) for row in values.tolist())

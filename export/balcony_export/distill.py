@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def distill(
     saving: Saving,
     processes: Processes = ALONE,
 ) -> None:
-    """Train the exits in place on the sum of their losses; goes on from the state in ``saving``.
+    """Train the exits in place, each on its own loss; goes on from the state in ``saving``.
 
     With ``config.look_every``, each exit ends as it was at its lowest KL on ``heldout`` [rows, length]: on its even
     rows, on which the gates are fitted too, so that the odd ones stay new to all that is fitted.
@@ -33,13 +35,14 @@ def distill(
     loss = config.loss_function
     best = Best(saving.path.parent, saving.identity)
 
-    def backward(tokens: Tensor, share: float) -> dict[str, Tensor]:
+    def lessons(tokens: Tensor, share: float) -> Iterator[tuple[int, Tensor]]:
         trace = base.trace(tokens, balconies.splits)
         with base.autocast():
             exits = balconies.normed(trace.hidden, trace.context)
             losses, gradients = chunked_loss(exits, trace.final, base.head, loss, next_tokens(tokens))
-        torch.autograd.backward(exits, [gradient.mul_(share) for gradient in gradients])
-        return {str(split): loss for split, loss in zip(balconies.splits, losses, strict=True)}
+        for split, normed, mean, gradient in zip(balconies.splits, exits, losses, gradients, strict=True):
+            torch.autograd.backward(normed, gradient.mul_(share))
+            yield split, mean
 
     def look(step: int) -> None:
         # Every process looks, since they may share the base's layers.
@@ -50,7 +53,7 @@ def distill(
 
     metrics.begin("heldout", state.step_of(saving.path))
     taken = batches(stream, config, base.device)
-    fit(balconies, config, taken, backward, metrics, processes, saving, look)
+    fit(balconies, config, taken, lessons, metrics, processes, saving, look)
     processes.wait()
     if config.look_every:
         best.restore(balconies)

@@ -35,7 +35,7 @@ Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def forward_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(p ‖ q)."""
     p = log_p.exp()
-    return (p * (log_p - log_q)).sum(-1), log_q.exp().sub_(p)
+    return torch.linalg.vecdot(p, log_p - log_q), log_q.exp().sub_(p)
 
 
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,9 @@ class Loss:
         return self.name == TEXT_LOSS
 
     def target(self, logits: Tensor) -> Tensor:
-        """Log-probabilities of the base at this temperature."""
-        return torch.log_softmax(logits / self.temperature, dim=-1)
+        """Log-probabilities at this temperature."""
+        # Of a large vocabulary a copy is as much as many weights.
+        return torch.log_softmax(logits if self.temperature == 1.0 else logits / self.temperature, dim=-1)
 
     def __call__(self, target: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Values [positions] and gradients at ``logits`` [positions, V].
@@ -101,14 +102,14 @@ class Loss:
         ``target``: what ``target`` gave, [positions, V]; of a loss from text the next tokens, int64 [positions], where
         NO_TARGET counts nothing.
         """
-        log_q = torch.log_softmax(logits / self.temperature, dim=-1)
+        log_q = self.target(logits)
         if self.from_text:
             value = functional.nll_loss(log_q, target, reduction="none", ignore_index=NO_TARGET)
             known = target != NO_TARGET
             gradient = log_q.exp() - functional.one_hot(target.clamp(min=0), log_q.shape[-1])
             return value, gradient * known[:, None]
         value, gradient = DIVERGENCES[self.name](target, log_q)
-        return value * self.temperature**2, gradient * self.temperature
+        return value * self.temperature**2, gradient.mul_(self.temperature)
 
 
 FORWARD_KL = Loss()

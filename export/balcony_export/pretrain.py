@@ -135,7 +135,7 @@ def _save_state(
     folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, step: int, config: PretrainConfig
 ) -> None:
     parameters = {name: value for name, value in model.state_dict().items() if name != "lm_head.weight"}
-    state.save(folder / "state.safetensors", parameters, optimizer, step, asdict(config))
+    state.save(folder / "state.safetensors", parameters, [optimizer], step, asdict(config))
 
 
 def _resume(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, config: PretrainConfig) -> int:
@@ -146,4 +146,4 @@ def _resume(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimi
     path = folder / "state.safetensors"
     found = state.read_config(path)
     same = found is not None and {**found, "steps": config.steps} == asdict(config)
-    return state.restore(path, model, optimizer) if same else 0
+    return state.restore(path, model, [optimizer]) if same else 0

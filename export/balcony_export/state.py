@@ -6,7 +6,7 @@ One safetensors file, written under a temporary name first, so that a crash neve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ from balcony_edge.errors import BalconyError
 def save(
     path: Path,
     parameters: Mapping[str, torch.Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     step: int,
     config: Mapping[str, Any],
 ) -> None:
     """Write the state after ``step`` steps."""
     tensors = {f"model.{name}": value for name, value in parameters.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    for first, optimizer in _numbered(optimizers):
+        for index, held in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{first + index}.{key}": value for key, value in held.items()}
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, metadata={"step": str(step), "config": json.dumps(config)})
     temporary.replace(path)
@@ -46,8 +47,8 @@ def step_of(path: Path) -> int:
     return int(metadata(path)["step"]) if path.exists() else 0
 
 
-def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load a saved state into ``model`` and ``optimizer``; returns the next step (0 without a state)."""
+def restore(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
+    """Load a saved state into ``model`` and its optimisers; returns the next step (0 without a state)."""
     if not path.exists():
         return 0
     step = step_of(path)
@@ -60,8 +61,20 @@ def restore(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer
         if name.startswith("optimizer."):
             _, index, key = name.split(".")
             moments.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    for first, optimizer in _numbered(optimizers):
+        empty = optimizer.state_dict()
+        own = [index for group in empty["param_groups"] for index in group["params"]]
+        held = {index: moments[first + index] for index in own if first + index in moments}
+        optimizer.load_state_dict({**empty, "state": held})
     return step
+
+
+def _numbered(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[int, torch.optim.Optimizer]]:
+    """Every optimiser with the number of its first parameter among those of all."""
+    first = 0
+    for optimizer in optimizers:
+        yield first, optimizer
+        first += sum(len(group["params"]) for group in optimizer.param_groups)
 
 
 def metadata(path: Path) -> dict[str, str]:

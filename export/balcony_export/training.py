@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from balcony_edge.bundle import Architecture
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
 from balcony_export import corpus, state
+from balcony_export.balcony import Balconies
+from balcony_export.learner import Learner
 from balcony_export.losses import Loss
 from balcony_export.processes import Processes
 from balcony_export.progress import Progress
 from balcony_export.run_folder import Metrics, Saving
 from balcony_export.schedule import cosine
 
-CLIP_NORM = 1.0
 # What progress and metrics.jsonl call the steps.
 PHASE = "exits"
 
+# Tokens [rows, length] and their share of the step's rows: adds every exit's gradient, times the share, to the exit,
+# one exit after the other, and says its split and its mean loss on these tokens.
+Lessons = Callable[[Tensor, float], Iterator[tuple[int, Tensor]]]
 
 # The paper's section 4 and its code, on LLaMA-3-8B; a step there was 1.05 M tokens.
 PAPER: Mapping[str, Any] = {
@@ -98,10 +102,10 @@ def default_learning_rate(hidden: int) -> float:
 
 
 def fit(
-    model: nn.Module,
+    balconies: Balconies,
     config: TrainConfig,
     batch: Callable[[int], Tensor],
-    backward: Callable[[Tensor, float], dict[str, Tensor]],
+    lessons: Lessons,
     metrics: Metrics,
     processes: Processes,
     saving: Saving,
@@ -109,47 +113,44 @@ def fit(
 ) -> None:
     """AdamW with a cosine schedule, on this process's part of every step's rows.
 
-    ``batch(step)``: the step's tokens [rows, length], the same in every process. ``backward(tokens, share)`` adds the
-    gradients of a part of them, times its share of all rows, to ``model`` and returns the part's mean losses.
-    ``look(step)`` is called every ``config.look_every`` steps and after the last.
+    ``batch(step)``: the step's tokens [rows, length], the same in every process. ``look(step)`` is called every
+    ``config.look_every`` steps and after the last.
     Raises ExitsError if a loss or gradient stops being finite; the last saved state stays as it is.
     """
     steps, peak = config.steps, config.learning_rate
-    parameters = list(model.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.95), weight_decay=config.weight_decay)
+    learners = {split: Learner(balconies.at(split), config.weight_decay) for split in balconies.splits}
+    optimizers = [learner.optimizer for learner in learners.values()]
     saving.check()
-    first = state.restore(saving.path, model, optimizer)
+    first = state.restore(saving.path, balconies, optimizers)
     metrics.begin(PHASE, first)
     started = time.monotonic()
     with Progress(PHASE, steps, first, shown=processes.first) as progress:
         for step in range(first, steps):
-            for group in optimizer.param_groups:
-                group["lr"] = cosine(step, steps, peak)
+            rate = cosine(step, steps, peak)
+            losses: dict[str, float] = {}
+            norms: dict[str, float] = {}
             try:
-                losses = _losses(batch(step), config, backward, processes)
-                processes.add_up(_gradients(parameters, processes))
+                for split, loss in _taught(batch(step), config, lessons, processes):
+                    losses[str(split)] = loss
+                    norms[str(split)] = learners[split].step(rate, processes)
             except torch.OutOfMemoryError as error:
                 raise BalconyError(
                     f"out of device memory at {config.rows} rows of {config.length} tokens",
                     "use a larger --accumulate, a shorter --length, or --dtype bf16",
                 ) from error
-            norm = nn.utils.clip_grad_norm_(parameters, CLIP_NORM).item()
-            if not all(math.isfinite(value) for value in (norm, *losses.values())):
+            if not all(map(math.isfinite, (*losses.values(), *norms.values()))):
                 raise ExitsError(
-                    f"training the {PHASE} diverged at step {step + 1}: losses {losses}, norm {norm}",
+                    f"training the {PHASE} diverged at step {step + 1}: losses {losses}, gradient norms {norms}",
                     f"train with a lower --lr than {peak:g} and another -o folder",
                 )
-            optimizer.step()
-            # Now: what is held beside them while looking and saving would come on top.
-            optimizer.zero_grad(set_to_none=True)
             progress.advance(" ".join(f"{name}: {loss:.3f}" for name, loss in losses.items()))
             metrics.write(
                 {
                     "phase": PHASE,
                     "step": step + 1,
                     "loss": losses,
-                    "gradient_norm": norm,
-                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "gradient_norm": norms,
+                    "learning_rate": rate,
                     "elapsed_s": round(time.monotonic() - started, 3),
                 }
             )
@@ -157,32 +158,22 @@ def fit(
             if config.look_every and (last or (step + 1) % config.look_every == 0):
                 look(step + 1)
             if processes.first and (last or (step + 1) % saving.every == 0):
-                state.save(saving.path, model.state_dict(), optimizer, step + 1, saving.identity)
+                state.save(saving.path, balconies.state_dict(), optimizers, step + 1, saving.identity)
 
 
-def _losses(
-    rows: Tensor,
-    config: TrainConfig,
-    backward: Callable[[Tensor, float], dict[str, Tensor]],
-    processes: Processes,
-) -> dict[str, float]:
-    """Backward passes over this process's rows, in ``config.accumulate`` pieces; the step's mean losses."""
-    sums: dict[str, Tensor] = {}
-    for piece in processes.part(rows).tensor_split(config.accumulate):
-        if share := len(piece) / len(rows):
-            for name, loss in backward(piece, share).items():
-                sums[name] = sums.get(name, torch.zeros_like(loss)) + loss.detach() * share
-    processes.add_up(sums.values())
-    return {name: loss.item() for name, loss in sums.items()}
-
-
-def _gradients(parameters: Sequence[nn.Parameter], processes: Processes) -> list[Tensor]:
-    """The gradients; where several processes must add up the same list, zeros for those that have none."""
-    if processes.count > 1:
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+def _taught(rows: Tensor, config: TrainConfig, lessons: Lessons, processes: Processes) -> Iterator[tuple[int, float]]:
+    """Backward passes over this process's rows, in ``config.accumulate`` pieces: exit by exit, once all of its
+    gradient is there, its split and the step's mean loss. Who takes a step then holds one exit's gradients alone,
+    unless there are several pieces."""
+    pieces = [piece for piece in processes.part(rows).tensor_split(config.accumulate) if len(piece)]
+    sums: dict[int, Tensor] = {}
+    for piece in pieces:
+        share = len(piece) / len(rows)
+        for split, loss in lessons(piece, share):
+            sums[split] = sums.get(split, torch.zeros_like(loss)) + loss.detach() * share
+            if piece is pieces[-1]:
+                processes.add_up([sums[split]])
+                yield split, sums[split].item()
 
 
 def batches(stream: corpus.Tokens, config: TrainConfig, device: torch.device) -> Callable[[int], Tensor]:

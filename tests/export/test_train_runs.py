@@ -21,6 +21,7 @@ from balcony_export import corpus, distill, exits, recipe, run_folder
 from balcony_export.balcony import build
 from balcony_export.base import Base, load_base
 from balcony_export.best import Best, heldout_kl
+from balcony_export.learner import Learner
 from balcony_export.processes import Processes
 from balcony_export.recipe import Job, train_exits
 from balcony_export.sharpness import fit_sharpness
@@ -164,6 +165,31 @@ def test_pieces_add_up_to_the_step(job: Job) -> None:
     for name, value in whole.tensors.items():
         if name.startswith("exits."):
             np.testing.assert_allclose(pieces.tensors[name], value, atol=1e-4 * np.abs(value).max(), err_msg=name)
+
+
+# --- exit by exit ---
+
+
+def test_an_exit_becomes_what_it_would_become_alone(job: Job) -> None:
+    both = train_exits(job, CONFIG)
+    alone = train_exits(elsewhere(job, "alone"), replace(CONFIG, splits=(2,)))
+    for name, value in alone.tensors.items():
+        assert np.array_equal(both.tensors[name], value), name
+
+
+def test_one_exit_has_gradients_at_a_time(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    learners: list[Learner] = []
+    with_gradients: list[list[bool]] = []
+    step = Learner.step
+
+    def watched(learner: Learner, *given: Any) -> float:
+        learners.extend([] if learner in learners else [learner])
+        with_gradients.append([any(p.grad is not None for p in one.parameters) for one in learners])
+        return step(learner, *given)
+
+    monkeypatch.setattr(Learner, "step", watched)
+    train_exits(job, CONFIG)
+    assert with_gradients == [[True], *[[False, True], [True, False]] * 7, [False, True]]
 
 
 # --- the frozen base ---
