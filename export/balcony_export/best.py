@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from balcony_export import corpus
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
-from balcony_export.kl import chunked_loss
+from balcony_export.kl import mean_kl
 from balcony_export.state import metadata
 
 # A look costs about one training step.
@@ -34,9 +34,9 @@ def heldout_kl(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict[st
     for part in torch.split(chosen, ROWS_AT_ONCE):
         trace = base.trace(part.to(base.device), balconies.splits)
         with base.autocast():
-            found, _ = chunked_loss(balconies.normed(trace.hidden, trace.context), trace.final, base.head)
-        for split, mean in zip(balconies.splits, found, strict=True):
-            totals[str(split)] += mean.item() * len(part) / len(chosen)
+            found = mean_kl(balconies.normed(trace.hidden, trace.context), trace.final, base.head)
+        for split, kl_nats in zip(balconies.splits, found, strict=True):
+            totals[str(split)] += kl_nats * len(part) / len(chosen)
     return totals
 
 

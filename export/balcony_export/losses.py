@@ -35,7 +35,8 @@ Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 def forward_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:
     """KL(p ‖ q)."""
     p = log_p.exp()
-    return torch.linalg.vecdot(p, log_p - log_q), log_q.exp().sub_(p)
+    # einsum: the products are never all there at once.
+    return torch.einsum("nv,nv->n", p, log_p - log_q), log_q.exp().sub_(p)
 
 
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from balcony_export.base import Base
 from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, sigmoid
 from balcony_export.gate import Gate, peeking
 from balcony_export.judge import Evidence, fit_judge
-from balcony_export.kl import answers, chunked_loss, predictions
+from balcony_export.kl import answers, mean_kl, predictions
 from balcony_export.progress import Progress
 
 ROWS_AT_ONCE = 8
@@ -82,10 +82,8 @@ def observe(base: Base, balconies: Balconies, tokens: tuple[int, ...], rows: cor
             with base.autocast():
                 full = predictions(trace.final, base.head)
                 exits = balconies.normed(trace.hidden, trace.context)
-                for split, normed, mean in zip(
-                    splits, exits, chunked_loss(exits, trace.final, base.head)[0], strict=True
-                ):
-                    kl[split] += share * mean.item()
+                for split, normed, kl_nats in zip(splits, exits, mean_kl(exits, trace.final, base.head), strict=True):
+                    kl[split] += share * kl_nats
                     said = answers(normed, base.head)
                     agrees[split].append((said.token == full).cpu().numpy())
                     answered[split].append(said.sureness())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from balcony_export.kl import chunk_positions, chunked_loss, predictions
+from balcony_export.kl import chunk_positions, chunked_loss, mean_kl, predictions
 from balcony_export.lm_head import Head
 
 # Caps low enough to bend: the logits are some units wide.
@@ -44,6 +44,7 @@ def test_chunked_loss_is_the_plain_kl_with_its_gradients(
     exits, (teacher,), (weight,) = tensors(shape, seed)
     head = Head(weight, **twists)
     losses, gradients = chunked_loss(exits, teacher, head, chunk=chunk)
+    assert mean_kl(exits, teacher, head, chunk) == pytest.approx([loss.item() for loss in losses], rel=1e-5, abs=1e-6)
     for exit, loss, gradient in zip(exits, losses, gradients, strict=True):
         expected = plain_kl(exit, teacher, head)
         (expected_gradient,) = torch.autograd.grad(expected, exit)
@@ -76,6 +77,9 @@ def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int]
     assert torch.equal(predictions(teacher, Head(weight)), (teacher @ weight.T).argmax(-1))
 
 
-def test_a_chunk_holds_64_mib_of_logits_and_at_least_one_position() -> None:
-    assert chunk_positions(128_256) * 128_256 * 4 <= 64 << 20
-    assert chunk_positions(1 << 30) == 1
+@pytest.mark.parametrize(
+    ("vocabulary", "device", "positions"),
+    [(4096, "cpu", 1024), (128_256, "cpu", 72), (128_256, "meta", 130), (1 << 30, "meta", 1)],
+)
+def test_a_chunk_holds_16_mib_of_logits_on_a_cpu_and_64_elsewhere(vocabulary: int, device: str, positions: int) -> None:
+    assert chunk_positions(Head(torch.empty(vocabulary, 0, device=device))) == positions

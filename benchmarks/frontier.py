@@ -1,0 +1,116 @@
+"""What do gates' drafts add between the shallowest exit and lossless decoding?
+
+    python benchmarks/frontier.py [--shape smollm2-135m] [--precision fp32] [--rounds 3] [--tokens 200]
+
+The demo's base and exits lie in a larger shape (see widened.py), whose head weighs what a real model's does. Each round
+measures greedy replies at the shallowest exit and at plain full depth, and sets budgets at shares of the way between
+them; under each, in turn, replies whose governor may hold gates' drafts and replies whose governor may hold the head's
+alone. All are audited. Prints a table and, last, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import widened
+from budget import PROMPTS, SHALLOWEST, mean_ms, summary
+from shapes import SHAPES
+
+from balcony_edge import AdaptiveSession, Bundle
+from balcony_edge.calibrate import cpu_model
+from balcony_edge.report import Report
+from balcony_export.bundle_writer import export_bundle
+from balcony_export.formats import Choice
+
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+WAYS = ("gates", "head alone")
+
+
+@contextmanager
+def drafting(session: AdaptiveSession, way: str) -> Iterator[None]:
+    """Within this, greedy replies are decided as sampled ones, which gates do not draft, unless ``way`` is "gates".
+
+    "plain": without a budget, as sampled replies with a seed, for which nothing drafts.
+    """
+    governor = session.governor
+    begin = governor.begin
+
+    def begin_so(pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
+        begin(pending, remaining, repeatable or way == "plain", greedy and way == "gates")
+
+    governor.begin = begin_so  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        governor.begin = begin  # type: ignore[method-assign]
+
+
+def replies(session: AdaptiveSession, budget: str, tokens: int, way: str = "gates") -> list[Report]:
+    """One greedy reply to every prompt under one budget, set once; audited."""
+    session.budget = budget
+    reports = []
+    with drafting(session, way):
+        for prompt in PROMPTS:
+            for _ in session.stream(prompt, tokens):
+                pass
+            reports.append(session.audit())
+    return reports
+
+
+def measure(session: AdaptiveSession, rounds: int, tokens: int) -> dict[str, Any]:
+    """Agreement and cost of both ways at every share, and the cost of the two ends."""
+    shallow: list[Report] = []
+    full: list[Report] = []
+    runs: dict[tuple[float, str], list[Report]] = {(share, way): [] for share in SHARES for way in WAYS}
+    replies(session, "full", tokens)
+    for index in range(rounds):
+        ends = replies(session, SHALLOWEST, tokens), replies(session, "full", tokens, "plain")
+        shallow += ends[0]
+        full += ends[1]
+        low, high = map(mean_ms, ends)
+        for share in SHARES:
+            # Whoever comes second has the other's experience of the texts.
+            for way in WAYS[:: 1 if index % 2 else -1]:
+                runs[share, way] += replies(session, f"{low + share * (high - low)}ms", tokens, way)
+    full_ms = mean_ms(full)
+    return {
+        "shallowest": summary(shallow) | {"of_full": round(mean_ms(shallow) / full_ms, 3)},
+        "budgets": {
+            f"{share:.1f}": {
+                way: summary(runs[share, way]) | {"of_full": round(mean_ms(runs[share, way]) / full_ms, 3)}
+                for way in WAYS
+            }
+            for share in SHARES
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
+    parser.add_argument("--precision", choices=["fp32", "int8", "int4"], default="fp32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--folder", type=Path, default=Path("runs/lossless"))
+    options = parser.parse_args()
+    demo = Path("export/demo")
+    model, exits = widened.make(options.shape, options.folder, demo / "base", demo / "exits")
+    out = options.folder / f"{model.name}-{options.precision}"
+    choice = Choice(precision=options.precision, exactness="bit")
+    export_bundle(model, out, model=model.name, exits=exits, choice=choice)
+    with AdaptiveSession(Bundle(out), provider="cpu", speculate=True) as session:
+        found = measure(session, options.rounds, options.tokens)
+    print(f"{'budget':>7}" + "".join(f"{way:>22}" for way in WAYS))
+    for share, ways in found["budgets"].items():
+        print(f"{share:>7}" + "".join(f"{ways[way]['agreement']:>12} at {ways[way]['of_full']:<7}" for way in WAYS))
+    document = {"benchmark": "frontier", "shape": options.shape, "precision": options.precision, "machine": cpu_model()}
+    print(json.dumps({**document, **found}))
+
+
+if __name__ == "__main__":
+    main()
