@@ -22,8 +22,8 @@ from balcony_export.calibration import Floats
 from balcony_export.lm_head import Head
 from balcony_export.losses import FORWARD_KL, NO_TARGET, Loss
 
-# A loss holds some five tensors of a chunk's logits. On a CPU they had better lie in its caches (a third faster), but of
-# few positions the head's own bytes would take longer than its arithmetic. Of a vocabulary of 128k, 72 are above the
+# A loss holds some five tensors of a chunk's logits. On a CPU they had better lie in its caches (a third faster), but
+# of few positions the head's bytes would take longer than its arithmetic; of a vocabulary of 128k, 72 are above the
 # 32 MiB up to which glibc keeps what is freed.
 CHUNK_LOGITS, CPU_CHUNK_LOGITS = 1 << 24, 1 << 22
 CPU_LEAST_POSITIONS = 72
@@ -67,12 +67,14 @@ def chunked_loss(
             assert flat_following is not None
             target = flat_following[part]
         else:
-            target = loss.target(head.logits(flat_teacher[part]))
+            target = loss.log_probabilities(head.logits(flat_teacher[part]))
         for normed, mean, gradient in zip(flat_exits, means, gradients, strict=True):
             logits = head.logits(normed[part])
-            values, error = loss(target, logits)
+            slope, answer = head.slope(logits), loss.log_probabilities(logits)
+            del logits  # as large as many weights
+            values, error = loss(target, answer)
             mean += values.sum() / counted
-            gradient[part] = head.pull_back(error.div_(counted), logits)
+            gradient[part] = head.pull_back(error.div_(counted), slope)
     return means, [gradient.view_as(normed) for gradient, normed in zip(gradients, exits, strict=True)]
 
 

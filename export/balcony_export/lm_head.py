@@ -39,11 +39,15 @@ class Head:
             out = torch.tanh(out / self.softcap) * self.softcap
         return out
 
-    def pull_back(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """The gradient [..., hidden] at the normed states, from that at the logits; both are [..., vocabulary]."""
-        if self.softcap:
-            # d(cap · tanh(r / cap)) / dr = 1 - tanh²
-            gradient = gradient * (1.0 - (logits / self.softcap).square())
+    def slope(self, logits: Tensor) -> Tensor | None:
+        """How steeply the cap lets logits follow, of their shape; None without a cap."""
+        # d(cap · tanh(r / cap)) / dr = 1 - tanh²
+        return 1.0 - (logits / self.softcap).square() if self.softcap else None
+
+    def pull_back(self, gradient: Tensor, slope: Tensor | None) -> Tensor:
+        """The gradient [..., hidden] at normed states from that at the logits [..., vocabulary] and their slope."""
+        if slope is not None:
+            gradient = gradient * slope
         if self.divisor != 1.0:
             gradient = gradient / self.divisor
         return functional.linear(gradient, self.weight.T)

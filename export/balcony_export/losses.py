@@ -92,24 +92,23 @@ class Loss:
         """Whether the target is the text's next token instead of the base's distribution."""
         return self.name == TEXT_LOSS
 
-    def target(self, logits: Tensor) -> Tensor:
-        """Log-probabilities at this temperature."""
-        # Of a large vocabulary a copy is as much as many weights.
+    def log_probabilities(self, logits: Tensor) -> Tensor:
+        """Of logits [positions, V], at this temperature."""
+        # A division by 1 would be one more copy.
         return torch.log_softmax(logits if self.temperature == 1.0 else logits / self.temperature, dim=-1)
 
-    def __call__(self, target: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Values [positions] and gradients at ``logits`` [positions, V].
+    def __call__(self, target: Tensor, answer: Tensor) -> tuple[Tensor, Tensor]:
+        """Values [positions] and gradients at the exit's logits [positions, V].
 
-        ``target``: what ``target`` gave, [positions, V]; of a loss from text the next tokens, int64 [positions], where
-        NO_TARGET counts nothing.
+        ``target`` and ``answer``: log-probabilities of the base and of the exit [positions, V]; a loss from text has
+        the next tokens for a target, int64 [positions], where NO_TARGET counts nothing.
         """
-        log_q = self.target(logits)
         if self.from_text:
-            value = functional.nll_loss(log_q, target, reduction="none", ignore_index=NO_TARGET)
+            value = functional.nll_loss(answer, target, reduction="none", ignore_index=NO_TARGET)
             known = target != NO_TARGET
-            gradient = log_q.exp() - functional.one_hot(target.clamp(min=0), log_q.shape[-1])
+            gradient = answer.exp() - functional.one_hot(target.clamp(min=0), answer.shape[-1])
             return value, gradient * known[:, None]
-        value, gradient = DIVERGENCES[self.name](target, log_q)
+        value, gradient = DIVERGENCES[self.name](target, answer)
         return value * self.temperature**2, gradient.mul_(self.temperature)
 
 
