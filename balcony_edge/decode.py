@@ -7,17 +7,14 @@ rewound. Plain decoding, early exits and lossless self-speculation are the same 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from balcony_controller import Confidence, Outcome, Verdict
+from balcony_edge.engine.answers import Answers, FromLogits, confidence
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.sampling import Choice, Sampler
+from balcony_edge.engine.sampling import Choice, Logits, Sampler
 from balcony_edge.engine.stage import Head
 
 # A deep pass also looks at so many exits' tokens before its own positions: feedback for a few more rows of the head.
@@ -150,8 +147,8 @@ class Decoder:
             first = waiting[0].position
             group = [draft for draft in waiting if draft.position < first + Head.MAX_ROWS]
             waiting = waiting[len(group) :]
-            rows = self._ladder.logits_view(self._ladder.full, first, group[-1].position + 1)
-            outcomes += [_outcome(draft, rows[draft.position - first]) for draft in group]
+            answers = self._ladder.answers(self._ladder.full, first, group[-1].position + 1)
+            outcomes += [_outcome(draft, answers, first) for draft in group]
         self.checked = self.checked.plus(outcomes)
         self._policy.verified(outcomes)
 
@@ -172,36 +169,39 @@ class Decoder:
 
     def _ask(self, depth: int) -> tuple[Choice, int, Confidence | None]:
         """An exit's token, its likeliest one and how sure it is of that; None with a draft of its gate's."""
-        # Of sampled tokens a gate's one draft would be the right one too seldom.
-        if self._policy.peeks and self._sampler.plain_greedy and (draft := self._ladder.draft(depth)) is not None:
-            return Choice(draft, None), draft, None
-        logits = self._ladder.next_logits(depth)
+        ladder = self._ladder
+        if self._sampler.plain_greedy:
+            # Of sampled tokens a gate's one draft would be the right one too seldom.
+            if self._policy.peeks and (draft := ladder.draft(depth)) is not None:
+                return Choice(draft, None), draft, None
+            answers = ladder.answers(depth, ladder.length - 1, ladder.length)
+            token = answers.token(0)
+            return Choice(token, None), token, self._confidence(answers.confidence(0), depth)
+        logits = ladder.next_logits(depth)
         choice = self._sampler.choose(logits, self.tokens)
-        likeliest = choice.token if self._sampler.plain_greedy else int(logits.argmax())
-        return choice, likeliest, self._confidence(logits, likeliest, depth)
+        likeliest = int(logits.argmax())
+        return choice, likeliest, self._confidence(confidence(logits, likeliest), depth)
 
     def _deep_pass(self, held: list[Draft]) -> list[Shown]:
         """Full depth for all positions; the drafts that it confirms, and its own token."""
-        ladder, sampler = self._ladder, self._sampler
+        ladder = self._ladder
         first = ladder.length - 1 if not held else held[0].position
         before = self._contiguous(first)
-        start = first - len(before)
-        rows = ladder.logits_view(ladder.full, start, ladder.length)
-        outcomes = [_outcome(draft, rows[draft.position - start]) for draft in before]
+        truth = _Truth(ladder, self._sampler, first - len(before))
+        outcomes = [truth.outcome(draft) for draft in before]
         self.checked = self.checked.plus(outcomes)
         shown: list[Shown] = []
         # Of the tokens in the ladder, those up to and with position ``first`` are certain.
         del self.tokens[first + 1 :]
         for draft in held:
-            row = rows[draft.position - start]
-            outcomes.append(_outcome(draft, row))
-            token, kept = sampler.verify(draft.choice, row, self.tokens)
+            outcomes.append(truth.outcome(draft))
+            token, kept = truth.verify(draft, self.tokens)
             shown.append(Shown(token, ladder.full, draft.depth if kept else None))
             self.tokens.append(token)
             if not kept or token in self._ends:
                 break
         else:
-            token = sampler.choose(rows[len(self.tokens) - 1 - start], self.tokens).token
+            token = truth.choose(self.tokens)
             shown.append(Shown(token, ladder.full))
             self.tokens.append(token)
         ladder.rewind(len(self.tokens) - 1)
@@ -220,26 +220,47 @@ class Decoder:
         del waiting[len(waiting) - count :]
         return taken
 
-    def _confidence(self, logits: npt.NDArray[np.float32], likeliest: int, depth: int) -> Confidence:
-        """How sure the exit is; ``previous`` where the same exit gave the token before."""
+    def _confidence(self, found: Confidence, depth: int) -> Confidence:
+        """With ``previous`` where the same exit gave the token before."""
         position = self._ladder.length - 1
         before, at, top = self._top
-        found = confidence(logits, likeliest)
         self._top = (position, depth, found.top)
         return found._replace(previous=top) if (before, at) == (position - 1, depth) else found
 
 
-def confidence(logits: npt.NDArray[np.float32], likeliest: int) -> Confidence:
-    """Log-probability of the likeliest token of logits [V], and its lead over the second."""
-    best = logits[likeliest]
-    shares = logits - best
-    np.exp(shares, out=shares)
-    top = -math.log(shares.sum())
-    logits[likeliest] = -np.inf
-    margin = float(best - logits.max())
-    logits[likeliest] = best
-    return Confidence(top, margin)
+class _Truth:
+    """The full model's word on the positions from ``start`` on, by its logits or, greedy, by its likeliest tokens."""
+
+    def __init__(self, ladder: Ladder, sampler: Sampler, start: int) -> None:
+        self._start = start
+        self._sampler = sampler
+        self._logits: Logits | None = None
+        if sampler.plain_greedy:
+            self._answers = ladder.answers(ladder.full, start, ladder.length)
+        else:
+            self._logits = ladder.logits_view(ladder.full, start, ladder.length)
+            self._answers = FromLogits(self._logits)
+
+    def outcome(self, draft: Draft) -> Outcome:
+        """Whether the exit's likeliest token is the full model's."""
+        return _outcome(draft, self._answers, self._start)
+
+    def verify(self, draft: Draft, tokens: Sequence[int]) -> tuple[int, bool]:
+        """(token, whether it is the draft) that follows ``tokens``."""
+        row = draft.position - self._start
+        if self._logits is None:
+            token = self._answers.token(row)
+            return token, token == draft.choice.token
+        return self._sampler.verify(draft.choice, self._logits[row], tokens)
+
+    def choose(self, tokens: Sequence[int]) -> int:
+        """The token after ``tokens``."""
+        row = len(tokens) - 1 - self._start
+        return (
+            self._answers.token(row) if self._logits is None else self._sampler.choose(self._logits[row], tokens).token
+        )
 
 
-def _outcome(draft: Draft, truth: npt.NDArray[np.float32]) -> Outcome:
-    return Outcome(draft.depth, draft.expected, draft.likeliest == int(truth.argmax()))
+def _outcome(draft: Draft, answers: Answers, start: int) -> Outcome:
+    """``answers``: the full model's, of positions from ``start`` on."""
+    return Outcome(draft.depth, draft.expected, draft.likeliest == answers.token(draft.position - start))

@@ -21,7 +21,8 @@ from balcony_controller import Judge, LadderShape, StageProfile
 from balcony_controller.quality import BinTable
 from balcony_controller.records import RecordedReply, Records, Track
 from balcony_edge.controller_view import ladder_shape, quality_model
-from balcony_edge.decode import Decoder, confidence
+from balcony_edge.decode import Decoder
+from balcony_edge.engine.answers import confidence
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import RecordError
 from balcony_edge.fixed import FixedDepth

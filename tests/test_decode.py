@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from balcony_controller import Verdict
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle
-from balcony_edge.decode import Decoder, confidence
+from balcony_edge.decode import Decoder
+from balcony_edge.engine.answers import confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler, distribution
 from balcony_edge.engine.stage import Head

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle, Graph
+from balcony_edge.engine.answers import Answers
 from balcony_edge.engine.caller import Control
 from balcony_edge.engine.footprint import Footprint, available_bytes
 from balcony_edge.engine.mapped import drop_pages
@@ -156,9 +157,19 @@ class Ladder:
         """Logits [stop - start, V] of at most Head.MAX_ROWS positions: a view that the next call overwrites."""
         stage = self.outputs(depth, stop)
         rows = self._head.rows(stage.outputs, start, stop)
-        if self.observer is not None:
-            self.observer(HEAD, stop - start, self._head.elapsed_ms)
+        self._observe_head(stop - start)
         return rows
+
+    def answers(self, depth: int, start: int, stop: int) -> Answers:
+        """The likeliest tokens after at most Head.MAX_ROWS positions, at ``depth``, until the next call of the head."""
+        stage = self.outputs(depth, stop)
+        answers = self._head.answers(stage.outputs, start, stop)
+        self._observe_head(stop - start)
+        return answers
+
+    def _observe_head(self, positions: int) -> None:
+        if self.observer is not None:
+            self.observer(HEAD, positions, self._head.elapsed_ms)
 
     def logits(self, depth: int, start: int = 0, stop: int | None = None) -> Logits:
         """Logits fp32 [stop - start, V] of any number of positions, copied."""

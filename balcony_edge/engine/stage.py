@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_edge.bundle import Architecture, Formats, Graph
+from balcony_edge.engine.answers import Answers, FromHead, FromLogits
 from balcony_edge.engine.caller import Caller, Control
 from balcony_edge.engine.memory import Buffer
 
@@ -107,7 +108,7 @@ class Stage:
 
 
 class Head:
-    """The shared LM head: normed hidden states of a stage to logits fp32 [rows, V]."""
+    """The shared LM head: normed hidden states of a stage to logits fp32 [rows, V], or to answers without them."""
 
     MAX_ROWS = 64
 
@@ -115,23 +116,37 @@ class Head:
         self._session = session
         self._sources = sources
         self._logits = Buffer((1, self.MAX_ROWS, vocabulary), np.float32)
+        gives = {item.name for item in session.get_outputs()}
+        types: dict[str, type[np.generic]] = {"token": np.int64, "top": np.float32, "margin": np.float32}
+        self._answers = {name: Buffer((1, self.MAX_ROWS), dtype) for name, dtype in types.items() if name in gives}
         self.elapsed_ms = 0.0
         self.connect()
 
     def connect(self, padded: bool = False) -> None:
         """Bind the graph to the sources where they lie now; ``padded`` as of Caller."""
-        self._calls = {
-            id(source): Caller(
-                self._session, {"hidden": source}, {"logits": self._logits}, {}, {}, to_top=True, padded=padded
-            )
+        self._calls = self._callers({"logits": self._logits}, padded)
+        self._answering = self._callers(self._answers, padded) if self._answers else {}
+
+    def _callers(self, outputs: dict[str, Buffer], padded: bool) -> dict[int, Caller]:
+        return {
+            id(source): Caller(self._session, {"hidden": source}, outputs, {}, {}, to_top=True, padded=padded)
             for source in self._sources
         }
 
     def rows(self, hidden: Buffer, start: int, stop: int) -> npt.NDArray[np.float32]:
         """Logits of positions [start, stop), at most MAX_ROWS: a view that the next call overwrites."""
+        self._run(self._calls[id(hidden)], start, stop)
+        return self._logits.host()[0, : stop - start]
+
+    def answers(self, hidden: Buffer, start: int, stop: int) -> Answers:
+        """The likeliest tokens of positions [start, stop), at most MAX_ROWS, until the next call."""
+        if not self._answers:
+            return FromLogits(self.rows(hidden, start, stop))
+        self._run(self._answering[id(hidden)], start, stop)
+        return FromHead(*(buffer.host()[0, : stop - start] for buffer in self._answers.values()))
+
+    def _run(self, call: Caller, start: int, stop: int) -> None:
         if not 0 < stop - start <= self.MAX_ROWS:
             raise ValueError(f"the head gives 1 to {self.MAX_ROWS} rows at a time, not {stop - start}")
-        call = self._calls[id(hidden)]
         call(start, stop)
         self.elapsed_ms = call.elapsed_ms
-        return self._logits.host()[0, : stop - start]

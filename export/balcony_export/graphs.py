@@ -10,7 +10,8 @@ of a segment (S positions, batch 1; C = cache slots; A = the activations' type, 
     past_key.i, past_value.i K [1, KV, C, D]               ─┘      present_key.i, present_value.i
 
 An exit maps ``hidden`` to ``hidden_out`` too, there already normed for the head; so does the last segment. The head
-maps ``hidden`` (normed) to ``logits`` fp32 [1, S, V].
+maps ``hidden`` (normed) to ``logits`` fp32 [1, S, V]; for CUDA also to ``token`` int64 [1, S], the likeliest one, and
+to ``top`` and ``margin`` fp32 [1, S], how sure it is of that (see Confidence).
 """
 
 from __future__ import annotations
@@ -69,9 +70,12 @@ def balcony_exit(
 
 
 def head(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
-    """Normed hidden states to logits."""
+    """Normed hidden states to logits, and on a GPU to what greedy decoding needs of them."""
     logits(builder, base, "hidden")
-    return builder.model("hidden", ["logits"])
+    if builder.formats.provider == "cpu":
+        return builder.model("hidden", ["logits"])
+    answer(builder)
+    return builder.model("hidden", ["logits", "token", "top", "margin"])
 
 
 def logits(builder: GraphBuilder, base: Source, hidden: str) -> str:
@@ -82,6 +86,20 @@ def logits(builder: GraphBuilder, base: Source, hidden: str) -> str:
         tied = builder.arch.tied_head and builder.precision not in BITS
         out = builder.linear(hidden, EMBEDDING if tied else "lm_head", matrix)
     return builder.node("Identity", [_scaled(builder, out, "lm_head")], "logits")
+
+
+def answer(builder: GraphBuilder) -> None:
+    """The likeliest token of "logits", its log-probability and its lead over the second logit."""
+    two = builder.constant("two", [2], np.int64)
+    likeliest = builder.node("TopK", ["logits", two], "/answer/TopK", outputs=["/answer/places"], axis=-1)
+    first, second = (builder.constant(name, at, np.int64) for name, at in (("first", 0), ("second", 1)))
+    builder.node("Gather", ["/answer/places", first], "token", axis=-1)
+    best = builder.node("Gather", [likeliest, first], "/answer/best", axis=-1)
+    next_best = builder.node("Gather", [likeliest, second], "/answer/next", axis=-1)
+    last = builder.constant("last", [-1], np.int64)
+    total = builder.node("ReduceLogSumExp", ["logits", last], "/answer/total", keepdims=0)
+    builder.node("Sub", [best, total], "top")
+    builder.node("Sub", [best, next_best], "margin")
 
 
 def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]) -> None:
