@@ -256,9 +256,9 @@ class _Truth:
     def choose(self, tokens: Sequence[int]) -> int:
         """The token after ``tokens``."""
         row = len(tokens) - 1 - self._start
-        return (
-            self._answers.token(row) if self._logits is None else self._sampler.choose(self._logits[row], tokens).token
-        )
+        if self._logits is None:
+            return self._answers.token(row)
+        return self._sampler.choose(self._logits[row], tokens).token
 
 
 def _outcome(draft: Draft, answers: Answers, start: int) -> Outcome:

@@ -1,6 +1,6 @@
 """What do gates' drafts add between the shallowest exit and lossless decoding?
 
-    python benchmarks/frontier.py [--shape smollm2-135m] [--precision fp32] [--rounds 3] [--tokens 200]
+    python benchmarks/frontier.py [--shape smollm2-135m] [--precision fp32] [--rounds 6] [--tokens 120]
 
 The demo's base and exits lie in a larger shape (see widened.py), whose head weighs what a real model's does. Each round
 measures greedy replies at the shallowest exit and at plain full depth, and sets budgets at shares of the way between
@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import widened
-from budget import PROMPTS, SHALLOWEST, mean_ms, summary
+from budget import SHALLOWEST, mean_ms, summary
+from lossless import PROMPTS
 from shapes import SHAPES
 
 from balcony_edge import AdaptiveSession, Bundle
@@ -27,7 +28,9 @@ from balcony_edge.report import Report
 from balcony_export.bundle_writer import export_bundle
 from balcony_export.formats import Choice
 
-SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SHARES = (0.15, 0.3, 0.45, 0.6)
+# Behind the prompts of one round after the other: other replies each time.
+WORDS = ("", " and", " when the", " but a", " because", " with her")
 WAYS = ("gates", "head alone")
 
 
@@ -50,13 +53,13 @@ def drafting(session: AdaptiveSession, way: str) -> Iterator[None]:
         governor.begin = begin  # type: ignore[method-assign]
 
 
-def replies(session: AdaptiveSession, budget: str, tokens: int, way: str = "gates") -> list[Report]:
+def replies(session: AdaptiveSession, budget: str, tokens: int, way: str, word: str) -> list[Report]:
     """One greedy reply to every prompt under one budget, set once; audited."""
     session.budget = budget
     reports = []
     with drafting(session, way):
         for prompt in PROMPTS:
-            for _ in session.stream(prompt, tokens):
+            for _ in session.stream(prompt + word, tokens):
                 pass
             reports.append(session.audit())
     return reports
@@ -67,21 +70,25 @@ def measure(session: AdaptiveSession, rounds: int, tokens: int) -> dict[str, Any
     shallow: list[Report] = []
     full: list[Report] = []
     runs: dict[tuple[float, str], list[Report]] = {(share, way): [] for share in SHARES for way in WAYS}
-    replies(session, "full", tokens)
+    replies(session, "full", tokens, "plain", WORDS[0])
     for index in range(rounds):
-        ends = replies(session, SHALLOWEST, tokens), replies(session, "full", tokens, "plain")
+        word = WORDS[index % len(WORDS)]
+        ends = (
+            replies(session, SHALLOWEST, tokens, WAYS[0], word),
+            replies(session, "full", tokens, "plain", word),
+        )
         shallow += ends[0]
         full += ends[1]
         low, high = map(mean_ms, ends)
         for share in SHARES:
             # Whoever comes second has the other's experience of the texts.
             for way in WAYS[:: 1 if index % 2 else -1]:
-                runs[share, way] += replies(session, f"{low + share * (high - low)}ms", tokens, way)
+                runs[share, way] += replies(session, f"{low + share * (high - low)}ms", tokens, way, word)
     full_ms = mean_ms(full)
     return {
         "shallowest": summary(shallow) | {"of_full": round(mean_ms(shallow) / full_ms, 3)},
         "budgets": {
-            f"{share:.1f}": {
+            f"{share:.2f}": {
                 way: summary(runs[share, way]) | {"of_full": round(mean_ms(runs[share, way]) / full_ms, 3)}
                 for way in WAYS
             }
@@ -94,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--precision", choices=["fp32", "int8", "int4"], default="fp32")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--tokens", type=int, default=120)
     parser.add_argument("--folder", type=Path, default=Path("runs/lossless"))
     options = parser.parse_args()
     demo = Path("export/demo")

@@ -1,7 +1,7 @@
 """What the head answers at some positions: the likeliest tokens, and how sure of them it is.
 
 Read off the logits, or given by the head's own graph: bundles for GPUs compute it there, so that a greedy token brings
-no logits to the host. On a CPU that takes longer than numpy does (at 49,152 tokens 234 µs in the graph, 44 µs here).
+no logits to the host. On a CPU, where they are at hand, numpy takes less time than the graph's TopK.
 """
 
 from __future__ import annotations

@@ -198,7 +198,7 @@ class Governor:
             return full, 1.0
         peek_gain = -math.inf
         if deep and split == policy.depths[0] and self._may_hold(drafts.count):
-            peek_gain = policy.peek_gain(drafts.prefix, row, part, index)
+            peek_gain = policy.peek_gain(drafts.prefix if drafts.count else None, row, part, index)
         if drafts.count:
             full_gain = policy.held_gain(drafts.prefix, row, part, index)
             if deep and full_gain > max(0.0, peek_gain):

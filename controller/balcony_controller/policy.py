@@ -23,9 +23,9 @@ class Policy:
 
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
     more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
-    ``to_full[split][price][bin]`` to full depth, ``held_to_full[price][prefix][bin]`` the same with drafts held, and
-    ``held_to_peek[price][prefix][bin]`` to hold the draft of the first exit's gate, for which the head is not asked; at
-    prefix 1 nothing is held before. () where nothing can be held.
+    ``to_full[split][price][bin]`` to full depth, ``to_peek[price][bin]`` to hold the draft of the first exit's gate,
+    for which the head is not asked; ``held_to_full[price][prefix][bin]`` and ``held_to_peek`` the same with drafts
+    held. () where nothing can be held.
     """
 
     depths: tuple[int, ...]
@@ -38,6 +38,7 @@ class Policy:
     hold: Table
     to_next: Mapping[int, Table]
     to_full: Mapping[int, Table]
+    to_peek: Table
     held_to_full: tuple[Table, ...]
     held_to_peek: tuple[Table, ...]
 
@@ -83,9 +84,14 @@ class Policy:
         """How much more than a draft at the first exit going deep is worth, with drafts held, in a gate bin."""
         return _held(self.held_to_full, prefix, row, part, index)
 
-    def peek_gain(self, prefix: float, row: int, part: float, index: int) -> float:
-        """The same of the draft of the exit's gate; -∞ where it gives none."""
-        return _held(self.held_to_peek, prefix, row, part, index) if self.held_to_peek else -math.inf
+    def peek_gain(self, prefix: float | None, row: int, part: float, index: int) -> float:
+        """The same of the draft of the exit's gate, with nothing held (None) or drafts; -∞ where it gives none."""
+        if not self.to_peek:
+            return -math.inf
+        if prefix is not None:
+            return _held(self.held_to_peek, prefix, row, part, index)
+        value = self.to_peek[row][index]
+        return value if part == 0.0 else value + part * (self.to_peek[row + 1][index] - value)
 
     def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float]:
         """How much more than taking the exit at ``split`` it is worth to go (to the next exit, to full depth)."""

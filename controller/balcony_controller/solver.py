@@ -147,6 +147,7 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         {},
         (),
         (),
+        (),
     )
 
 
@@ -196,6 +197,7 @@ class _Solver:
             _rows(waiting.value(self.price, worth)),
             {split: _rows(to_next) for split, (to_next, _) in gains.items()},
             {split: _rows(to_full) for split, (_, to_full) in gains.items()},
+            self._peek_gain(worth, waiting),
             *self._held_gains(worth, waiting),
         )
 
@@ -307,21 +309,24 @@ class _Solver:
         to_full = self._full(split).value(self.price, worth) - run if self.deep else never
         return to_next, to_full
 
+    def _peek_gain(self, worth: Array, waiting: _Step) -> Table:
+        """With nothing held, the value of holding the gate's draft over that of taking the exit. [prices, bins]"""
+        if self.peeked is None:
+            return ()
+        run = self._run(worth, waiting, self.exits[0])
+        peek = self._hold(waiting, self.peeked).alone()
+        return _rows(peek.value(self.price, worth) - run.value(self.price, worth))
+
     def _held_gains(self, worth: Array, waiting: _Step) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
         """With drafts held, the value of (going deep, holding the gate's draft) over that of taking the exit.
 
-        Each [prices, prefixes, bins], or () where there is none. The last prefix, 1, has nothing held.
+        Each [prices, prefixes, bins], or () where there is none.
         """
         if not self.holding:
             return (), ()
         run, deep, *peek = (step.value(self.price, worth) for step in self._choices_holding(worth, waiting))
-        to_full = tuple(_rows(block) for block in deep - run)
-        if not peek:
-            return to_full, ()
-        gain = peek[0] - run
-        # With nothing held the exit's token could also be shown.
-        gain[:, -1] = peek[0][:, -1] - self._run(worth, waiting, self.exits[0]).value(self.price, worth)
-        return to_full, tuple(_rows(block) for block in gain)
+        to_peek = tuple(_rows(block) for block in peek[0] - run) if peek else ()
+        return tuple(_rows(block) for block in deep - run), to_peek
 
 
 def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
