@@ -27,14 +27,18 @@ ROWS_AT_ONCE = 8
 
 
 @torch.no_grad()
-def heldout_kl(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict[str, float]:
-    """KL(full ‖ exit) in nats of every exit over ``rows`` [rows, length]; of many, ROWS spread evenly."""
+def heldout_kl(base: Base, balconies: Balconies, rows: corpus.Tokens, temperature: float = 1.0) -> dict[str, float]:
+    """KL(full ‖ exit) in nats of every exit over ``rows`` [rows, length]; of many, ROWS spread evenly.
+
+    At the ``temperature`` that exits are taught at: at 1 exits that another one teaches would seem to get worse.
+    """
     chosen = torch.from_numpy(rows[:: max(1, len(rows) // ROWS)][:ROWS])
     totals = dict.fromkeys(map(str, balconies.splits), 0.0)
     for part in torch.split(chosen, ROWS_AT_ONCE):
         trace = base.trace(part.to(base.device), balconies.splits)
         with base.autocast():
-            found = mean_kl(balconies.normed(trace.hidden, trace.context), trace.final, base.head)
+            exits = balconies.normed(trace.hidden, trace.context)
+            found = mean_kl(exits, trace.final, base.head, temperature)
         for split, kl_nats in zip(balconies.splits, found, strict=True):
             totals[str(split)] += kl_nats * len(part) / len(chosen)
     return totals

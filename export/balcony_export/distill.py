@@ -46,7 +46,7 @@ def distill(
 
     def look(step: int) -> None:
         # Every process looks, since they may share the base's layers.
-        kl = heldout_kl(base, balconies, heldout[::2])
+        kl = heldout_kl(base, balconies, heldout[::2], config.temperature)
         if processes.first:
             metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
             best.look(step, balconies, kl)

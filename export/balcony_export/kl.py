@@ -79,14 +79,17 @@ def chunked_loss(
 
 
 @torch.no_grad()
-def mean_kl(exits: Sequence[Tensor], teacher: Tensor, head: Head, chunk: int | None = None) -> list[float]:
-    """Mean KL(full ‖ exit) in nats of every exit; arguments as of ``chunked_loss``."""
+def mean_kl(
+    exits: Sequence[Tensor], teacher: Tensor, head: Head, temperature: float = 1.0, chunk: int | None = None
+) -> list[float]:
+    """Mean KL(full ‖ exit) in nats of every exit, both at a temperature; arguments as of ``chunked_loss``."""
+    probabilities = Loss(temperature=temperature).log_probabilities
     flat_teacher = teacher.reshape(-1, head.hidden)
     totals = [0.0] * len(exits)
     for part in chunks(len(flat_teacher), chunk or chunk_positions(head)):
-        target = torch.log_softmax(head.logits(flat_teacher[part]), dim=-1)
+        target = probabilities(head.logits(flat_teacher[part]))
         for index, normed in enumerate(exits):
-            answer = torch.log_softmax(head.logits(normed.reshape(-1, head.hidden)[part]), dim=-1)
+            answer = probabilities(head.logits(normed.reshape(-1, head.hidden)[part]))
             totals[index] += functional.kl_div(answer, target, reduction="sum", log_target=True).item()
     return [total / len(flat_teacher) for total in totals]
 

@@ -44,7 +44,9 @@ def test_chunked_loss_is_the_plain_kl_with_its_gradients(
     exits, (teacher,), (weight,) = tensors(shape, seed)
     head = Head(weight, **twists)
     losses, gradients = chunked_loss(exits, teacher, head, chunk=chunk)
-    assert mean_kl(exits, teacher, head, chunk) == pytest.approx([loss.item() for loss in losses], rel=1e-5, abs=1e-6)
+    assert mean_kl(exits, teacher, head, chunk=chunk) == pytest.approx(
+        [loss.item() for loss in losses], rel=1e-5, abs=1e-6
+    )
     for exit, loss, gradient in zip(exits, losses, gradients, strict=True):
         expected = plain_kl(exit, teacher, head)
         (expected_gradient,) = torch.autograd.grad(expected, exit)

@@ -231,7 +231,7 @@ def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.Monk
     looked: list[int] = []
     seen: dict[int, dict[str, torch.Tensor]] = {}
 
-    def score(base: Base, balconies: Any, rows: corpus.Tokens) -> dict[str, float]:
+    def score(base: Base, balconies: Any, rows: corpus.Tokens, temperature: float) -> dict[str, float]:
         looked.append(2 * len(looked) + 2)
         seen[looked[-1]] = {name: value.clone() for name, value in balconies.state_dict().items()}
         return scores[looked[-1]]
@@ -285,6 +285,9 @@ def test_a_flattened_exit_is_sharpened_again(job: Job) -> None:
     with torch.no_grad():
         balconies.at(split).norm.get_parameter("weight").mul_(0.8)
     assert heldout_kl(base, balconies, rows)[str(split)] > 1e-3
+    # Hotter distributions are flatter, and lie closer together.
+    flat, hot = (heldout_kl(base, balconies, rows, temperature)[str(split)] for temperature in (1.0, 4.0))
+    assert 0 < hot < flat
     assert fit_sharpness(base, balconies, rows)[split] == pytest.approx(1.25, abs=0.02)
     assert heldout_kl(base, balconies, rows)[str(split)] < 1e-4
 
