@@ -7,14 +7,14 @@ no logits to the host. On a CPU, where they are at hand, numpy takes less time t
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from balcony_controller import Confidence
-
-Logits = npt.NDArray[np.float32]
+from balcony_edge.engine.sampling import Logits
 
 
 class Answers(Protocol):
@@ -37,12 +37,17 @@ class FromLogits:
 
     def token(self, row: int) -> int:
         """The likeliest token; of equals the first."""
-        return int(self._logits[row].argmax())
+        return self._tokens[row]
 
     def confidence(self, row: int) -> Confidence:
         """How sure the head is of it."""
-        logits = self._logits[row]
-        return confidence(logits, int(logits.argmax()))
+        return confidence(self._logits[row], self._tokens[row])
+
+    @cached_property
+    def _tokens(self) -> list[int]:
+        """Looked for once, and not at all where nobody asks."""
+        tokens: list[int] = self._logits.argmax(axis=-1).tolist()
+        return tokens
 
 
 class FromHead:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle, Graph
@@ -19,10 +18,10 @@ from balcony_edge.engine.footprint import Footprint, available_bytes
 from balcony_edge.engine.mapped import drop_pages
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.sampling import Logits
 from balcony_edge.engine.stage import Head, Stage
 from balcony_edge.errors import PromptError
 
-Logits = npt.NDArray[np.float32]
 # Called after each graph run with the stage's name, the number of positions and the elapsed milliseconds.
 Observer = Callable[[str, int, float], None]
 
