@@ -98,20 +98,24 @@ class GateBins(_Record):
     """Agreement on the base's own text by calibrated gate probability: ``edges`` separate bins, ``share`` weighs them.
 
     ``agreement[depth][bin]``: how often the exit at ``depth`` gave the full model's token in that bin;
-    ``drafted[bin]``: how often the likeliest of the tokens that the gate looks at was it.
+    ``drafted[bin]``: how often the likeliest of the tokens that the gate looks at was it. ``judged[bin][judge's bin]``
+    and ``following[depth][bin][bin there]``: of a bin's tokens, the shares of what the judge, and the gate of a deeper
+    exit, then said.
     """
 
     edges: list[float]
     share: list[float]
     agreement: dict[int, list[float]]
     drafted: list[float] | None = None
+    judged: list[list[float]] | None = None
+    following: dict[int, list[list[float]]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> GateBins:
-        rows = [*self.agreement.values(), *([] if self.drafted is None else [self.drafted])]
-        sizes = {len(self.edges) + 1, len(self.share), *(len(row) for row in rows)}
-        if len(sizes) != 1:
-            raise ValueError("edges, share and agreement disagree about the number of bins")
+        known = [one for one in (self.drafted, self.judged) if one is not None]
+        rows = [self.share, *self.agreement.values(), *self.following.values(), *known]
+        if any(len(row) != len(self.edges) + 1 for row in rows):
+            raise ValueError("edges, share, agreement and counts disagree about the number of bins")
         if sorted(self.edges) != self.edges:
             raise ValueError("gate bin edges must ascend")
         return self
@@ -155,6 +159,13 @@ class ExitQuality(_Record):
     kl_nats: float
     bins: GateBins
     judge: Judge | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExitQuality:
+        judged = self.bins.judged
+        if judged and (self.judge is None or any(len(row) != len(self.judge.share) for row in judged)):
+            raise ValueError("bins.judged and the judge disagree about the number of the judge's bins")
+        return self
 
 
 class Generation(_Record):
@@ -206,6 +217,10 @@ class Manifest(_Record):
             raise ValueError("splits, segments and exits do not match")
         if not set(self.quality) <= set(exits):
             raise ValueError("quality names an exit that the bundle lacks")
+        for split, quality in self.quality.items():
+            for depth, rows in quality.bins.following.items():
+                if depth not in self.quality or any(len(row) != len(self.quality[depth].bins.share) for row in rows):
+                    raise ValueError(f"the bins of exit {split} tell of bins that exit {depth} lacks")
         if sum(graph.kind == "head" for graph in self.graphs) != 1:
             raise ValueError("a bundle has exactly one head")
         for graph in self.graphs:

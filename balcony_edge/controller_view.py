@@ -24,7 +24,10 @@ def quality_model(bundle: Bundle) -> QualityModel:
     """The measured agreement of a bundle's exits: by gate, and by judge where the bundle has them."""
     found = bundle.manifest.quality
     bins = {split: row.bins for split, row in found.items()}
-    tables = {split: BinTable(one.edges, one.share, one.agreement, one.drafted) for split, one in bins.items()}
+    tables = {
+        split: BinTable(one.edges, one.share, one.agreement, one.drafted, one.judged, one.following)
+        for split, one in bins.items()
+    }
     judges = {split: _judge(row.judge) for split, row in found.items() if row.judge is not None}
     return QualityModel(tables, bundle.depths, judges)
 

@@ -161,8 +161,14 @@ def save(records: Records, path: Path, about: str) -> None:
 
 def _table(one: BinTable) -> dict[str, Any]:
     agreement = {str(deeper): list(row) for deeper, row in one.agreement.items()}
-    drafted = None if one.drafted is None else list(one.drafted)
-    return {"edges": list(one.edges), "share": list(one.share), "agreement": agreement, "drafted": drafted}
+    return {
+        "edges": list(one.edges),
+        "share": list(one.share),
+        "agreement": agreement,
+        "drafted": None if one.drafted is None else list(one.drafted),
+        "judged": None if one.judged is None else [list(row) for row in one.judged],
+        "following": {str(deeper): [list(row) for row in rows] for deeper, rows in one.following.items()},
+    }
 
 
 def _marks(flags: Sequence[bool]) -> str:
@@ -207,8 +213,10 @@ def _parse(document: dict[str, Any]) -> Records:
             one["edges"],
             one["share"],
             {int(deeper): row for deeper, row in one["agreement"].items()},
-            # Records of gates that gave no drafts lack it.
+            # Earlier records lack these.
             one.get("drafted"),
+            one.get("judged"),
+            {int(deeper): rows for deeper, rows in one.get("following", {}).items()},
         )
         for depth, one in document["tables"].items()
     }

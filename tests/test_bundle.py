@@ -258,6 +258,23 @@ def test_a_manifest_that_contradicts_itself(bundle: Path) -> None:
     refused(bundle, "do not follow one another")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("share", [1.0], "disagree about the number of bins"),
+        ("judged", [[1.0]], "disagree about the number of bins"),
+        ("judged", [[1.0]] * 8, "judge's bins"),
+        ("following", {"6": [[1.0]] * 8}, "bins that exit 6 lacks"),
+        ("following", {"5": [[1.0]] * 8}, "bins that exit 5 lacks"),
+    ],
+)
+def test_what_was_counted_of_exits_must_fit_together(bundle: Path, name: str, value: Any, words: str) -> None:
+    quality = json.loads((bundle / "balcony.json").read_text())["quality"]
+    quality["3"]["bins"][name] = value
+    edit(bundle, quality=quality)
+    refused(bundle, words)
+
+
 def test_unknown_fields_are_refused(bundle: Path) -> None:
     edit(bundle, surprise=1)
     refused(bundle, "surprise")

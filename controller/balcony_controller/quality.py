@@ -6,7 +6,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from balcony_controller.verdict import Confidence
@@ -18,13 +18,17 @@ class BinTable:
 
     ``edges`` [n-1] separate the bins; ``share`` [n] weighs them; ``agreement[depth]`` [n] for every exit from the
     split on (the full depth agrees with itself and is left out). ``drafted`` [n]: the same of the exit's draft, the
-    token that its gate has looked at and found likeliest; None where gates give none.
+    token that its gate has looked at and found likeliest; None where gates give none. Where they were counted, shares
+    of each bin's tokens: ``judged`` [n, judge bins] by what the judge then says, ``following[depth]`` [n, bins there]
+    by what a deeper exit's gate says.
     """
 
     edges: Sequence[float]
     share: Sequence[float]
     agreement: Mapping[int, Sequence[float]]
     drafted: Sequence[float] | None = None
+    judged: Sequence[Sequence[float]] | None = None
+    following: Mapping[int, Sequence[Sequence[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_controller.cost import CostModel
+from balcony_controller.forecast import drafted_chances, following_gates, judged_mix
 from balcony_controller.policy import GRID, Policy, Table
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import HEAD, LadderShape
@@ -176,7 +177,7 @@ class _Solver:
         for index, split in enumerate(exits):
             self.chances[split], self.weights[split] = judged_mix(quality, split)
             if index + 1 < len(exits):
-                self.following[split] = _next_gates(quality, split, exits[index + 1])
+                self.following[split] = following_gates(quality, split, exits[index + 1])
         self.drafted = _Landing(self.chances[first])
         peeks = peeks and self.holding and quality.drafts(first)
         self.peeked = _Landing(drafted_chances(quality, first)) if peeks else None
@@ -327,49 +328,6 @@ class _Solver:
         run, deep, *peek = (step.value(self.price, worth) for step in self._choices_holding(worth, waiting))
         to_peek = tuple(_rows(block) for block in peek[0] - run) if peek else ()
         return tuple(_rows(block) for block in deep - run), to_peek
-
-
-def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
-    """(chances [n], weights [bins, n]) of what the judge will say of a token at ``split``, by the gate's bin.
-
-    The judge's bins are known over all tokens, the gate's by themselves: each gate bin gets the distribution closest
-    to the judge's own whose mean is the gate bin's agreement (exponential tilting). Without a judge the exit's token
-    says nothing more than its gate.
-    """
-    table = quality.tables[split]
-    means = np.array([quality.agreement(split, index, split) for index in range(len(table.share))])
-    judge = quality.judges.get(split)
-    if judge is None:
-        return means, np.eye(len(means))
-    chances = np.array([quality.corrected(split, chance) for chance in judge.agreement])
-    return chances, _tilted(chances, np.asarray(judge.share, dtype=float), means)
-
-
-def drafted_chances(quality: QualityModel, split: int) -> Array:
-    """How likely the gate's own draft at ``split`` is right, by the gate's bin: nothing else tells. [bins]"""
-    return np.array([quality.drafted(split, index) for index in range(len(quality.tables[split].share))])
-
-
-def _next_gates(quality: QualityModel, split: int, following: int) -> Array:
-    """Weights [bins at ``split``, bins at ``following``] of what the next gate will say."""
-    here, there = quality.tables[split], quality.tables[following]
-    means = np.array([quality.agreement(split, index, following) for index in range(len(here.share))])
-    values = np.array([quality.agreement(following, index, following) for index in range(len(there.share))])
-    return _tilted(values, np.asarray(there.share), means)
-
-
-def _tilted(values: Array, share: Array, means: Array) -> Array:
-    """For each mean, ``share`` · exp(θ · values), normalised, with θ such that the mean of ``values`` is met."""
-    low, high = np.full(len(means), -60.0), np.full(len(means), 60.0)
-    weights = np.tile(share, (len(means), 1))
-    for _ in range(40):
-        theta = (low + high) / 2
-        powers = np.log(share + 1e-12) + theta[:, None] * values
-        weights = np.exp(powers - powers.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        below = weights @ values < means
-        low, high = np.where(below, theta, low), np.where(below, high, theta)
-    return weights
 
 
 def _rows(values: Array) -> Table:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.intp]
 
 BINS = 8
 
@@ -82,12 +83,27 @@ def bin_edges(chances: Floats, bins: int) -> Floats:
     return np.unique(quantiles[quantiles > chances.min()])
 
 
+def places(chances: Floats, edges: npt.ArrayLike) -> Places:
+    """The bin of each chance."""
+    return np.searchsorted(np.asarray(edges), chances, side="right")
+
+
+def crossed(here: Places, bins: int, there: Places, bins_there: int) -> list[list[float]]:
+    """Of the positions in each bin ``here``, the shares of the bins ``there``: [bins, bins_there].
+
+    No bin here is empty. Places [positions], rounded shares: exact ones would only make a manifest long.
+    """
+    counts = np.bincount(here * bins_there + there, minlength=bins * bins_there).reshape(bins, bins_there)
+    shares: list[list[float]] = np.round(counts / counts.sum(axis=1, keepdims=True), 5).tolist()
+    return shares
+
+
 def bin_table(
     chances: Floats, agrees: Mapping[int, Flags], bins: int = BINS, drafted: Flags | None = None
 ) -> dict[str, Any]:
     """Per quantile bin of a probability: the share of positions, and how often each depth, or the draft, agreed."""
     edges = bin_edges(chances, bins)
-    place = np.searchsorted(edges, chances, side="right")
+    place = places(chances, edges)
     counts = np.bincount(place, minlength=len(edges) + 1)
 
     def means(flags: Flags) -> list[float]:

@@ -102,5 +102,6 @@ def find_exits(
 def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:
     """A quality record without the exits that are not exported."""
     bins = json.loads(json.dumps(quality["bins"]))
-    bins["agreement"] = {depth: row for depth, row in bins["agreement"].items() if int(depth) in splits}
+    for name in ("agreement", "following"):
+        bins[name] = {depth: rows for depth, rows in bins.get(name, {}).items() if int(depth) in splits}
     return {**quality, "bins": bins}

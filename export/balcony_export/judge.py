@@ -29,10 +29,10 @@ class Evidence(NamedTuple):
     top: Floats
     margin: Floats
 
-    def features(self) -> Floats:
+    def features(self, previous_mean: float | None = None) -> Floats:
         """[rows, length, 4] in the order of FEATURES. A row's first position has no previous one: the mean there."""
         previous = np.roll(self.top, 1, axis=1)
-        previous[:, 0] = self.top.mean()
+        previous[:, 0] = self.top.mean() if previous_mean is None else previous_mean
         return np.stack([self.gate, self.top, self.margin, previous], axis=-1)
 
 
@@ -54,6 +54,12 @@ def fit_judge(seen: Evidence, agrees: Flags, bins: int = BINS) -> dict[str, Any]
         "auroc": auroc(measured, others),
         "ece": calibration_error(measured, others),
     }
+
+
+def chances(judge: dict[str, Any], seen: Evidence) -> Floats:
+    """What a fitted judge says of other text: probabilities [rows, length]."""
+    weights = np.array([judge[name] for name in FEATURES])
+    return sigmoid(seen.features(judge["previous_mean"]) @ weights + judge["offset"])
 
 
 def _table(chances: Floats, agrees: Flags, bins: int) -> dict[str, Any]:

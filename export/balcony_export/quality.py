@@ -13,9 +13,18 @@ from torch.nn import functional
 from balcony_export import corpus, self_text
 from balcony_export.balcony import Balconies
 from balcony_export.base import Base
-from balcony_export.calibration import Flags, Floats, auroc, bin_table, calibration_error, sigmoid
+from balcony_export.calibration import (
+    Flags,
+    Floats,
+    auroc,
+    bin_table,
+    calibration_error,
+    crossed,
+    places,
+    sigmoid,
+)
 from balcony_export.gate import Gate, peeking
-from balcony_export.judge import Evidence, fit_judge
+from balcony_export.judge import Evidence, chances, fit_judge
 from balcony_export.kl import answers, mean_kl, predictions
 from balcony_export.progress import Progress
 
@@ -43,12 +52,6 @@ class Observations:
     lens_agreement: Mapping[int, float]
     kl_nats: Mapping[int, float]
     full_loss_nats: float
-
-    def bins(self, split: int, gate: Gate) -> dict[str, Any]:
-        """By the gate's probability at a split: how often the exits from it on agreed, and the gate's draft."""
-        deeper = {depth: flags.ravel() for depth, flags in self.agrees.items() if depth >= split}
-        chances = sigmoid(gate.logits(*self.peeked[split])).ravel()
-        return bin_table(chances, deeper, drafted=self.drafted[split].ravel())
 
     def after(self, position: int) -> Observations:
         """The same without the positions before ``position``. The three means stay those of all positions."""
@@ -146,7 +149,8 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
     Of ``seen``, held-out text, even rows fit; AUROC and calibration error come from the odd rows, which the fit never
     saw. The bins, by which a device forecasts what its tokens will agree, are of its ``own`` text.
     """
-    exits, gates = {}, {}
+    exits: dict[str, dict[str, Any]] = {}
+    gates: dict[int, Gate] = {}
     for split, (top, margin) in seen.peeked.items():
         agrees = seen.agrees[split]
         gates[split] = gate = Gate.fitted(top[::2], margin[::2], agrees[::2])
@@ -159,9 +163,11 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
             "kl_nats": seen.kl_nats[split],
             "gate_auroc": auroc(measured, outcomes),
             "gate_ece": calibration_error(measured, outcomes),
-            "bins": own.bins(split, gate),
             "judge": fit_judge(Evidence(logits, *seen.said[split]), agrees),
         }
+    judges = {split: exits[str(split)]["judge"] for split in gates}
+    for split, bins in _own_bins(own, gates, judges).items():
+        exits[str(split)]["bins"] = bins
     tokens, own_tokens = (next(iter(found.agrees.values())).size for found in (seen, own))
     return gates, {
         "heldout_tokens": int(tokens),
@@ -169,3 +175,28 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
         "full_loss_nats": seen.full_loss_nats,
         "exits": exits,
     }
+
+
+def _own_bins(
+    own: Observations, gates: Mapping[int, Gate], judges: Mapping[int, dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """By split and bin of its gate's probability: how often the exits from it on agreed, its gate's draft, and what the
+    judge and the deeper gates said (see GateBins in the manifest)."""
+    logits = {split: gate.logits(*own.peeked[split]) for split, gate in gates.items()}
+    gated = {split: sigmoid(found).ravel() for split, found in logits.items()}
+    tables = {}
+    for split, found in gated.items():
+        deeper = {depth: flags.ravel() for depth, flags in own.agrees.items() if depth >= split}
+        tables[split] = bin_table(found, deeper, drafted=own.drafted[split].ravel())
+    placed = {split: places(found, tables[split]["edges"]) for split, found in gated.items()}
+    for split, table in tables.items():
+        here, bins = placed[split], len(table["share"])
+        judge = judges[split]
+        said = places(chances(judge, Evidence(logits[split], *own.said[split])).ravel(), judge["edges"])
+        table["judged"] = crossed(here, bins, said, len(judge["share"]))
+        table["following"] = {
+            str(depth): crossed(here, bins, placed[depth], len(tables[depth]["share"]))
+            for depth in gates
+            if depth > split
+        }
+    return tables

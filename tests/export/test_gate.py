@@ -19,6 +19,7 @@ from balcony_export.calibration import (
     bin_edges,
     bin_table,
     calibration_error,
+    crossed,
     logistic,
     sigmoid,
 )
@@ -130,6 +131,15 @@ def test_bin_tables_hold_the_frequencies_of_each_bin(scored: list[tuple[float, b
         for depth, agreed in agrees.items():
             assert table["agreement"][str(depth)][index] == pytest.approx(agreed[inside].mean())
     assert sum(table["share"]) == pytest.approx(1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=60))
+def test_crossed_bins_are_the_shares_of_one_in_the_other(pairs: list[tuple[int, int]]) -> None:
+    assume({here for here, _ in pairs} == {0, 1, 2})
+    here, there = np.array(pairs).T
+    for bin_here, row in enumerate(crossed(here, 3, there, 5)):
+        inside = [found for place, found in pairs if place == bin_here]
+        assert row == pytest.approx([inside.count(bin_there) / len(inside) for bin_there in range(5)], abs=1e-5)
 
 
 @given(SCORED)

@@ -133,6 +133,11 @@ def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path, pictures: N
         assert len(row["bins"]["share"]) == len(row["bins"]["edges"]) + 1
         own = np.dot(row["bins"]["share"], row["bins"]["agreement"][split])
         assert own == pytest.approx(row["own_agreement"])
+        assert row["bins"]["following"].keys() == deeper - {split}
+        assert {len(said) for said in row["bins"]["judged"]} == {len(row["judge"]["share"])}
+        for depth, counted in row["bins"]["following"].items():
+            there = quality["exits"][depth]["bins"]["share"]
+            np.testing.assert_allclose(np.dot(row["bins"]["share"], counted), there, atol=1e-4)
         assert np.dot(row["judge"]["share"], row["judge"]["agreement"]) == pytest.approx(row["agreement"])
     found = sorted(path.relative_to(job.out).as_posix() for path in job.out.rglob("*") if path.is_file())
     assert found == [
