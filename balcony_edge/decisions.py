@@ -61,6 +61,7 @@ class DecisionLog:
                 "cut": governor.cut,
                 "floor_wins": governor.floor_wins,
                 "expected": governor.expected,
+                "gates_draft": governor.peeks,
                 "options": dict(governor.options),
                 "signals": {name: value for name, value in asdict(signals).items() if value is not None},
             }

@@ -64,7 +64,7 @@ class Policy(Protocol):
 
     @property
     def peeks(self) -> bool:
-        """Whether drafts are the gates' own, for which the head is not asked; none is shown unverified then."""
+        """Whether the exit taken gives its gate's draft, for which the head is not asked, instead of its token."""
         ...
 
     def first_split(self) -> int:

@@ -3,9 +3,10 @@
     python benchmarks/frontier.py [--shape smollm2-135m] [--precision fp32] [--rounds 6] [--tokens 120]
 
 The demo's base and exits lie in a larger shape (see widened.py), whose head weighs what a real model's does. Each round
-measures greedy replies at the shallowest exit and at plain full depth, and sets budgets at shares of the way between
-them; under each, in turn, replies whose governor may hold gates' drafts and replies whose governor may hold the head's
-alone. All are audited. Prints a table and, last, one JSON document.
+measures greedy replies at the shallowest exit, with its gate's drafts and with the head, and at plain full depth, and
+sets budgets at shares of the way between the latter two; under each, in turn, replies whose governor may use gates'
+drafts and replies whose governor may use the head's alone. All are audited. Prints a table and, last, one JSON
+document.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from balcony_edge.report import Report
 from balcony_export.bundle_writer import export_bundle
 from balcony_export.formats import Choice
 
-SHARES = (0.15, 0.3, 0.45, 0.6)
+SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 # Behind the prompts of one round after the other: other replies each time.
 WORDS = ("", " and", " when the", " but a", " because", " with her")
 WAYS = ("gates", "head alone")
@@ -67,33 +68,30 @@ def replies(session: AdaptiveSession, budget: str, tokens: int, way: str, word: 
 
 def measure(session: AdaptiveSession, rounds: int, tokens: int) -> dict[str, Any]:
     """Agreement and cost of both ways at every share, and the cost of the two ends."""
-    shallow: list[Report] = []
+    shallow: dict[str, list[Report]] = {way: [] for way in WAYS}
     full: list[Report] = []
     runs: dict[tuple[float, str], list[Report]] = {(share, way): [] for share in SHARES for way in WAYS}
     replies(session, "full", tokens, "plain", WORDS[0])
     for index in range(rounds):
         word = WORDS[index % len(WORDS)]
-        ends = (
-            replies(session, SHALLOWEST, tokens, WAYS[0], word),
-            replies(session, "full", tokens, "plain", word),
-        )
-        shallow += ends[0]
-        full += ends[1]
-        low, high = map(mean_ms, ends)
+        ends = {way: replies(session, SHALLOWEST, tokens, way, word) for way in WAYS}
+        whole = replies(session, "full", tokens, "plain", word)
+        for way, end in ends.items():
+            shallow[way] += end
+        full += whole
+        low, high = mean_ms(ends["head alone"]), mean_ms(whole)
         for share in SHARES:
             # Whoever comes second has the other's experience of the texts.
             for way in WAYS[:: 1 if index % 2 else -1]:
                 runs[share, way] += replies(session, f"{low + share * (high - low)}ms", tokens, way, word)
     full_ms = mean_ms(full)
+
+    def found(reports: list[Report]) -> dict[str, Any]:
+        return summary(reports) | {"of_full": round(mean_ms(reports) / full_ms, 3)}
+
     return {
-        "shallowest": summary(shallow) | {"of_full": round(mean_ms(shallow) / full_ms, 3)},
-        "budgets": {
-            f"{share:.2f}": {
-                way: summary(runs[share, way]) | {"of_full": round(mean_ms(runs[share, way]) / full_ms, 3)}
-                for way in WAYS
-            }
-            for share in SHARES
-        },
+        "shallowest": {way: found(shallow[way]) for way in WAYS},
+        "budgets": {f"{share:.2f}": {way: found(runs[share, way]) for way in WAYS} for share in SHARES},
     }
 
 
@@ -112,9 +110,9 @@ def main() -> None:
     export_bundle(model, out, model=model.name, exits=exits, choice=choice)
     with AdaptiveSession(Bundle(out), provider="cpu", speculate=True) as session:
         found = measure(session, options.rounds, options.tokens)
-    print(f"{'budget':>7}" + "".join(f"{way:>22}" for way in WAYS))
-    for share, ways in found["budgets"].items():
-        print(f"{share:>7}" + "".join(f"{ways[way]['agreement']:>12} at {ways[way]['of_full']:<7}" for way in WAYS))
+    print(f"{'budget':>10}" + "".join(f"{way:>22}" for way in WAYS))
+    for share, ways in {"shallowest": found["shallowest"], **found["budgets"]}.items():
+        print(f"{share:>10}" + "".join(f"{ways[way]['agreement']:>12} at {ways[way]['of_full']:<7}" for way in WAYS))
     document = {"benchmark": "frontier", "shape": options.shape, "precision": options.precision, "machine": cpu_model()}
     print(json.dumps({**document, **found}))
 

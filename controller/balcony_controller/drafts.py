@@ -10,7 +10,7 @@ from balcony_controller.shape import LadderShape
 
 class Drafts:
     """The drafts held: ``count``, the probability ``prefix`` that all are right, how many a deep pass is expected to
-    accept, how many are right if each is shown as it is, and whether one is a gate's own (``peeked``)."""
+    accept, and how many are right if each is shown as it is."""
 
     def __init__(self) -> None:
         self.clear()
@@ -21,11 +21,9 @@ class Drafts:
         self.prefix = 1.0
         self.accepted = 0.0
         self.right = 0.0
-        self.peeked = False
 
-    def add(self, chance: float, peeked: bool = False) -> None:
+    def add(self, chance: float) -> None:
         """One more, right with probability ``chance`` if those before it are."""
-        self.peeked |= peeked
         self.count += 1
         self.prefix *= chance
         self.accepted += self.prefix

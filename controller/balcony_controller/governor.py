@@ -117,7 +117,7 @@ class Governor:
 
     @property
     def peeks(self) -> bool:
-        """Whether the exit that ``stop_at`` has just taken gives its gate's draft, which is never shown unverified."""
+        """Whether the exit that ``stop_at`` has just taken gives its gate's draft instead of its token."""
         return self._peeks
 
     @property
@@ -170,7 +170,7 @@ class Governor:
         """The shallowest depth worth looking at; the full depth straight away where nothing else is."""
         depths, full = self._choice.policy.depths, self.shape.full
         if self.cut:
-            return full if self._drafts.peeked else self.shape.depths[0]
+            return self.shape.depths[0]
         # A prompt's time is not charged: it may as well go as deep as its reply will.
         if self._choice.first and depths[-1] == full and self._choice.fits(full):
             return full
@@ -194,8 +194,6 @@ class Governor:
         if self.cut or split not in policy.to_full:
             return None, expected
         deep = policy.depths[-1] == full and choice.fits(full)
-        if drafts.peeked and not deep:
-            return full, 1.0
         peek_gain = -math.inf
         if deep and split == policy.depths[0] and self._may_hold(drafts.count):
             peek_gain = policy.peek_gain(drafts.prefix if drafts.count else None, row, part, index)
@@ -204,15 +202,17 @@ class Governor:
             if deep and full_gain > max(0.0, peek_gain):
                 return full, 1.0
             return self._peek(split, index) if peek_gain > 0.0 else (None, expected)
-        next_gain, full_gain = policy.gains(split, row, part, index)
-        if peek_gain > max(0.0, next_gain, full_gain):
+        next_gain, full_gain, show_gain = policy.gains(split, row, part, index)
+        if not deep:
+            full_gain = -math.inf
+        if max(show_gain, peek_gain) > max(0.0, next_gain, full_gain):
             return self._peek(split, index)
-        if next_gain > 0.0 and (next_gain >= full_gain or not deep):
+        if next_gain > 0.0 and next_gain >= full_gain:
             following = policy.depths[policy.depths.index(split) + 1]
             if not choice.fits(following):
                 return None, expected
             return following, self.quality.agreement(split, index, following)
-        return (full, 1.0) if deep and full_gain > 0.0 else (None, expected)
+        return (full, 1.0) if full_gain > 0.0 else (None, expected)
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         """What to do with the token that the exit at ``depth`` has given, ``held`` drafts being held before it.
@@ -222,8 +222,7 @@ class Governor:
         """
         drafts, choice = self._drafts, self._choice
         policy = choice.policy
-        peeked = self._peeks and confidence is None
-        if peeked:
+        if self._peeks and confidence is None:
             chance = self.quality.drafted(depth, self.quality.bin(depth, gate_logit))
         else:
             chance = self.quality.judged(depth, gate_logit, confidence)
@@ -233,13 +232,11 @@ class Governor:
         full = self.shape.full
         # Lossless drafts always find their deep pass: limits that forbid it do not choose a lossless policy.
         if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not choice.fits(full):
-            # Drafts of gates are verified, be it too late.
-            return Verdict.DEEPEN if peeked or drafts.peeked else self._show(chance)
+            return self._show(chance)
         row, part, steps = choice.row, choice.part, policy.steps
         worth, price = between(policy.worth, row, part), between(policy.price, row, part)
         new = 1.0 - worth
-        verified = policy.lossless or peeked or drafts.peeked
-        emit = -math.inf if verified else drafts.right + chance - worth * (held + 1)
+        emit = -math.inf if policy.lossless else drafts.right + chance - worth * (held + 1)
         deepen = (drafts.accepted + 1.0) * new - price * steps.deep[depth]
         hold = verify = -math.inf
         if depth == policy.depths[0] and self._may_hold(0):
@@ -256,7 +253,7 @@ class Governor:
             return self._show(chance)
         if best == deepen:
             return Verdict.DEEPEN
-        drafts.add(chance, peeked)
+        drafts.add(chance)
         return Verdict.HOLD if hold > verify + 1e-9 else Verdict.VERIFY
 
     def observe(self, stage: str, positions: int, elapsed_ms: float) -> None:

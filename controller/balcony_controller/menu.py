@@ -41,7 +41,8 @@ class Wish:
 class Solutions:
     """Solved policies. ``mixed`` may show unverified tokens, ``lossless`` ones never do (the first: full depth alone).
 
-    ``rounds``: whether drafts may be held; ``peeks``: those of gates too. ``used``: the stages of each set of depths.
+    ``rounds``: whether drafts may be held; ``peeks``: whether gates' drafts may be used. ``used``: the stages of each
+    set of depths.
     ``shallowest_ms``, ``full_ms``: the cheapest token, and a full-depth one.
     """
 
@@ -62,8 +63,8 @@ class Solutions:
         mixed = [
             solve(shape, cost, quality, (full,)),
             *(solve(shape, cost, quality, (split, full), rounds=rounds, peeks=peeks) for split in exits),
-            *(solve(shape, cost, quality, (split,)) for split in exits),
-            *(solve(shape, cost, quality, pair) for pair in combinations(exits, 2)),
+            *(solve(shape, cost, quality, (split,), peeks=peeks) for split in exits),
+            *(solve(shape, cost, quality, pair, peeks=peeks) for pair in combinations(exits, 2)),
         ]
         lossless = [solve(shape, cost, quality, (full,), lossless=True)]
         if rounds:

@@ -23,9 +23,9 @@ class Policy:
 
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
     more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
-    ``to_full[split][price][bin]`` to full depth, ``to_peek[price][bin]`` to hold the draft of the first exit's gate,
-    for which the head is not asked; ``held_to_full[price][prefix][bin]`` and ``held_to_peek`` the same with drafts
-    held. () where nothing can be held.
+    ``to_full[split][price][bin]`` to full depth, ``to_show[split][price][bin]`` to show the draft of the gate there,
+    for which the head is not asked, ``to_peek[price][bin]`` to hold that of the first exit's gate;
+    ``held_to_full[price][prefix][bin]`` and ``held_to_peek`` the same with drafts held. () where nothing can be held.
     """
 
     depths: tuple[int, ...]
@@ -38,6 +38,7 @@ class Policy:
     hold: Table
     to_next: Mapping[int, Table]
     to_full: Mapping[int, Table]
+    to_show: Mapping[int, Table]
     to_peek: Table
     held_to_full: tuple[Table, ...]
     held_to_peek: tuple[Table, ...]
@@ -85,21 +86,26 @@ class Policy:
         return _held(self.held_to_full, prefix, row, part, index)
 
     def peek_gain(self, prefix: float | None, row: int, part: float, index: int) -> float:
-        """The same of the draft of the exit's gate, with nothing held (None) or drafts; -∞ where it gives none."""
+        """The same of holding the draft of the exit's gate, with nothing held (None) or drafts; -∞ where it cannot."""
         if not self.to_peek:
             return -math.inf
         if prefix is not None:
             return _held(self.held_to_peek, prefix, row, part, index)
-        value = self.to_peek[row][index]
-        return value if part == 0.0 else value + part * (self.to_peek[row + 1][index] - value)
+        return _along(self.to_peek, row, part, index)
 
-    def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float]:
-        """How much more than taking the exit at ``split`` it is worth to go (to the next exit, to full depth)."""
-        to_next, to_full = self.to_next[split], self.to_full[split]
-        near, full = to_next[row][index], to_full[row][index]
-        if part == 0.0:
-            return near, full
-        return near + part * (to_next[row + 1][index] - near), full + part * (to_full[row + 1][index] - full)
+    def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float, float]:
+        """How much more than taking the exit at ``split`` it is worth to go (to the next exit, to full depth), or to
+        show its gate's draft."""
+        return (
+            _along(self.to_next[split], row, part, index),
+            _along(self.to_full[split], row, part, index),
+            _along(self.to_show[split], row, part, index),
+        )
+
+
+def _along(table: Table, row: int, part: float, index: int) -> float:
+    value = table[row][index]
+    return value if part == 0.0 else value + part * (table[row + 1][index] - value)
 
 
 def _held(tables: tuple[Table, ...], prefix: float, row: int, part: float, index: int) -> float:

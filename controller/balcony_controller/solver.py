@@ -3,8 +3,8 @@
 One *position* after the other is decided. With nothing held it can be shown at an exit (EMIT), taken to a deeper exit,
 or to full depth; the first exit's token can also be kept as a draft (HOLD), which a deep pass verifies later together
 with all drafts before it. A *look* at an exit runs its layer, and its gate answers; only then is the head paid for, or
-not: instead of the exit's token the gate's own draft may be held (PEEK), which is right less often but needs no head. A
-cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
+not: instead of the exit's token the gate's own draft may be shown or held (PEEK), which is right less often but needs
+no head. A cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
 profiled millisecond) the best policy maximises ρ = (agreement - μ · cost) per token; ρ is the value that the next
 token will have anyway, so that what a step is worth is
 
@@ -115,7 +115,7 @@ def solve(
     """The best use of ``depths`` at every price.
 
     ``lossless``: nothing unverified is shown; the only "price" is the milliseconds' own, and the answer the cheapest
-    policy. ``rounds``: drafts may be held at all. ``peeks``: those of gates too, where they give any.
+    policy. ``rounds``: drafts may be held at all. ``peeks``: gates' drafts may be used, where they give any.
     """
     deep = depths[-1] == shape.full
     full_ms = plain_ms(shape, cost)
@@ -144,6 +144,7 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         (1.0,) * rows,
         tuple((1.0 - price * full_ms).tolist()),
         ((0.0,) * len(PREFIX),) * rows,
+        {},
         {},
         {},
         (),
@@ -179,8 +180,10 @@ class _Solver:
             if index + 1 < len(exits):
                 self.following[split] = following_gates(quality, split, exits[index + 1])
         self.drafted = _Landing(self.chances[first])
-        peeks = peeks and self.holding and quality.drafts(first)
-        self.peeked = _Landing(drafted_chances(quality, first)) if peeks else None
+        peeked = {split: drafted_chances(quality, split) for split in exits if peeks and quality.drafts(split)}
+        self.peeked = _Landing(peeked[first]) if self.holding and first in peeked else None
+        # What is shown without the head is more likely right than wrong, however little the budget.
+        self.shown = {} if lossless else {split: np.where(one < 0.5, NEVER, one) for split, one in peeked.items()}
 
     def policy(self, depths: tuple[int, ...]) -> Policy:
         """Iterate to the best policy, then write its tables down."""
@@ -196,8 +199,9 @@ class _Solver:
             tuple((start.agreement / start.tokens).tolist()),
             tuple(worth.tolist()),
             _rows(waiting.value(self.price, worth)),
-            {split: _rows(to_next) for split, (to_next, _) in gains.items()},
-            {split: _rows(to_full) for split, (_, to_full) in gains.items()},
+            {split: _rows(to_next) for split, (to_next, _, _) in gains.items()},
+            {split: _rows(to_full) for split, (_, to_full, _) in gains.items()},
+            {split: _rows(to_show) for split, (_, _, to_show) in gains.items()},
             self._peek_gain(worth, waiting),
             *self._held_gains(worth, waiting),
         )
@@ -265,13 +269,17 @@ class _Solver:
         chances = self.chances[split]
         options = []
         if not self.lossless:
-            ones = np.ones((len(self.price), len(chances)))
-            options.append(_Step(ones, ones * 0.0, ones * chances, ones * 0.0))
+            options.append(self._emit(chances))
         if self.deep:
             options.append(self._deep_pass(self.steps.deep[split], len(chances)))
         if self.holding and split == self.exits[0]:
             options.append(self._hold(waiting, self.drafted).alone())
         return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.head)
+
+    def _emit(self, chances: Array) -> _Step:
+        """Showing a token that is right with one of the ``chances``. [prices, chances]"""
+        ones = np.ones((len(self.price), len(chances)))
+        return _Step(ones, ones * 0.0, ones * chances, ones * 0.0)
 
     def _full(self, split: int) -> _Step:
         """Going on to full depth from ``split``. [prices, bins]"""
@@ -291,6 +299,8 @@ class _Solver:
             options.append(self._full(split))
         if self._goes_on(split):
             options.append(self._next(worth, waiting, split))
+        if split in self.shown:
+            options.append(self._emit(self.shown[split]))
         if self.peeked is not None and split == self.exits[0]:
             options.append(self._hold(waiting, self.peeked).alone())
         return _best(self.price, worth, options)
@@ -302,13 +312,14 @@ class _Solver:
         """A cycle from its beginning. [prices]"""
         return self._at(worth, waiting, self.exits[0]).mix(self.share).plus(self.look)
 
-    def _gains(self, worth: Array, waiting: _Step, split: int) -> tuple[Array, Array]:
-        """The value of (going to the next exit, going to full depth) over taking the exit. [prices, bins]"""
+    def _gains(self, worth: Array, waiting: _Step, split: int) -> tuple[Array, Array, Array]:
+        """The value of (the next exit, full depth, showing the gate's draft) over taking the exit. [prices, bins]"""
         run = self._run(worth, waiting, split).value(self.price, worth)
         never = np.full_like(run, NEVER)
         to_next = self._next(worth, waiting, split).value(self.price, worth) - run if self._goes_on(split) else never
         to_full = self._full(split).value(self.price, worth) - run if self.deep else never
-        return to_next, to_full
+        shown = self._emit(self.shown[split]).value(self.price, worth) - run if split in self.shown else never
+        return to_next, to_full, shown
 
     def _peek_gain(self, worth: Array, waiting: _Step) -> Table:
         """With nothing held, the value of holding the gate's draft over that of taking the exit. [prices, bins]"""

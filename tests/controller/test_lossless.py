@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from balcony_controller import Confidence, Governor, Limits, Signals, StageProfile, Verdict
-from balcony_controller.records import Records
-from balcony_controller.replay import Run, World, play
-from balcony_controller.shape import HEAD
+from balcony_controller import StageProfile
+from balcony_controller.replay import World, play
 from balcony_controller.traces import Moment, Trace, shipped
-from helpers.fakes import FULL_MS, SHAPE, drafting, governor, profile, records
+from helpers.fakes import FULL_MS, SHAPE, governor, records
 
 TOKENS = 600
 TRACES = pytest.mark.parametrize("trace", shipped(TOKENS), ids=lambda trace: trace.name)
@@ -73,124 +71,6 @@ def test_drafting_that_does_not_pay_on_this_machine_is_given_up(
     assert all(run.verified)
     assert run.unverified_wrong == 0
     assert run.mean_ms() <= 1.02 * FULL_MS
-
-
-def dear_head() -> Records:
-    """Gates that give drafts, and a head that costs as much as two layers and a half, as with a large vocabulary."""
-    return replace(drafting(records()), profiles={**records().profiles, HEAD: profile(2.4, 0.1)})
-
-
-def steady(control: Governor, known: Records, tokens: int = TOKENS) -> Run:
-    return play(control, known, World(Trace("steady", [0], [Moment()])), tokens)
-
-
-def test_drafts_of_gates_spare_the_head() -> None:
-    """As often right within a twentieth, they are the cheaper ones, in what is foretold and in what is spent."""
-    known = dear_head()
-    headed = replace(records(), profiles=known.profiles)
-    peeking, asking = governor("full", known=known), governor("full", known=headed)
-    assert peeking.policy.cost_ms[0] < asking.policy.cost_ms[0]
-    peeked, asked = listen(peeking), listen(asking)
-    runs = [steady(control, one) for control, one in ((peeking, known), (asking, headed))]
-    assert peeked
-    assert not asked
-    assert runs[0].mean_ms(100) < runs[1].mean_ms(100)
-    for run in runs:
-        assert all(run.verified)
-        assert run.unverified_wrong == 0
-
-
-@pytest.mark.parametrize("between", [0.4, 0.6, 0.8])
-def test_budgets_below_lossless_decoding_use_them_too(between: float) -> None:
-    """More agreement for the same money, the shallowest exit being the cheapest and lossless decoding the dearest."""
-    known = dear_head()
-    headed = replace(records(), profiles=known.profiles)
-    solved = governor("full", known=headed)._choice.menu.solved
-    least_ms, most_ms = solved.shallowest_ms, min(policy.cost_ms[0] for policy in solved.lossless)
-    budget = f"{least_ms + between * (most_ms - least_ms)}ms"
-    peeking, asking = governor(budget, known=known), governor(budget, known=headed)
-    peeked = listen(peeking)
-    runs = [steady(peeking, known, 3000), steady(asking, headed, 3000)]
-    assert peeked
-    assert not any(peeked)
-    assert runs[0].agreement(100) > runs[1].agreement(100) + 0.005
-    assert runs[0].mean_ms(100) < 1.02 * runs[1].mean_ms(100)
-
-
-def test_gates_draft_no_sampled_replies() -> None:
-    """These have policies of their own, solved without such drafts."""
-    known = dear_head()
-    headed = replace(records(), profiles=known.profiles)
-    control = governor(f"{FULL_MS}ms", known=known)
-    before = control.policy
-    assert governor(f"{FULL_MS}ms", known=headed).policy.cost_ms[0] > before.cost_ms[0]
-    control.begin({}, 100, greedy=False)
-    assert control.policy == governor(f"{FULL_MS}ms", known=headed).policy
-    control.settle(1, 1.0, charge=False)
-    for logit in (-5.0, 0.0, 5.0):
-        control.stop_at(control.first_split(), logit)
-        assert not control.peeks
-    control.begin({}, 100)
-    assert control.policy is before
-
-
-def test_drafts_of_gates_are_not_used_where_they_are_seldom_right() -> None:
-    known = dear_head()
-    tables = {split: replace(table, drafted=[0.1] * len(table.share)) for split, table in known.tables.items()}
-    known = replace(known, tables=tables)
-    control = governor("full", known=known)
-    peeked = listen(control)
-    steady(control, known)
-    assert not peeked
-
-
-def listen(control: Governor) -> list[bool]:
-    """For every draft of a gate that is judged from now on, whether its round ends with showing what it holds."""
-    shown: list[bool] = []
-    holding = False
-    judge = control.judge
-
-    def listening(depth: int, gate: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        nonlocal holding
-        verdict = judge(depth, gate, confidence, held)
-        holding = (holding and held > 0) or confidence is None
-        if holding and (confidence is None or verdict is Verdict.EMIT):
-            shown.append(verdict is Verdict.EMIT)
-        return verdict
-
-    control.judge = listening  # type: ignore[method-assign]
-    return shown
-
-
-@TRACES
-def test_whatever_the_budget_no_gates_draft_is_shown_unverified(trace: Trace, cheapest_ms: float) -> None:
-    known = dear_head()
-    budgets = [f"{share * cheapest_ms}ms" for share in (0.8, 1.0, 1.3)]
-    for budget in [*budgets, "2.2s@reply", "full"]:
-        control = governor(budget, known=known)
-        shown = listen(control)
-        play(control, known, World(trace), TOKENS)
-        assert not any(shown)
-        assert shown or budget != "full"
-
-
-def test_a_hard_limit_has_the_head_asked_again() -> None:
-    """Heat cuts a reply to the shallowest exit, whose tokens are shown as they are; what gates drafted is verified."""
-    control = governor(f"{2 * FULL_MS}ms", limits=Limits(temperature_c=90.0), known=dear_head())
-    control.begin({}, 100)
-    control.settle(1, 1.0, charge=False)
-    sure = 5.0
-    assert control.first_split() == 3
-    assert control.stop_at(3, sure)[0] is None
-    assert control.peeks
-    assert control.judge(3, sure, None) is Verdict.HOLD
-    control.hear(Signals(time_s=0.0, temperature_c=95.0))
-    assert control.first_split() == SHAPE.full
-    control.verified([])
-    assert control.first_split() == 3
-    assert control.stop_at(3, sure)[0] is None
-    assert not control.peeks
-    assert control.judge(3, sure, Confidence(-3.0, 0.0)) is Verdict.EMIT
 
 
 def test_a_replay_with_trials_is_the_same_every_time() -> None:
