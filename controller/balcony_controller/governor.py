@@ -11,7 +11,7 @@ from balcony_controller.choice import Choice
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
 from balcony_controller.menu import Menu, Solutions
-from balcony_controller.policy import Policy, between
+from balcony_controller.policy import NEVER, Policy, between
 from balcony_controller.quality import QualityModel
 from balcony_controller.resources import LoadMeter
 from balcony_controller.shape import LadderShape
@@ -209,10 +209,14 @@ class Governor:
             return self._peek(split, index)
         if next_gain > 0.0 and next_gain >= full_gain:
             following = policy.depths[policy.depths.index(split) + 1]
-            if not choice.fits(following):
-                return None, expected
-            return following, self.quality.agreement(split, index, following)
-        return (full, 1.0) if full_gain > 0.0 else (None, expected)
+            if choice.fits(following):
+                return following, self.quality.agreement(split, index, following)
+        elif full_gain > 0.0:
+            return full, 1.0
+        # A limit of single tokens, or of the reply, may leave no time for the head.
+        if show_gain > NEVER / 2 and not choice.fits(split):
+            return self._peek(split, index)
+        return None, expected
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         """What to do with the token that the exit at ``depth`` has given, ``held`` drafts being held before it.

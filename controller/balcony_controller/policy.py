@@ -12,7 +12,8 @@ from balcony_controller.steps import StepCosts
 
 # Probabilities that all held drafts are right, at which the value of holding is tabulated.
 GRID = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
-
+# The value of what cannot be done.
+NEVER = -1e9
 
 Table = tuple[tuple[float, ...], ...]
 

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from balcony_controller.cost import CostModel
 from balcony_controller.forecast import drafted_chances, following_gates, judged_mix
-from balcony_controller.policy import GRID, Policy, Table
+from balcony_controller.policy import GRID, NEVER, Policy, Table
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import HEAD, LadderShape
 from balcony_controller.steps import StepCosts
@@ -36,7 +36,6 @@ PREFIX: Array = np.array(GRID)
 PRICES: Array = 0.02 * np.power(1.2, np.arange(30.0))
 SWEEPS = 40
 SETTLED = 1e-5
-NEVER = -1e9
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from balcony_controller.records import Records
 from balcony_controller.replay import Run, World, play
 from balcony_controller.shape import HEAD
 from balcony_controller.traces import Moment, Trace, shipped
-from helpers.fakes import FULL_MS, drafting, governor, profile, records
+from helpers.fakes import FULL_MS, SHAPE, drafting, governor, profile, records
 
 TOKENS = 600
 
@@ -20,6 +20,7 @@ TOKENS = 600
 class Judged(NamedTuple):
     """One judgement: whether it was of a gate's draft, while the governor was lossless, and with what result."""
 
+    gate: float | None
     peeked: bool
     lossless: bool
     verdict: Verdict
@@ -47,7 +48,7 @@ def listen(control: Governor) -> list[Judged]:
 
     def listening(depth: int, gate: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         verdict = judge(depth, gate, confidence, held)
-        heard.append(Judged(confidence is None, control.lossless, verdict, control.expected))
+        heard.append(Judged(gate, confidence is None, control.lossless, verdict, control.expected))
         return verdict
 
     control.judge = listening  # type: ignore[method-assign]
@@ -96,6 +97,19 @@ def test_they_reach_below_the_shallowest_exit_with_its_head() -> None:
     assert not all(one.peeked for one in shown)
     foretold = sum(one.expected for one in shown) / len(shown)
     assert run.agreement() == pytest.approx(foretold, abs=0.02)
+
+
+def test_a_limit_of_single_tokens_that_has_no_time_for_the_head_does_without() -> None:
+    known = dear_head()
+    look_ms = sum(known.profiles[name].ms(1) for name in SHAPE.stages(3))
+    head_ms = known.profiles[HEAD].ms(1)
+    control = governor(f"{look_ms + 0.6 * head_ms}ms@p95", known=known)
+    heard = listen(control)
+    run = steady(control, known)
+    # The others are more likely wrong than right.
+    drafted = [control.quality.drafted(3, control.quality.bin(3, one.gate)) for one in heard]
+    assert [one.peeked for one in heard] == [chance >= 0.5 for chance in drafted]
+    assert run.unverified_wrong > 0
 
 
 def test_gates_draft_no_sampled_replies() -> None:
