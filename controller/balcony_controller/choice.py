@@ -165,7 +165,7 @@ class Choice:
         if self._opener is not None or policy.lossless:
             self.row, self.part = 0 if self._opener is None else self._opener.row, 0.0
             return
-        allowed = self.allowed_ms() / self.menu.bias(policy)
+        allowed = max(self.allowed_ms(), self._unsaved_ms(policy)) / self.menu.bias(policy)
         self.floor_wins = False
         if self.min_agreement > 0.0:
             wanted = min(1.0, self.min_agreement + self.floor_debt / self.FLOOR_TOKENS)
@@ -173,6 +173,15 @@ class Choice:
             if floor_ms > allowed:
                 allowed, self.floor_wins = floor_ms, True
         self.row, self.part = policy.place(allowed)
+
+    def _unsaved_ms(self, policy: Policy) -> float:
+        """What a token may take though savings for openings lack: these are not worth more than it would lose."""
+        if not self._may_open or policy.depths[-1] == self._shape.full:
+            return 0.0
+        if self.books.debt_tokens > self._opening.OVERSPENT_TOKENS:
+            return 0.0
+        rest_ms = self.menu.opener().rest_ms(policy) * self.menu.bias(policy)
+        return min(rest_ms, self.allowed_ms(eased=False))
 
     def _choose(self, fresh: bool = False) -> None:
         """Choose the policy."""

@@ -189,17 +189,25 @@ class Menu:
         return self._opener[1]
 
     def _find_opener(self) -> Opener:
-        cheapest = min(self.solved.mixed, key=lambda policy: policy.cost_ms[-1])
-        least_ms, least = cheapest.cost_ms[-1], cheapest.agreement[-1]
-        lossless = self.cheapest_lossless(alone=False)
-        openers = [Opener(lossless, 0, lossless.cost_ms[0] * self.bias(lossless), 1.0)]
+        """The best one if the rest is the shallowest exit, which is left without its head where that pays less."""
+        mixed = self.solved.mixed
+        rest = next((policy for policy in mixed if policy.depths == self._exits[:1]), mixed[0])
+        found = self._opener_beside(rest, 0)
+        return self._opener_beside(rest, rest.row_at(found.price))
+
+    def _opener_beside(self, rest: Policy, row: int) -> Opener:
+        least_ms, least = rest.cost_ms[row], rest.agreement[row]
+
+        def opener(policy: Policy, row: int) -> Opener:
+            cost_ms, agreement = policy.cost_ms[row] * self.bias(policy), policy.agreement[row]
+            return Opener(policy, row, cost_ms, agreement, (agreement - least) / max(cost_ms - least_ms, 1e-9))
+
+        openers = [opener(self.cheapest_lossless(alone=False), 0)]
         for policy in self.solved.mixed:
             if policy.depths[-1] == self.shape.full:
-                bias = self.bias(policy)
-                places = enumerate(zip(policy.cost_ms, policy.agreement, strict=True))
-                openers += [Opener(policy, row, cost_ms * bias, agreement) for row, (cost_ms, agreement) in places]
-        deep = [opener for opener in openers if opener.cost_ms >= self.LEAST_OPENING * least_ms]
-        return max(deep or openers, key=lambda one: (one.agreement - least) / max(one.cost_ms - least_ms, 1e-9))
+                openers += [opener(policy, row) for row in range(len(policy.cost_ms))]
+        deep = [one for one in openers if one.cost_ms >= self.LEAST_OPENING * least_ms]
+        return max(deep or openers, key=lambda one: one.price)
 
     def best(self, wish: Wish, before: Policy) -> Policy:
         """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""

@@ -15,12 +15,20 @@ from balcony_controller.policy import Policy
 
 
 class Opener(NamedTuple):
-    """How replies open: a policy at one of its rows, and what its tokens cost and agree."""
+    """How replies open: a policy at one of its rows, what its tokens cost and agree, and what a millisecond buys."""
 
     policy: Policy
     row: int
     cost_ms: float
     agreement: float
+    price: float
+
+    def rest_ms(self, rest: Policy) -> float:
+        """What tokens of ``rest`` cost where saving more for openings would lose more than these gain.
+
+        A single exit saves by doing without its head. What others save, what deeper exits would gain, is a forecast.
+        """
+        return rest.cost_ms[-1] if len(rest.depths) > 1 else rest.cost_ms[rest.row_at(self.price)]
 
 
 class Opening:
@@ -69,7 +77,7 @@ class Opening:
     ) -> float:
         """Expected agreement of whole replies that begin with a debt; savings to be made first count in part."""
         length, above_ms = self.length, opener.cost_ms - allowed_ms
-        rest_ms = rest.cost_ms[-1] * bias
+        rest_ms = opener.rest_ms(rest) * bias
         if above_ms <= 0.0 or rest_ms >= allowed_ms or debt_tokens >= self.MOST_DEBT_TOKENS:
             return rest.agreement_at(allowed_ms / bias)
         lacking_ms = max(0.0, self.SAVED_TOKENS + debt_tokens) * allowed_ms / self.SAVING_REPLIES
@@ -82,7 +90,7 @@ class Opening:
 
     def plan(self, opener: Opener, rest: Policy, bias: float, allowed_ms: float, debt_tokens: float) -> bool:
         """Open the reply that begins so far that savings can be back when it ends; False if that is not worth it."""
-        rest_ms = rest.cost_ms[-1] * bias
+        rest_ms = opener.rest_ms(rest) * bias
         spare_ms = self.length * (allowed_ms - rest_ms) - (self.SAVED_TOKENS + debt_tokens) * allowed_ms
         self._until = spare_ms / max(opener.cost_ms - rest_ms, 1e-9)
         return self._until >= self.LEAST_OPENED

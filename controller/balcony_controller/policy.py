@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,6 +62,10 @@ class Policy:
     def agreement_at(self, cost_ms: float) -> float:
         """Expected agreement where the policy costs ``cost_ms``."""
         return between(self.agreement, *self.place(cost_ms))
+
+    def row_at(self, price: float) -> int:
+        """The last row at which a millisecond must buy no more than ``price`` of agreement; the first if none is."""
+        return max(0, bisect_right(self.price, price) - 1)
 
     def cost_of(self, agreement: float) -> float:
         """What a token costs where the policy agrees so much; the most that it can cost where it never does."""
