@@ -99,6 +99,17 @@ def test_they_reach_below_the_shallowest_exit_with_its_head() -> None:
     assert run.agreement() == pytest.approx(foretold, abs=0.02)
 
 
+@pytest.mark.parametrize("times", [1.03, 1.1, 1.25])
+def test_a_head_that_costs_little_is_not_saved_for_openings(times: float) -> None:
+    """Where a thirtieth of a token buys a fifth of the right ones, no reply goes without to open the next one deep."""
+    asking = replace(records(), profiles={**records().profiles, HEAD: profile(0.3, 0.1)})
+    peeking = drafting(asking, kept=0.8)
+    shallow_ms = sum(asking.profiles[name].ms(1) for name in [*SHAPE.stages(3), HEAD])
+    runs = [steady(governor(f"{times * shallow_ms}ms", known=known), known, 4000) for known in (peeking, asking)]
+    assert runs[0].agreement(100) > runs[1].agreement(100) - 0.01
+    assert runs[0].mean_ms(100) < 1.01 * times * shallow_ms
+
+
 def test_a_limit_of_single_tokens_that_has_no_time_for_the_head_does_without() -> None:
     known = dear_head()
     look_ms = sum(known.profiles[name].ms(1) for name in SHAPE.stages(3))

@@ -78,17 +78,17 @@ def records(replies: int = 20, tokens: int = 150) -> Records:
     return Records(SHAPE, profiles(), tables, judges, made)
 
 
-def drafting(known: Records) -> Records:
-    """The same with gates that give drafts, of which one in twenty is wrong though the exit's own token is not."""
+def drafting(known: Records, kept: float = 0.95) -> Records:
+    """The same with gates that give drafts, of which a share ``kept`` is right where the exit's own token is."""
     rng = np.random.default_rng(11)
     tables = {
-        split: replace(table, drafted=[0.95 * agreed for agreed in table.agreement[split]])
+        split: replace(table, drafted=[kept * agreed for agreed in table.agreement[split]])
         for split, table in known.tables.items()
     }
     replies = []
     for reply in known.replies:
         tracks = {
-            depth: replace(track, drafted=[agreed and rng.random() < 0.95 for agreed in track.agreed])
+            depth: replace(track, drafted=[agreed and rng.random() < kept for agreed in track.agreed])
             for depth, track in reply.tracks.items()
         }
         replies.append(replace(reply, tracks=tracks))
