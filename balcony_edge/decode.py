@@ -26,6 +26,7 @@ class Draft:
     """A token of the exit at ``depth``, after the token at ``position``.
 
     ``likeliest``: the exit's likeliest token, whatever was drawn; ``expected``: the agreement forecast for it.
+    ``gates``: it is not the exit's token, but what its gate found likeliest.
     """
 
     position: int
@@ -33,6 +34,7 @@ class Draft:
     choice: Choice
     likeliest: int
     expected: float
+    gates: bool = False
 
 
 class Shown(NamedTuple):
@@ -128,7 +130,7 @@ class Decoder:
                 verdict = Verdict.DEEPEN
             if verdict is Verdict.DEEPEN:
                 return self._deep_pass(held)
-            held.append(Draft(ladder.length - 1, depth, choice, likeliest, policy.expected))
+            held.append(Draft(ladder.length - 1, depth, choice, likeliest, policy.expected, confidence is None))
             self.tokens.append(choice.token)
             if verdict is Verdict.EMIT:
                 # An end token is decided, but not shown.
@@ -263,4 +265,5 @@ class _Truth:
 
 def _outcome(draft: Draft, answers: Answers, start: int) -> Outcome:
     """``answers``: the full model's, of positions from ``start`` on."""
-    return Outcome(draft.depth, draft.expected, draft.likeliest == answers.token(draft.position - start))
+    agreed = draft.likeliest == answers.token(draft.position - start)
+    return Outcome(draft.depth, draft.expected, agreed, draft.gates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_controller import Verdict
+from balcony_controller import Outcome, Verdict
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle import Bundle
 from balcony_edge.decode import Decoder
@@ -102,6 +103,21 @@ def test_gates_drafts_spare_the_head(ladder: Ladder) -> None:
     else:
         # The last token may have no room for drafts.
         assert heads.count(1) <= 1 < heads.count(4)
+
+
+@pytest.mark.parametrize("peeks", [False, True])
+def test_a_deep_pass_tells_whose_token_it_has_compared(ladder: Ladder, peeks: bool) -> None:
+    heard: list[Outcome] = []
+
+    class Hearing(FixedDrafts):
+        def verified(self, outcomes: Iterable[Outcome]) -> None:
+            heard.extend(outcomes)
+
+    ladder.rewind(0)
+    first = ladder.depths[0]
+    decode(ladder, Hearing(first, 3, peeks=peeks), 12)
+    assert heard
+    assert {one.drafted for one in heard} == {peeks and ladder.exits[first].drafts is not None}
 
 
 def test_sampled_tokens_are_drafted_by_the_head(ladder: Ladder) -> None:

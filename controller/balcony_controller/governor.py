@@ -269,8 +269,8 @@ class Governor:
 
     def verified(self, outcomes: Iterable[Outcome]) -> None:
         """A deep pass has compared tokens of exits with the full model's; no draft is held after it."""
-        for depth, expected, agreed in outcomes:
-            self.quality.feedback(depth, expected, agreed)
+        for outcome in outcomes:
+            self.quality.feedback(outcome)
         self._drafts.clear()
 
     def settle(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:

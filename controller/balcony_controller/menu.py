@@ -95,7 +95,7 @@ class Menu:
     WORTH_CHANGING = 0.015
     DEAREST_CHANGE = 4.0
     # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
-    SHIFT_CHANGE = 0.3
+    SHIFT_CHANGE = 0.2
     SOLVE_TOKENS = 512
     # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
     BIAS_TOKENS = 400.0
@@ -130,14 +130,14 @@ class Menu:
         self.solved = solved
         self._tokens = 0
         self._opener: tuple[int, Opener] | None = None
-        self._shifts = {split: self.quality.shift(split) for split in self._exits}
+        self._shifts = self.quality.shifts()
 
     def refresh(self) -> bool:
         """Solve again if what is known of the exits has moved; whether it was done."""
         if self._tokens < self.SOLVE_TOKENS:
             return False
-        shifts = self._shifts.items()
-        if all(abs(self.quality.shift(split) - shift) <= self.SHIFT_CHANGE for split, shift in shifts):
+        now = self.quality.shifts()
+        if all(abs(now[kind] - shift) <= self.SHIFT_CHANGE for kind, shift in self._shifts.items()):
             return False
         solved = self.solved
         self._solve(Solutions.of(self.shape, self._cost, self.quality, solved.rounds, solved.peeks))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from balcony_controller.verdict import Confidence
+from balcony_controller.verdict import Confidence, Outcome
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,9 @@ class Judge:
 class QualityModel:
     """Agreement per split, gate bin and exit. ``measured`` is False where no exit was ever measured (a prior then).
 
-    What deep passes show moves each exit's log-odds by one ``shift``: a Newton step of logistic regression whose
-    evidence fades, so that a text unlike the calibration's is learned within some thousand tokens and forgotten again.
+    What deep passes show moves the log-odds of each exit, and of its gate's drafts, by a ``shift``: a Newton step of
+    logistic regression whose evidence fades, so that a text unlike the calibration's is learned within some thousand
+    tokens and forgotten again.
     """
 
     # The calibration's own weight against feedback, in information (p · (1 - p) a token), and the feedback's memory.
@@ -115,9 +116,10 @@ class QualityModel:
         exits = list(depths[:-1])
         self.tables = {split: tables.get(split) or self._prior(split, exits, depths[-1]) for split in exits}
         self.judges = {split: judge for split, judge in (judges or {}).items() if split in exits}
-        self._information = dict.fromkeys(exits, 0.0)
-        self._shifts = dict.fromkeys(exits, 0.0)
-        self._odds = dict.fromkeys(exits, 1.0)
+        kinds = [(split, drafted) for split in exits for drafted in (False, True)]
+        self._information = dict.fromkeys(kinds, 0.0)
+        self._shifts = dict.fromkeys(kinds, 0.0)
+        self._odds = dict.fromkeys(kinds, 1.0)
 
     @staticmethod
     def _prior(split: int, exits: list[int], full: int) -> BinTable:
@@ -147,7 +149,7 @@ class QualityModel:
         drafted = self.tables[split].drafted
         if drafted is None:
             raise ValueError(f"the gate at {split} gives no drafts")
-        return self.corrected(split, drafted[index])
+        return self.corrected(split, drafted[index], drafted=True)
 
     def judged(self, depth: int, gate_logit: float | None, confidence: Confidence | None) -> float:
         """Probability that the token which the exit at ``depth`` has given is the full model's."""
@@ -157,26 +159,24 @@ class QualityModel:
             return self.agreement(depth, self.bin(depth, gate_logit), depth)
         return self.corrected(depth, chance)
 
-    def corrected(self, depth: int, chance: float) -> float:
+    def corrected(self, depth: int, chance: float, *, drafted: bool = False) -> float:
         """A calibrated probability with the feedback's shift of its log-odds."""
-        odds = self._odds[depth]
+        odds = self._odds[depth, drafted]
         chance = min(1.0, max(0.0, chance))
         return chance * odds / (1.0 + chance * (odds - 1.0))
 
-    def shift(self, depth: int) -> float:
-        """What feedback adds to the log-odds of an exit."""
-        return self._shifts[depth]
+    def shifts(self) -> dict[tuple[int, bool], float]:
+        """What feedback adds to the log-odds of each exit (False) and of its gate's drafts (True)."""
+        return dict(self._shifts)
 
-    def feedback(self, depth: int, expected: float, agreed: bool) -> None:
-        """A deep pass has shown whether a token of the exit at ``depth`` was the full model's.
-
-        ``expected`` is what was forecast of it, so that only the surprise moves the shift.
-        """
-        if depth not in self._shifts or not 0.0 <= expected <= 1.0:
+    def feedback(self, outcome: Outcome) -> None:
+        """A deep pass has shown whether a token of an exit was the full model's: the surprise moves the shift."""
+        kind, expected = (outcome.depth, outcome.drafted), outcome.expected
+        if kind not in self._shifts or not 0.0 <= expected <= 1.0:
             return
-        information = self._information[depth] * self.MEMORY + expected * (1.0 - expected)
-        self._information[depth] = information
-        shift = self._shifts[depth] * (1.0 - (1.0 - self.MEMORY) * 0.1)
-        shift += (float(agreed) - expected) / (information + self.PRIOR_INFORMATION)
+        information = self._information[kind] * self.MEMORY + expected * (1.0 - expected)
+        self._information[kind] = information
+        shift = self._shifts[kind] * (1.0 - (1.0 - self.MEMORY) * 0.1)
+        shift += (float(outcome.agreed) - expected) / (information + self.PRIOR_INFORMATION)
         shift = min(self.LARGEST_SHIFT, max(-self.LARGEST_SHIFT, shift))
-        self._shifts[depth], self._odds[depth] = shift, math.exp(shift)
+        self._shifts[kind], self._odds[kind] = shift, math.exp(shift)

@@ -196,8 +196,8 @@ class _Reply:
         self.full = device.shape.full
         self.limit = reply.tokens
         self.at = 0
-        self.held: list[tuple[int, float, bool]] = []
-        self.waiting: list[tuple[int, float, bool]] = []
+        self.held: list[Outcome] = []
+        self.waiting: list[Outcome] = []
 
     def play(self, most: int) -> int:
         """Decode the reply, ``most`` tokens of it at the most; returns how many were shown."""
@@ -249,7 +249,7 @@ class _Reply:
                 self._run(HEAD, 1)
                 right, confidence = track.agreed[index], track.confidence(index)
             verdict = decider.judge(depth, gate, confidence, len(self.held))
-            self.held.append((depth, decider.expected, right))
+            self.held.append(Outcome(depth, decider.expected, right, confidence is None))
             if verdict is Verdict.EMIT:
                 return self._show()
             if verdict is Verdict.DEEPEN:
@@ -270,9 +270,9 @@ class _Reply:
         return split, gate
 
     def _show(self) -> tuple[int, int, int]:
-        agreed = sum(right for _, _, right in self.held)
+        agreed = sum(one.agreed for one in self.held)
         self.waiting += self.held
-        tokens, depth = len(self.held), self.held[-1][0]
+        tokens, depth = len(self.held), self.held[-1].depth
         self.held = []
         return tokens, agreed, depth
 
@@ -281,11 +281,11 @@ class _Reply:
         index = self.at + len(self.held)
         self._advance(self.device.shape.segments(0, self.full), index)
         self._run(HEAD, len(self.held) + 1)
-        outcomes = [Outcome(depth, expected, right) for depth, expected, right in self.waiting]
+        outcomes = self.waiting
         accepted = 0
-        for depth, expected, right in self.held:
-            outcomes.append(Outcome(depth, expected, right))
-            if not right:
+        for one in self.held:
+            outcomes.append(one)
+            if not one.agreed:
                 break
             accepted += 1
         self.held, self.waiting = [], []

@@ -38,8 +38,12 @@ class Confidence(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a deep pass has shown of one token of an exit: ``expected`` is the governor's own forecast of it."""
+    """What a deep pass has shown of one token of an exit, or of its gate's draft (``drafted``).
+
+    ``expected`` is the governor's own forecast of it.
+    """
 
     depth: int
     expected: float
     agreed: bool
+    drafted: bool = False

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from balcony_controller.cost import CostModel, SlowDown, StageProfile
 from balcony_controller.quality import BinTable, Judge, QualityModel
 from balcony_controller.signals import Signals, change
-from balcony_controller.verdict import Confidence
+from balcony_controller.verdict import Confidence, Outcome
 
 
 def test_profiles_interpolate_and_prolong() -> None:
@@ -87,9 +87,21 @@ def test_feedback_moves_the_estimate_towards_the_truth(truth: float) -> None:
     quality = QualityModel({1: BinTable((), (1.0,), {1: (0.5,)})}, (1, 2))
     for step in range(4000):
         agreed = int((step + 1) * truth) > int(step * truth)
-        quality.feedback(1, quality.agreement(1, 0, 1), agreed)
+        quality.feedback(Outcome(1, quality.agreement(1, 0, 1), agreed))
     assert abs(quality.agreement(1, 0, 1) - truth) < 0.1
     assert 0.0 <= quality.agreement(1, 0, 1) <= 1.0
+
+
+@pytest.mark.parametrize("drafted", [False, True])
+def test_an_exit_and_its_gates_drafts_are_corrected_each_by_itself(drafted: bool) -> None:
+    quality = QualityModel({1: BinTable((), (1.0,), {1: (0.8,)}, (0.7,))}, (1, 2))
+    for _ in range(200):
+        quality.feedback(Outcome(1, 0.75, False, drafted))
+    found = quality.agreement(1, 0, 1), quality.drafted(1, 0)
+    moved, kept = found[::-1] if drafted else found
+    assert moved < 0.5
+    assert kept == (0.8 if drafted else 0.7)
+    assert quality.shifts()[1, drafted] < 0.0 == quality.shifts()[1, not drafted]
 
 
 def test_unknown_signals_move_nothing() -> None:
@@ -128,5 +140,5 @@ def test_a_judge_goes_before_the_gates_bins_and_is_corrected_with_them() -> None
     assert quality.judged(1, None, Confidence(-0.1, 9.0)) == pytest.approx(0.9)
     assert quality.judged(1, None, None) == 0.5
     for _ in range(300):
-        quality.feedback(1, quality.judged(1, None, Confidence(-0.1, 9.0)), False)
+        quality.feedback(Outcome(1, quality.judged(1, None, Confidence(-0.1, 9.0)), False))
     assert quality.judged(1, None, Confidence(-0.1, 9.0)) < 0.5
