@@ -34,7 +34,7 @@ class Draft:
     choice: Choice
     likeliest: int
     expected: float
-    gates: bool = False
+    gates: bool
 
 
 class Shown(NamedTuple):

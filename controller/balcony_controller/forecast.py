@@ -20,8 +20,7 @@ def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
 
     Without a judge the exit's token says nothing more than its gate.
     """
-    table = quality.tables[split]
-    means = np.array([quality.agreement(split, index, split) for index in range(len(table.share))])
+    table, means = quality.tables[split], _agreement(quality, split, split)
     judge = quality.judges.get(split)
     if judge is None:
         return means, np.eye(len(means))
@@ -36,10 +35,13 @@ def drafted_chances(quality: QualityModel, split: int) -> Array:
 
 def following_gates(quality: QualityModel, split: int, following: int) -> Array:
     """Weights [bins at ``split``, bins at ``following``] of what a deeper exit's gate will say."""
-    here, there = quality.tables[split], quality.tables[following]
-    means = np.array([quality.agreement(split, index, following) for index in range(len(here.share))])
-    values = np.array([quality.agreement(following, index, following) for index in range(len(there.share))])
-    return _tilted(values, here.following.get(following, there.share), means)
+    share = quality.tables[split].following.get(following, quality.tables[following].share)
+    return _tilted(_agreement(quality, following, following), share, _agreement(quality, split, following))
+
+
+def _agreement(quality: QualityModel, split: int, depth: int) -> Array:
+    """How often ``depth`` agrees, by the gate's bin at ``split``. [bins]"""
+    return np.array([quality.agreement(split, index, depth) for index in range(len(quality.tables[split].share))])
 
 
 def _tilted(values: Array, share: npt.ArrayLike, means: Array) -> Array:
@@ -49,11 +51,10 @@ def _tilted(values: Array, share: npt.ArrayLike, means: Array) -> Array:
     """
     known = np.log(np.broadcast_to(np.asarray(share, dtype=float), (len(means), len(values))) + 1e-12)
     low, high = np.full(len(means), -60.0), np.full(len(means), 60.0)
-    weights = np.exp(known)
     for _ in range(40):
         theta = (low + high) / 2
         powers = known + theta[:, None] * values
-        weights = np.exp(powers - powers.max(axis=1, keepdims=True))
+        weights: Array = np.exp(powers - powers.max(axis=1, keepdims=True))
         weights /= weights.sum(axis=1, keepdims=True)
         below = weights @ values < means
         low, high = np.where(below, theta, low), np.where(below, high, theta)

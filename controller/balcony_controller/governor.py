@@ -194,17 +194,18 @@ class Governor:
         if self.cut or split not in policy.to_full:
             return None, expected
         deep = policy.depths[-1] == full and choice.fits(full)
-        peek_gain = -math.inf
-        if deep and split == policy.depths[0] and self._may_hold(drafts.count):
-            peek_gain = policy.peek_gain(drafts.prefix if drafts.count else None, row, part, index)
+        may_hold = deep and split == policy.depths[0] and self._may_hold(drafts.count)
         if drafts.count:
+            peek_gain = policy.held_peek_gain(drafts.prefix, row, part, index) if may_hold else -math.inf
             full_gain = policy.held_gain(drafts.prefix, row, part, index)
             if deep and full_gain > max(0.0, peek_gain):
                 return full, 1.0
             return self._peek(split, index) if peek_gain > 0.0 else (None, expected)
-        next_gain, full_gain, show_gain = policy.gains(split, row, part, index)
+        next_gain, full_gain, show_gain, peek_gain = policy.gains(split, row, part, index)
         if not deep:
             full_gain = -math.inf
+        if not may_hold:
+            peek_gain = -math.inf
         if max(show_gain, peek_gain) > max(0.0, next_gain, full_gain):
             return self._peek(split, index)
         if next_gain > 0.0 and next_gain >= full_gain:

@@ -195,8 +195,8 @@ class Menu:
         found = self._opener_beside(rest, 0)
         return self._opener_beside(rest, rest.row_at(found.price))
 
-    def _opener_beside(self, rest: Policy, row: int) -> Opener:
-        least_ms, least = rest.cost_ms[row], rest.agreement[row]
+    def _opener_beside(self, rest: Policy, rest_row: int) -> Opener:
+        least_ms, least = rest.cost_ms[rest_row], rest.agreement[rest_row]
 
         def opener(policy: Policy, row: int) -> Opener:
             cost_ms, agreement = policy.cost_ms[row] * self.bias(policy), policy.agreement[row]

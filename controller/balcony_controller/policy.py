@@ -25,7 +25,7 @@ class Policy:
     ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
     more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
     ``to_full[split][price][bin]`` to full depth, ``to_show[split][price][bin]`` to show the draft of the gate there,
-    for which the head is not asked, ``to_peek[price][bin]`` to hold that of the first exit's gate;
+    for which the head is not asked, ``to_peek[split][price][bin]`` to hold it;
     ``held_to_full[price][prefix][bin]`` and ``held_to_peek`` the same with drafts held. () where nothing can be held.
     """
 
@@ -40,7 +40,7 @@ class Policy:
     to_next: Mapping[int, Table]
     to_full: Mapping[int, Table]
     to_show: Mapping[int, Table]
-    to_peek: Table
+    to_peek: Mapping[int, Table]
     held_to_full: tuple[Table, ...]
     held_to_peek: tuple[Table, ...]
 
@@ -90,21 +90,18 @@ class Policy:
         """How much more than a draft at the first exit going deep is worth, with drafts held, in a gate bin."""
         return _held(self.held_to_full, prefix, row, part, index)
 
-    def peek_gain(self, prefix: float | None, row: int, part: float, index: int) -> float:
-        """The same of holding the draft of the exit's gate, with nothing held (None) or drafts; -∞ where it cannot."""
-        if not self.to_peek:
-            return -math.inf
-        if prefix is not None:
-            return _held(self.held_to_peek, prefix, row, part, index)
-        return _along(self.to_peek, row, part, index)
+    def held_peek_gain(self, prefix: float, row: int, part: float, index: int) -> float:
+        """The same of holding the draft of the exit's gate as well; -∞ where it cannot be held."""
+        return _held(self.held_to_peek, prefix, row, part, index) if self.held_to_peek else -math.inf
 
-    def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float, float]:
-        """How much more than taking the exit at ``split`` it is worth to go (to the next exit, to full depth), or to
-        show its gate's draft."""
+    def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float, float, float]:
+        """How much more than taking the exit at ``split`` it is worth, with nothing held, to go (to the next exit, to
+        full depth), or to (show, hold) its gate's draft."""
         return (
             _along(self.to_next[split], row, part, index),
             _along(self.to_full[split], row, part, index),
             _along(self.to_show[split], row, part, index),
+            _along(self.to_peek[split], row, part, index),
         )
 
 

@@ -281,13 +281,8 @@ class _Reply:
         index = self.at + len(self.held)
         self._advance(self.device.shape.segments(0, self.full), index)
         self._run(HEAD, len(self.held) + 1)
-        outcomes = self.waiting
-        accepted = 0
-        for one in self.held:
-            outcomes.append(one)
-            if not one.agreed:
-                break
-            accepted += 1
+        accepted = next((index for index, one in enumerate(self.held) if not one.agreed), len(self.held))
+        outcomes = [*self.waiting, *self.held[: accepted + 1]]
         self.held, self.waiting = [], []
         self.decider.verified(outcomes)
         # The full model's own token goes where the first wrong draft was, or behind them all.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,18 @@ class _Step:
         """The expectation over the last axis; ``weights`` [n] or [m, n], the new last axis being m."""
         parts = (self.tokens, self.cost_ms, self.agreement, self.deep)
         return _Step(*(part @ weights.T for part in parts))
+
+
+class _Gains(NamedTuple):
+    """What may be done at an exit with nothing held, by its value over taking the exit: each [prices, bins].
+
+    Going to the next exit, going to full depth, showing the gate's draft, holding it.
+    """
+
+    to_next: Array
+    to_full: Array
+    to_show: Array
+    to_peek: Array
 
 
 class _Landing:
@@ -146,7 +159,7 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         {},
         {},
         {},
-        (),
+        {},
         (),
         (),
     )
@@ -198,10 +211,10 @@ class _Solver:
             tuple((start.agreement / start.tokens).tolist()),
             tuple(worth.tolist()),
             _rows(waiting.value(self.price, worth)),
-            {split: _rows(to_next) for split, (to_next, _, _) in gains.items()},
-            {split: _rows(to_full) for split, (_, to_full, _) in gains.items()},
-            {split: _rows(to_show) for split, (_, _, to_show) in gains.items()},
-            self._peek_gain(worth, waiting),
+            {split: _rows(found.to_next) for split, found in gains.items()},
+            {split: _rows(found.to_full) for split, found in gains.items()},
+            {split: _rows(found.to_show) for split, found in gains.items()},
+            {split: _rows(found.to_peek) for split, found in gains.items()},
             *self._held_gains(worth, waiting),
         )
 
@@ -300,9 +313,15 @@ class _Solver:
             options.append(self._next(worth, waiting, split))
         if split in self.shown:
             options.append(self._emit(self.shown[split]))
-        if self.peeked is not None and split == self.exits[0]:
-            options.append(self._hold(waiting, self.peeked).alone())
+        if (peek := self._peek(waiting, split)) is not None:
+            options.append(peek)
         return _best(self.price, worth, options)
+
+    def _peek(self, waiting: _Step, split: int) -> _Step | None:
+        """Holding the gate's draft with nothing held, where that can be done. [prices, bins]"""
+        if self.peeked is None or split != self.exits[0]:
+            return None
+        return self._hold(waiting, self.peeked).alone()
 
     def _goes_on(self, split: int) -> bool:
         return split in self.following and not self.lossless
@@ -311,22 +330,18 @@ class _Solver:
         """A cycle from its beginning. [prices]"""
         return self._at(worth, waiting, self.exits[0]).mix(self.share).plus(self.look)
 
-    def _gains(self, worth: Array, waiting: _Step, split: int) -> tuple[Array, Array, Array]:
-        """The value of (the next exit, full depth, showing the gate's draft) over taking the exit. [prices, bins]"""
+    def _gains(self, worth: Array, waiting: _Step, split: int) -> _Gains:
         run = self._run(worth, waiting, split).value(self.price, worth)
-        never = np.full_like(run, NEVER)
-        to_next = self._next(worth, waiting, split).value(self.price, worth) - run if self._goes_on(split) else never
-        to_full = self._full(split).value(self.price, worth) - run if self.deep else never
-        shown = self._emit(self.shown[split]).value(self.price, worth) - run if split in self.shown else never
-        return to_next, to_full, shown
 
-    def _peek_gain(self, worth: Array, waiting: _Step) -> Table:
-        """With nothing held, the value of holding the gate's draft over that of taking the exit. [prices, bins]"""
-        if self.peeked is None:
-            return ()
-        run = self._run(worth, waiting, self.exits[0])
-        peek = self._hold(waiting, self.peeked).alone()
-        return _rows(peek.value(self.price, worth) - run.value(self.price, worth))
+        def over(step: _Step | None) -> Array:
+            return np.full_like(run, NEVER) if step is None else step.value(self.price, worth) - run
+
+        return _Gains(
+            over(self._next(worth, waiting, split) if self._goes_on(split) else None),
+            over(self._full(split) if self.deep else None),
+            over(self._emit(self.shown[split]) if split in self.shown else None),
+            over(self._peek(waiting, split)),
+        )
 
     def _held_gains(self, worth: Array, waiting: _Step) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
         """With drafts held, the value of (going deep, holding the gate's draft) over that of taking the exit.

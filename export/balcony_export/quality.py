@@ -149,13 +149,16 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
     Of ``seen``, held-out text, even rows fit; AUROC and calibration error come from the odd rows, which the fit never
     saw. The bins, by which a device forecasts what its tokens will agree, are of its ``own`` text.
     """
-    exits: dict[str, dict[str, Any]] = {}
-    gates: dict[int, Gate] = {}
-    for split, (top, margin) in seen.peeked.items():
-        agrees = seen.agrees[split]
-        gates[split] = gate = Gate.fitted(top[::2], margin[::2], agrees[::2])
-        logits = gate.logits(top, margin)
-        measured, outcomes = sigmoid(logits[1::2]).ravel(), agrees[1::2].ravel()
+    gates = {
+        split: Gate.fitted(top[::2], margin[::2], seen.agrees[split][::2])
+        for split, (top, margin) in seen.peeked.items()
+    }
+    logits = {split: gate.logits(*seen.peeked[split]) for split, gate in gates.items()}
+    judges = {split: fit_judge(Evidence(logits[split], *seen.said[split]), seen.agrees[split]) for split in seen.peeked}
+    bins = _own_bins(own, gates, judges)
+    exits = {}
+    for split, agrees in seen.agrees.items():
+        measured, outcomes = sigmoid(logits[split][1::2]).ravel(), agrees[1::2].ravel()
         exits[str(split)] = {
             "agreement": float(agrees.mean()),
             "own_agreement": float(own.agrees[split].mean()),
@@ -163,11 +166,9 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
             "kl_nats": seen.kl_nats[split],
             "gate_auroc": auroc(measured, outcomes),
             "gate_ece": calibration_error(measured, outcomes),
-            "judge": fit_judge(Evidence(logits, *seen.said[split]), agrees),
+            "bins": bins[split],
+            "judge": judges[split],
         }
-    judges = {split: exits[str(split)]["judge"] for split in gates}
-    for split, bins in _own_bins(own, gates, judges).items():
-        exits[str(split)]["bins"] = bins
     tokens, own_tokens = (next(iter(found.agrees.values())).size for found in (seen, own))
     return gates, {
         "heldout_tokens": int(tokens),
