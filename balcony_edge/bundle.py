@@ -29,6 +29,7 @@ Activations = Literal["fp32", "fp16", "bf16"]
 Cache = Literal["fp32", "fp16", "bf16", "int8"]
 Provider = Literal["cpu", "cuda"]
 Exactness = Literal["bit", "float"]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Record(BaseModel):
@@ -104,11 +105,11 @@ class GateBins(_Record):
     """
 
     edges: list[float]
-    share: list[float]
-    agreement: dict[int, list[float]]
-    drafted: list[float] | None = None
-    judged: list[list[float]] | None = None
-    following: dict[int, list[list[float]]] = Field(default_factory=dict)
+    share: list[Share]
+    agreement: dict[int, list[Share]]
+    drafted: list[Share] | None = None
+    judged: list[list[Share]] | None = None
+    following: dict[int, list[list[Share]]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> GateBins:
@@ -138,8 +139,8 @@ class Judge(_Record):
     offset: float
     previous_mean: float
     edges: list[float]
-    share: list[float]
-    agreement: list[float]
+    share: list[Share]
+    agreement: list[Share]
 
     @model_validator(mode="after")
     def _consistent(self) -> Judge:
@@ -155,7 +156,7 @@ class ExitQuality(_Record):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    agreement: float
+    agreement: Share
     kl_nats: float
     bins: GateBins
     judge: Judge | None = None

@@ -8,7 +8,6 @@ rewound. Plain decoding, early exits and lossless self-speculation are the same 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from balcony_controller import Confidence, Outcome, Verdict
@@ -21,8 +20,7 @@ from balcony_edge.engine.stage import Head
 FEEDBACK_ROWS = 4
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A token of the exit at ``depth``, after the token at ``position``.
 
     ``likeliest``: the exit's likeliest token, whatever was drawn; ``expected``: the agreement forecast for it.
@@ -191,7 +189,8 @@ class Decoder:
         before = self._contiguous(first)
         truth = _Truth(ladder, self._sampler, first - len(before))
         outcomes = [truth.outcome(draft) for draft in before]
-        self.checked = self.checked.plus(outcomes)
+        if before:
+            self.checked = self.checked.plus(outcomes)
         shown: list[Shown] = []
         # Of the tokens in the ladder, those up to and with position ``first`` are certain.
         del self.tokens[first + 1 :]

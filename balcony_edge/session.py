@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +41,7 @@ from balcony_edge.telemetry import Sensors, Snapshot
 from balcony_edge.text import TextCodec
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One token as it leaves. ``text`` may be empty (half a character); ``depth`` counts the base layers run.
 
     ``latency_ms`` is the wait since the token before it. ``drafted_at``: the exit that drafted a token of the full

@@ -262,6 +262,8 @@ def test_a_manifest_that_contradicts_itself(bundle: Path) -> None:
     ("name", "value", "words"),
     [
         ("share", [1.0], "disagree about the number of bins"),
+        ("share", [-0.1] + [0.1] * 7, "greater than or equal to 0"),
+        ("drafted", [float("nan")] * 8, "finite"),
         ("judged", [[1.0]], "disagree about the number of bins"),
         ("judged", [[1.0]] * 8, "judge's bins"),
         ("following", {"6": [[1.0]] * 8}, "bins that exit 6 lacks"),

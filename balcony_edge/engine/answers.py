@@ -7,7 +7,6 @@ no logits to the host. On a CPU, where they are at hand, numpy takes less time t
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -34,20 +33,19 @@ class FromLogits:
 
     def __init__(self, logits: Logits) -> None:
         self._logits = logits
+        self._tokens: list[int] | None = None
 
     def token(self, row: int) -> int:
         """The likeliest token; of equals the first."""
-        return self._tokens[row]
+        tokens = self._tokens
+        if tokens is None:
+            # Looked for once, and not at all where nobody asks.
+            tokens = self._tokens = self._logits.argmax(axis=-1).tolist()
+        return tokens[row]
 
     def confidence(self, row: int) -> Confidence:
         """How sure the head is of it."""
-        return confidence(self._logits[row], self._tokens[row])
-
-    @cached_property
-    def _tokens(self) -> list[int]:
-        """Looked for once, and not at all where nobody asks."""
-        tokens: list[int] = self._logits.argmax(axis=-1).tolist()
-        return tokens
+        return confidence(self._logits[row], self.token(row))
 
 
 class FromHead:

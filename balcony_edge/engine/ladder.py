@@ -62,18 +62,16 @@ class Ladder:
         for graph in manifest.segments:
             self.trunk.append(stage(graph, source))
             source = self.trunk[-1].outputs
-        self._trunk_to = {item.graph.stop: index for index, item in enumerate(self.trunk)}
-        self.exits = {
-            graph.stop: stage(graph, self.trunk[self._trunk_to[graph.stop]].outputs) for graph in manifest.exits
-        }
+        # What must run for the hidden states at a depth, from the bottom up: the trunk alone, and with the exit there.
+        self._trunk_to = {item.graph.stop: self.trunk[: index + 1] for index, item in enumerate(self.trunk)}
+        self.exits = {graph.stop: stage(graph, self._trunk_to[graph.stop][-1].outputs) for graph in manifest.exits}
+        self._paths = {split: [*self._trunk_to[split], item] for split, item in self.exits.items()}
+        self._paths[self.full] = self.trunk
         tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
+        self.stages = [*self.trunk, *self.exits.values()]
+        """Every stage, the trunk first."""
         self._head = Head(runtime.graph(bundle, manifest.head), arch.vocabulary, tops)
         drop_pages(bundle.path)
-
-    @property
-    def stages(self) -> list[Stage]:
-        """Every stage, the trunk first."""
-        return [*self.trunk, *self.exits.values()]
 
     @property
     def tokens(self) -> list[int]:
@@ -89,13 +87,19 @@ class Ladder:
             )
         if self.length + len(ids) > self._room:
             self._grow(self.length + len(ids))
-        self._ids.host()[0, self.length : self.length + len(ids)] = ids
+        known = self._ids.host()[0]
+        if len(ids) == 1:  # in decoding, and a list takes numpy a while
+            known[self.length] = ids[0]
+        else:
+            known[self.length : self.length + len(ids)] = ids
         self.length += len(ids)
 
     def rewind(self, to: int) -> None:
         """Forget the tokens from position ``to`` on. Caches keep their bytes; cursors say what still counts."""
         if not 0 <= to <= self.length:
             raise ValueError(f"cannot rewind {self.length} tokens to {to}")
+        if to == self.length:
+            return
         self.length = to
         for stage in self.stages:
             stage.cursor = min(stage.cursor, to)
@@ -127,8 +131,7 @@ class Ladder:
 
     def advance_trunk(self, split: int, to: int) -> None:
         """Run the trunk up to depth ``split`` for all positions before ``to``."""
-        for stage in self.trunk[: self._trunk_to[split] + 1]:
-            self._advance(stage, to)
+        self._advance(self._trunk_to[split], to)
 
     def gate(self, split: int) -> float | None:
         """The logit of an exit's gate for the last token, which the exit must have consumed; None without a gate."""
@@ -142,10 +145,9 @@ class Ladder:
 
     def outputs(self, depth: int, to: int) -> Stage:
         """The stage that gives the normed hidden states of ``depth``, advanced to position ``to``."""
-        self.advance_trunk(depth, to)
-        stage = self.trunk[-1] if depth == self.full else self.exits[depth]
-        self._advance(stage, to)
-        return stage
+        path = self._paths[depth]
+        self._advance(path, to)
+        return path[-1]
 
     def next_logits(self, depth: int) -> Logits:
         """Logits [V] after the last token, at ``depth``: a view that the next call overwrites."""
@@ -197,8 +199,9 @@ class Ladder:
             stage.connect(self._padded)
         self._head.connect(self._padded)
 
-    def _advance(self, stage: Stage, to: int) -> None:
-        if stage.cursor < to:
-            positions = stage.consume(to)
-            if self.observer is not None:
-                self.observer(stage.name, positions, stage.elapsed_ms)
+    def _advance(self, path: Sequence[Stage], to: int) -> None:
+        for stage in path:
+            if stage.cursor < to:
+                positions = stage.consume(to)
+                if self.observer is not None:
+                    self.observer(stage.name, positions, stage.elapsed_ms)

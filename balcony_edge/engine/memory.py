@@ -28,7 +28,7 @@ class Buffer:
         self.dtype: type[np.generic] = ELEMENTS[dtype] if isinstance(dtype, str) else dtype
         self.device = device
         self._axis = axis
-        self._row_bytes = int(np.prod(shape[2:], dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        self.row_bytes = int(np.prod(shape[2:], dtype=np.int64)) * np.dtype(self.dtype).itemsize
         self._place(shape)
 
     def _place(self, shape: tuple[int, ...]) -> None:
@@ -83,7 +83,11 @@ class Buffer:
     def bind_rows(self, bind: Any, name: str, start: int, stop: int) -> None:
         """Bind positions [start, stop) through ``bind`` (an IOBinding's bind_input or bind_output)."""
         shape = (1, stop - start, *self.shape[2:])
-        bind(name, self.device, 0, self.element, shape, self._address + start * self._row_bytes)
+        bind(name, self.device, 0, self.element, shape, self._address + start * self.row_bytes)
+
+    def host_bytes(self) -> memoryview:
+        """The values on the host as bytes, to read and write: row by row where positions are the axis 1 of one."""
+        return self.host().reshape(-1).view(np.uint8).data
 
     def host(self) -> npt.NDArray[Any]:
         """The values on the host: a view on the CPU, a copy from a device."""

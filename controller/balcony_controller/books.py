@@ -144,8 +144,10 @@ class Books:
     @property
     def debt_tokens(self) -> float:
         """The largest debt, in tokens' worth of its own account (negative: saved)."""
-        debts = [account.debt_tokens() for account in (self.time, self.energy) if account is not None]
-        return max(debts, default=0.0)
+        time, energy = self.time, self.energy
+        if energy is None:
+            return 0.0 if time is None else time.debt_tokens()
+        return energy.debt_tokens() if time is None else max(time.debt_tokens(), energy.debt_tokens())
 
     def _cut(self, signals: Signals) -> None:
         """Whether a hard limit holds now. An unknown signal changes nothing."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 FORMS = (
     "25ms (mean per token), 40tok/s, 25ms@p95, 2s@reply, 8W, 0.4J (per token), 3h (battery), battery=20%@3h, gpu=60%, "
@@ -79,7 +80,7 @@ class Budget:
             return cls()
         return _Reader(text).budget()
 
-    @property
+    @cached_property
     def unlimited(self) -> bool:
         """Whether depth may cost what it will."""
         return self == Budget()

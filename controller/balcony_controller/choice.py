@@ -165,7 +165,8 @@ class Choice:
         if self._opener is not None or policy.lossless:
             self.row, self.part = 0 if self._opener is None else self._opener.row, 0.0
             return
-        allowed = max(self.allowed_ms(), self._unsaved_ms(policy)) / self.menu.bias(policy)
+        bias = self.menu.bias(policy)
+        allowed = self._raised(policy, bias, self.allowed_ms()) / bias
         self.floor_wins = False
         if self.min_agreement > 0.0:
             wanted = min(1.0, self.min_agreement + self.floor_debt / self.FLOOR_TOKENS)
@@ -174,14 +175,14 @@ class Choice:
                 allowed, self.floor_wins = floor_ms, True
         self.row, self.part = policy.place(allowed)
 
-    def _unsaved_ms(self, policy: Policy) -> float:
-        """What a token may take though savings for openings lack: these are not worth more than it would lose."""
+    def _raised(self, policy: Policy, bias: float, allowed: float) -> float:
+        """``allowed``, or more though savings for openings lack: these are not worth more than a token would lose."""
         if not self._may_open or policy.depths[-1] == self._shape.full:
-            return 0.0
+            return allowed
         if self.books.debt_tokens > self._opening.OVERSPENT_TOKENS:
-            return 0.0
-        rest_ms = self.menu.opener().rest_ms(policy) * self.menu.bias(policy)
-        return min(rest_ms, self.allowed_ms(eased=False))
+            return allowed
+        rest_ms = self.menu.opener().rest_ms(policy) * bias
+        return allowed if allowed >= rest_ms else max(allowed, min(rest_ms, self.allowed_ms(eased=False)))
 
     def _choose(self, fresh: bool = False) -> None:
         """Choose the policy."""
@@ -282,12 +283,12 @@ class Choice:
     def _is_urgent(self) -> bool:
         """Whether every further token with the set in force adds to a debt, and there are cheaper sets."""
         debt = self.books.debt_tokens
-        if self._chosen_ago < self.URGENT_TOKENS or debt <= 0.0 or not self._cornered(debt):
-            return False
-        return self.policy.cost_ms[-1] > 1.01 * self.menu.solved.shallowest_ms
+        return self._chosen_ago >= self.URGENT_TOKENS and debt > 0.0 and self._cornered(debt)
 
     def _cornered(self, debt: float) -> bool:
-        """Whether the set in force cannot steer back to the budget."""
+        """Whether the set in force cannot steer back to the budget, and another one could."""
         if debt > self.CORNERED_TOKENS:
-            return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
+            policy = self.policy
+            dearer = policy.cost_ms[-1] > 1.01 * self.menu.solved.shallowest_ms
+            return dearer and (self.row, self.part) == (len(policy.price) - 2, 1.0)
         return debt < -RESERVE_TOKENS - self.CORNERED_TOKENS and (self.row, self.part) == (0, 0.0)

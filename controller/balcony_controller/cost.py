@@ -91,7 +91,7 @@ class SlowDown:
 
     def observe(self, ratio: float) -> None:
         """Fold in one observation of measured / profiled time; what is no number is none."""
-        if not (math.isfinite(ratio) and ratio > 0):
+        if not 0.0 < ratio < math.inf:
             return
         # One descheduled token must not look like a slow device.
         ratio = min(ratio, 4 * self.factor)
@@ -106,7 +106,7 @@ class SlowDown:
 
     @staticmethod
     def _bounded(factor: float) -> float:
-        return min(max(factor, 1e-3), 1e4)
+        return 1e-3 if factor < 1e-3 else 1e4 if factor > 1e4 else factor
 
     def disturb(self, variance: float) -> None:
         """A live signal (load, clock) says that the world changed: trust the next observations more."""
@@ -131,8 +131,8 @@ class CostModel:
         """One step's truth: what its graph runs were profiled at, what they took, and what the whole step took."""
         if profiled_ms > 0:
             self.slowdown.observe(graphs_ms / profiled_ms)
-        overhead = max(0.0, step_ms - graphs_ms) / max(1, tokens)
-        if math.isfinite(overhead):
+        overhead_ms = max(0.0, step_ms - graphs_ms) / max(1, tokens)
+        if overhead_ms < math.inf:
             # The same guard as for ξ: a pause of the process is not our bookkeeping.
-            overhead = min(overhead, 4 * self.overhead_ms + 0.1)
-            self.overhead_ms += self.OVERHEAD_WEIGHT * (overhead - self.overhead_ms)
+            overhead_ms = min(overhead_ms, 4 * self.overhead_ms + 0.1)
+            self.overhead_ms += self.OVERHEAD_WEIGHT * (overhead_ms - self.overhead_ms)

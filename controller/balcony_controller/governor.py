@@ -264,7 +264,7 @@ class Governor:
     def observe(self, stage: str, positions: int, elapsed_ms: float) -> None:
         """A graph has run for the token in progress."""
         self._backlog.ran(stage, positions)
-        if elapsed_ms >= 0.0 and math.isfinite(elapsed_ms):
+        if 0.0 <= elapsed_ms < math.inf:
             self._profiled_ms += self.cost.profiles[stage].ms(positions, self._context)
             self._graphs_ms += elapsed_ms
 
@@ -279,7 +279,7 @@ class Governor:
 
         ``charge`` is False for the first step of a reply, whose time is the prompt's.
         """
-        if not (elapsed_ms >= 0.0 and math.isfinite(elapsed_ms)):
+        if not 0.0 <= elapsed_ms < math.inf:
             elapsed_ms = self._graphs_ms
         books, choice = self._books, self._choice
         if charge and tokens > 0:

@@ -197,17 +197,19 @@ class Menu:
 
     def _opener_beside(self, rest: Policy, rest_row: int) -> Opener:
         least_ms, least = rest.cost_ms[rest_row], rest.agreement[rest_row]
-
-        def opener(policy: Policy, row: int) -> Opener:
-            cost_ms, agreement = policy.cost_ms[row] * self.bias(policy), policy.agreement[row]
-            return Opener(policy, row, cost_ms, agreement, (agreement - least) / max(cost_ms - least_ms, 1e-9))
-
-        openers = [opener(self.cheapest_lossless(alone=False), 0)]
-        for policy in self.solved.mixed:
-            if policy.depths[-1] == self.shape.full:
-                openers += [opener(policy, row) for row in range(len(policy.cost_ms))]
-        deep = [one for one in openers if one.cost_ms >= self.LEAST_OPENING * least_ms]
-        return max(deep or openers, key=lambda one: one.price)
+        lossless = self.cheapest_lossless(alone=False)
+        deep = [policy for policy in self.solved.mixed if policy.depths[-1] == self.shape.full]
+        best, found = (False, -math.inf), (lossless, 0)
+        for policy in (lossless, *deep):
+            bias = self.bias(policy)
+            for row in range(1 if policy.lossless else len(policy.cost_ms)):
+                cost_ms = policy.cost_ms[row] * bias
+                price = (policy.agreement[row] - least) / max(cost_ms - least_ms, 1e-9)
+                promise = (cost_ms >= self.LEAST_OPENING * least_ms, price)
+                if promise > best:
+                    best, found = promise, (policy, row)
+        policy, row = found
+        return Opener(policy, row, policy.cost_ms[row] * self.bias(policy), policy.agreement[row], best[1])
 
     def best(self, wish: Wish, before: Policy) -> Policy:
         """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""
