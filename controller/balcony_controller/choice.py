@@ -283,12 +283,12 @@ class Choice:
     def _is_urgent(self) -> bool:
         """Whether every further token with the set in force adds to a debt, and there are cheaper sets."""
         debt = self.books.debt_tokens
-        return self._chosen_ago >= self.URGENT_TOKENS and debt > 0.0 and self._cornered(debt)
+        if self._chosen_ago < self.URGENT_TOKENS or debt <= 0.0 or not self._cornered(debt):
+            return False
+        return self.policy.cost_ms[-1] > 1.01 * self.menu.solved.shallowest_ms
 
     def _cornered(self, debt: float) -> bool:
-        """Whether the set in force cannot steer back to the budget, and another one could."""
+        """Whether the set in force cannot steer back to the budget."""
         if debt > self.CORNERED_TOKENS:
-            policy = self.policy
-            dearer = policy.cost_ms[-1] > 1.01 * self.menu.solved.shallowest_ms
-            return dearer and (self.row, self.part) == (len(policy.price) - 2, 1.0)
+            return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
         return debt < -RESERVE_TOKENS - self.CORNERED_TOKENS and (self.row, self.part) == (0, 0.0)
