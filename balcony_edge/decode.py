@@ -51,6 +51,8 @@ class Checked(NamedTuple):
 
     def plus(self, outcomes: Sequence[Outcome]) -> Checked:
         """With these added."""
+        if not outcomes:
+            return self
         return Checked(self.tokens + len(outcomes), self.agreed + sum(outcome.agreed for outcome in outcomes))
 
 
@@ -189,8 +191,7 @@ class Decoder:
         before = self._contiguous(first)
         truth = _Truth(ladder, self._sampler, first - len(before))
         outcomes = [truth.outcome(draft) for draft in before]
-        if before:
-            self.checked = self.checked.plus(outcomes)
+        self.checked = self.checked.plus(outcomes)
         shown: list[Shown] = []
         # Of the tokens in the ladder, those up to and with position ``first`` are certain.
         del self.tokens[first + 1 :]

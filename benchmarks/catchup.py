@@ -44,7 +44,7 @@ def main() -> None:
             ladder = Ladder(Bundle(path), runtime, max_context=256)
             ladder.append([2 + index for index in range(CACHED + max(PENDING))])
             below, deep = ladder.trunk
-            ladder.advance_trunk(below.graph.stop, ladder.length)
+            below.consume(ladder.length)
             deep.consume(CACHED)
             seconds: dict[int, list[float]] = {count: [] for count in PENDING}
             for index in range(arguments.rounds + 1):

@@ -62,11 +62,10 @@ class Ladder:
         for graph in manifest.segments:
             self.trunk.append(stage(graph, source))
             source = self.trunk[-1].outputs
-        # What must run for the hidden states at a depth, from the bottom up: the trunk alone, and with the exit there.
-        self._trunk_to = {item.graph.stop: self.trunk[: index + 1] for index, item in enumerate(self.trunk)}
-        self.exits = {graph.stop: stage(graph, self._trunk_to[graph.stop][-1].outputs) for graph in manifest.exits}
-        self._paths = {split: [*self._trunk_to[split], item] for split, item in self.exits.items()}
-        self._paths[self.full] = self.trunk
+        below = {item.graph.stop: self.trunk[: index + 1] for index, item in enumerate(self.trunk)}
+        self.exits = {graph.stop: stage(graph, below[graph.stop][-1].outputs) for graph in manifest.exits}
+        # What must run for the normed hidden states at a depth, from the bottom up.
+        self._paths = {split: [*below[split], item] for split, item in self.exits.items()} | {self.full: self.trunk}
         tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
         self.stages = [*self.trunk, *self.exits.values()]
         """Every stage, the trunk first."""
@@ -87,11 +86,7 @@ class Ladder:
             )
         if self.length + len(ids) > self._room:
             self._grow(self.length + len(ids))
-        known = self._ids.host()[0]
-        if len(ids) == 1:  # in decoding, and a list takes numpy a while
-            known[self.length] = ids[0]
-        else:
-            known[self.length : self.length + len(ids)] = ids
+        self._ids.host()[0, self.length : self.length + len(ids)] = ids
         self.length += len(ids)
 
     def rewind(self, to: int) -> None:
@@ -129,10 +124,6 @@ class Ladder:
             self._padded = padded
             self._connect()
 
-    def advance_trunk(self, split: int, to: int) -> None:
-        """Run the trunk up to depth ``split`` for all positions before ``to``."""
-        self._advance(self._trunk_to[split], to)
-
     def gate(self, split: int) -> float | None:
         """The logit of an exit's gate for the last token, which the exit must have consumed; None without a gate."""
         gates = self.exits[split].gates
@@ -146,7 +137,11 @@ class Ladder:
     def outputs(self, depth: int, to: int) -> Stage:
         """The stage that gives the normed hidden states of ``depth``, advanced to position ``to``."""
         path = self._paths[depth]
-        self._advance(path, to)
+        for stage in path:
+            if stage.cursor < to:
+                positions = stage.consume(to)
+                if self.observer is not None:
+                    self.observer(stage.name, positions, stage.elapsed_ms)
         return path[-1]
 
     def next_logits(self, depth: int) -> Logits:
@@ -198,10 +193,3 @@ class Ladder:
         for stage in self.stages:
             stage.connect(self._padded)
         self._head.connect(self._padded)
-
-    def _advance(self, path: Sequence[Stage], to: int) -> None:
-        for stage in path:
-            if stage.cursor < to:
-                positions = stage.consume(to)
-                if self.observer is not None:
-                    self.observer(stage.name, positions, stage.elapsed_ms)

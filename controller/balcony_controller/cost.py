@@ -106,7 +106,7 @@ class SlowDown:
 
     @staticmethod
     def _bounded(factor: float) -> float:
-        return 1e-3 if factor < 1e-3 else 1e4 if factor > 1e4 else factor
+        return min(max(factor, 1e-3), 1e4)
 
     def disturb(self, variance: float) -> None:
         """A live signal (load, clock) says that the world changed: trust the next observations more."""

@@ -199,17 +199,14 @@ class Menu:
         least_ms, least = rest.cost_ms[rest_row], rest.agreement[rest_row]
         lossless = self.cheapest_lossless(alone=False)
         deep = [policy for policy in self.solved.mixed if policy.depths[-1] == self.shape.full]
-        best, found = (False, -math.inf), (lossless, 0)
+        openers = []
         for policy in (lossless, *deep):
             bias = self.bias(policy)
             for row in range(1 if policy.lossless else len(policy.cost_ms)):
-                cost_ms = policy.cost_ms[row] * bias
-                price = (policy.agreement[row] - least) / max(cost_ms - least_ms, 1e-9)
-                promise = (cost_ms >= self.LEAST_OPENING * least_ms, price)
-                if promise > best:
-                    best, found = promise, (policy, row)
-        policy, row = found
-        return Opener(policy, row, policy.cost_ms[row] * self.bias(policy), policy.agreement[row], best[1])
+                cost_ms, agreement = policy.cost_ms[row] * bias, policy.agreement[row]
+                price = (agreement - least) / max(cost_ms - least_ms, 1e-9)
+                openers.append(Opener(policy, row, cost_ms, agreement, price))
+        return max(openers, key=lambda one: (one.cost_ms >= self.LEAST_OPENING * least_ms, one.price))
 
     def best(self, wish: Wish, before: Policy) -> Policy:
         """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""
