@@ -6,7 +6,7 @@
 All decode greedily from the same prompt, in processes of their own, round about; the ratio is of each round's tokens
 per second, ours by theirs. The table gives its median, and the lowest and highest median of one start.
 onnxruntime-genai runs its own builder's graph, quantised in blocks like ours; llama.cpp a GGUF file whose matrices are
-all F32, Q8_0 or Q4_0; transformers (fp32 only) torch's eager mode.
+all F32, Q8_0 or Q4_0; transformers (fp32 only) torch's eager mode; "small pages" our own bundle without huge pages.
 Prints a table and, last, one JSON document.
 """
 
@@ -27,7 +27,7 @@ import gguf_file
 import numpy as np
 import onnxruntime
 from shapes import SHAPES, bundle, equal_splits, make
-from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, torch_decoder
+from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, small_pages_decoder, torch_decoder
 
 from balcony_edge.bundle import Exactness, Precision
 from balcony_edge.calibrate import cpu_model
@@ -63,11 +63,17 @@ def gguf_model(folder: Path, precision: Precision, parent: Path, _: int) -> Path
     return gguf_file.make(folder, precision, parent / f"{folder.name}-{precision}.gguf")
 
 
+def own_model(folder: Path, precision: Precision, parent: Path, _: int) -> Path:
+    """Our own bundle in one segment, in the blocks of the default."""
+    return bundle(folder.name, precision, [], parent)
+
+
 # How a peer decodes, and what it reads of a model folder.
 PEERS = {
     "genai": (genai_decoder, genai_model),
     "llama.cpp": (llama_decoder, gguf_model),
     "transformers": (torch_decoder, lambda folder, *_: folder),
+    "small pages": (small_pages_decoder, own_model),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
@@ -31,6 +32,12 @@ def ladder_decoder(bundle: str, threads: int) -> Decode:
         return tokens, time.perf_counter() - begun
 
     return decode
+
+
+def small_pages_decoder(bundle: str, threads: int) -> Decode:
+    """The same without huge pages."""
+    os.environ["BALCONY_HUGE_PAGES"] = "0"
+    return ladder_decoder(bundle, threads)
 
 
 def genai_decoder(folder: str, threads: int) -> Decode:

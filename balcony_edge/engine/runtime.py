@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle import Bundle, Graph
+from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
 
 # Distributions that install the folder ``onnxruntime``; NVIDIA's Jetson wheels call themselves onnxruntime-gpu too.
@@ -150,7 +151,8 @@ class Runtime:
         options.log_severity_level = 3
         wanted = PROVIDERS[self.provider]
         try:
-            session = ort.InferenceSession(str(path), options, providers=[wanted])
+            with huge_pages():
+                session = ort.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # ONNX Runtime's exceptions share no public base
             raise BundleError(
                 f"ONNX Runtime cannot load {path}: {str(error).strip().splitlines()[0]}",

@@ -1,0 +1,93 @@
+"""Moves weights into huge pages: decoding reads all of them for every token, and looks up each page's address anew.
+
+ONNX Runtime packs weights into ordinary memory, which most systems put into pages of 4 KB unless a program asks for
+others ("madvise"). What that is worth: docs/speed.md. Linux only; where the system's setting is "never", or the
+environment says ``BALCONY_HUGE_PAGES=0``, nothing happens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# From the kernel's mman-common.h; COLLAPSE is of Linux 6.1.
+MADV_HUGEPAGE = 14
+MADV_COLLAPSE = 25
+SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
+MAPS = Path("/proc/self/maps")
+# Private and writable, of no file: what malloc maps.
+OWN = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s*(?:\[heap\]|\[anon:.*\])?$", re.MULTILINE)
+
+Advise = Callable[[int, int, int], int]
+
+
+@contextlib.contextmanager
+def huge_pages(settings: Path = SETTINGS, maps: Path = MAPS) -> Iterator[None]:
+    """Memory that is filled within is moved into huge pages at the end, unless an exception leaves.
+
+    Only blocks of a huge page's size that are filled whole: the process takes no more memory than before.
+    """
+    size = block_bytes(settings)
+    before = set(filled(size, maps)) if size else set()
+    yield
+    if size:
+        move(sorted(set(filled(size, maps)) - before), size, _libc().madvise)
+
+
+def block_bytes(settings: Path = SETTINGS) -> int:
+    """Bytes of a huge page; 0 where there are none to be had."""
+    if os.environ.get("BALCONY_HUGE_PAGES") == "0":
+        return 0
+    try:
+        enabled = (settings / "enabled").read_text()
+        return 0 if "[never]" in enabled else int((settings / "hpage_pmd_size").read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def filled(size: int, maps: Path = MAPS) -> Iterator[int]:
+    """Addresses of the blocks of ``size`` bytes of the process's own memory whose every page is there."""
+    try:
+        text = maps.read_text(errors="replace")
+    except OSError:
+        return
+    for found in OWN.finditer(text):
+        start, stop = (int(bound, 16) for bound in found.groups())
+        start, stop = -(-start // size) * size, stop // size * size
+        if start < stop:
+            pages = np.zeros((stop - start) // mmap.PAGESIZE, np.uint8)
+            if _libc().mincore(start, stop - start, pages.ctypes.data) == 0:
+                whole = (pages & 1).reshape(-1, size // mmap.PAGESIZE).all(axis=1)
+                yield from (start + size * int(index) for index in np.flatnonzero(whole))
+
+
+def move(blocks: Iterable[int], size: int, madvise: Advise) -> int:
+    """Make a huge page of each block, as long as the system has any; returns how many it made.
+
+    Before Linux 6.1 the blocks are only marked, and the system moves them in its own time.
+    """
+    made = 0
+    for block in blocks:
+        if madvise(block, size, MADV_COLLAPSE):
+            if made or madvise(block, size, MADV_HUGEPAGE):
+                break
+        else:
+            made += 1
+    return made
+
+
+@cache
+def _libc() -> Any:
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    return libc

@@ -1,0 +1,112 @@
+"""Huge pages: whole blocks of the process's own memory move, their content does not change."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from balcony_edge.engine.huge_pages import MADV_COLLAPSE, MADV_HUGEPAGE, block_bytes, filled, huge_pages, move
+
+BLOCK = 2 << 20
+BLOCKS = 6
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a thing of Linux")
+
+
+@pytest.fixture
+def memory() -> Iterator[mmap.mmap]:
+    """Fresh private memory of BLOCKS blocks and the pages before the first of them; one page at a time comes to be."""
+    with mmap.mmap(-1, (BLOCKS + 1) * BLOCK, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as fresh:
+        fresh.madvise(mmap.MADV_NOHUGEPAGE)
+        yield fresh
+
+
+def first_block(memory: mmap.mmap) -> tuple[int, int]:
+    """The address of the first whole block, and its offset in the memory."""
+    address = np.frombuffer(memory, np.uint8).ctypes.data
+    return -(-address // BLOCK) * BLOCK, -address % BLOCK
+
+
+@linux
+def test_only_blocks_whose_every_page_is_there_are_filled(memory: mmap.mmap) -> None:
+    address, offset = first_block(memory)
+    ours = set(range(address, address + BLOCKS * BLOCK, BLOCK))
+    assert not ours & set(filled(BLOCK))
+    memory[offset + BLOCK : offset + 3 * BLOCK] = b"\1" * (2 * BLOCK)
+    memory[offset + 4 * BLOCK : offset + 5 * BLOCK - mmap.PAGESIZE] = b"\1" * (BLOCK - mmap.PAGESIZE)
+    assert ours & set(filled(BLOCK)) == {address + BLOCK, address + 2 * BLOCK}
+
+
+@linux
+def test_memory_of_files_and_shared_memory_are_left_alone(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    lines = [
+        "700000000000-700000800000 rw-p 00000000 fe:00 12                         /models/weights.bin",
+        "700001000000-700001800000 rw-s 00000000 00:01 34                         /dev/zero (deleted)",
+        "700002000000-700002800000 r--p 00000000 00:00 0",
+        "700003000000-700003800000 rw-p 00000000 00:00 0                          [stack]",
+        "",
+    ]
+    maps.write_text("\n".join(lines))
+    assert list(filled(BLOCK, maps)) == []
+    assert list(filled(BLOCK, tmp_path / "none")) == []
+
+
+@linux
+def test_what_is_filled_within_keeps_its_content(memory: mmap.mmap, tmp_path: Path) -> None:
+    (tmp_path / "enabled").write_text("always [madvise] never\n")
+    (tmp_path / "hpage_pmd_size").write_text(f"{BLOCK}\n")
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    content = np.random.default_rng(5).bytes(len(memory))
+    with huge_pages(tmp_path):
+        memory[:] = content
+    assert memory[:] == content
+
+
+@pytest.mark.parametrize("failing_from", [0, 3, 8])
+def test_it_stops_where_the_system_has_no_more(failing_from: int) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def madvise(address: int, size: int, advice: int) -> int:
+        calls.append((address, advice))
+        return -1 if address >= failing_from or advice == MADV_HUGEPAGE else 0
+
+    made = move(range(6), 1, madvise)
+    assert made == min(6, failing_from)
+    assert [address for address, advice in calls if advice == MADV_COLLAPSE] == list(range(min(6, made + 1)))
+
+
+def test_an_older_kernel_is_asked_to_do_it_by_and_by() -> None:
+    marked = []
+
+    def madvise(address: int, size: int, advice: int) -> int:
+        if advice == MADV_HUGEPAGE:
+            marked.append((address, size))
+        return -1 if advice == MADV_COLLAPSE else 0
+
+    assert move([10, 20], 10, madvise) == 0
+    assert marked == [(10, 10), (20, 10)]
+
+
+def test_the_systems_setting_and_the_users_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("BALCONY_HUGE_PAGES", raising=False)
+    assert block_bytes(tmp_path) == 0
+    (tmp_path / "hpage_pmd_size").write_text("2097152\n")
+    for setting, size in (("always [madvise] never", BLOCK), ("[always] madvise never", BLOCK), ("[never]", 0)):
+        (tmp_path / "enabled").write_text(setting)
+        assert block_bytes(tmp_path) == size
+    (tmp_path / "enabled").write_text("[always] madvise never")
+    monkeypatch.setenv("BALCONY_HUGE_PAGES", "0")
+    assert block_bytes(tmp_path) == 0
+
+
+def test_an_error_within_is_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "enabled").write_text("[madvise]")
+    (tmp_path / "hpage_pmd_size").write_text(f"{BLOCK}\n")
+    with pytest.raises(ValueError, match="no graph"), huge_pages(tmp_path):
+        raise ValueError("no graph")
