@@ -12,7 +12,8 @@ import ctypes
 import mmap
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 MAPS = Path("/proc/self/maps")
+# So many blocks are moved at once: a call has a price, and between calls there is a look at the clock.
+PIECE = 16
 # Private and writable, of no file: what malloc maps.
 OWN = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s*(?:\[heap\]|\[anon:.*\])?$", re.MULTILINE)
 
@@ -34,13 +37,17 @@ Advise = Callable[[int, int, int], int]
 def huge_pages(settings: Path = SETTINGS, maps: Path = MAPS) -> Iterator[None]:
     """Memory that is filled within is moved into huge pages at the end, unless an exception leaves.
 
-    Only blocks of a huge page's size that are filled whole: the process takes no more memory than before.
+    Only blocks of a huge page's size that are filled whole: the process takes no more memory than before. Where memory
+    lies in pieces the system must make room first, so this takes at most as long as what was done within.
     """
     size = block_bytes(settings)
     before = set(filled(size, maps)) if size else set()
+    started = time.monotonic()
     yield
     if size:
-        move(sorted(set(filled(size, maps)) - before), size, _libc().madvise)
+        ended = time.monotonic()
+        fresh = sorted(set(filled(size, maps)) - before)
+        move(runs(fresh, size), _libc().madvise, lambda: time.monotonic() - ended < ended - started)
 
 
 def block_bytes(settings: Path = SETTINGS) -> int:
@@ -70,19 +77,28 @@ def filled(size: int, maps: Path = MAPS) -> Iterator[int]:
                 yield from (start + size * int(index) for index in np.flatnonzero(whole))
 
 
-def move(blocks: Iterable[int], size: int, madvise: Advise) -> int:
-    """Make a huge page of each block, as long as the system has any; returns how many it made.
+def move(stretches: Iterable[tuple[int, int]], madvise: Advise, in_time: Callable[[], bool]) -> int:
+    """Make huge pages of memory from start to stop each, as long as there are any and there is time; returns the bytes.
 
-    Before Linux 6.1 the blocks are only marked, and the system moves them in its own time.
+    Before Linux 6.1 they are only marked, and the system moves them in its own time.
     """
-    made = 0
-    for block in blocks:
-        if madvise(block, size, MADV_COLLAPSE):
-            if made or madvise(block, size, MADV_HUGEPAGE):
-                break
-        else:
-            made += 1
-    return made
+    moved = 0
+    for start, stop in stretches:
+        if madvise(start, stop - start, MADV_COLLAPSE) and (moved or madvise(start, stop - start, MADV_HUGEPAGE)):
+            break
+        moved += stop - start
+        if not in_time():
+            break
+    return moved
+
+
+def runs(blocks: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the stretches, of PIECE blocks at the most, that ascending blocks of ``size`` bytes fill."""
+    first = 0
+    for index in range(1, len(blocks) + 1):
+        if index - first == PIECE or index == len(blocks) or blocks[index] != blocks[index - 1] + size:
+            yield blocks[first], blocks[index - 1] + size
+            first = index
 
 
 @cache

@@ -63,9 +63,7 @@ def train_exits(job: Job, config: TrainConfig) -> exits.Exits:
     processes = Processes.launched(job.device)
     blueprint = architectures.read(job.folder)
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
-    _check(config, blueprint, processes)
-    if config.only and job.begin is None:
-        raise ModelError("--only leaves the other exits as they begin, which is untrained", "give --from EXITS too")
+    _check(job, config, blueprint, processes)
     digest = exits.base_digest(job.folder)
     opened = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
     data = _load_corpus(
@@ -131,7 +129,7 @@ def _earlier(begin: Path, folder: Path, config: TrainConfig) -> exits.Exits:
     return earlier
 
 
-def _check(config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
+def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
     """Settings that no run on this base could use."""
     context = blueprint.arch.context
     choices = (
@@ -144,6 +142,8 @@ def _check(config: TrainConfig, blueprint: Blueprint, processes: Processes) -> N
             raise ModelError(f"there is no {what} {chosen!r}", f"choose one of {', '.join(known)}")
     if unknown := sorted(set(config.only) - set(config.splits)):
         raise ModelError(f"--only {unknown[0]} is none of the splits {list(config.splits)}", "name some of them")
+    if config.only and job.begin is None:
+        raise ModelError("--only leaves the other exits as they begin, which is untrained", "give --from EXITS too")
     starting_norm(blueprint, config.norm_start)
     check_width(config.width)
     _ = config.loss_function

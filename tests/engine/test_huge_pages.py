@@ -9,8 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from balcony_edge.engine.huge_pages import MADV_COLLAPSE, MADV_HUGEPAGE, block_bytes, filled, huge_pages, move
+from balcony_edge.engine.huge_pages import (
+    MADV_COLLAPSE,
+    MADV_HUGEPAGE,
+    PIECE,
+    block_bytes,
+    filled,
+    huge_pages,
+    move,
+    runs,
+)
 
 BLOCK = 2 << 20
 BLOCKS = 6
@@ -68,17 +79,25 @@ def test_what_is_filled_within_keeps_its_content(memory: mmap.mmap, tmp_path: Pa
     assert memory[:] == content
 
 
-@pytest.mark.parametrize("failing_from", [0, 3, 8])
+@pytest.mark.parametrize("failing_from", [0, 30, 80])
 def test_it_stops_where_the_system_has_no_more(failing_from: int) -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[int] = []
 
     def madvise(address: int, size: int, advice: int) -> int:
-        calls.append((address, advice))
+        if advice == MADV_COLLAPSE:
+            calls.append(address)
         return -1 if address >= failing_from or advice == MADV_HUGEPAGE else 0
 
-    made = move(range(6), 1, madvise)
-    assert made == min(6, failing_from)
-    assert [address for address, advice in calls if advice == MADV_COLLAPSE] == list(range(min(6, made + 1)))
+    stretches = [(0, 20), (30, 50), (60, 70)]
+    moved = move(stretches, madvise, lambda: True)
+    whole = [(start, stop) for start, stop in stretches if start < failing_from]
+    assert moved == sum(stop - start for start, stop in whole)
+    assert calls == [start for start, _ in stretches[: len(whole) + 1]]
+
+
+def test_it_stops_when_its_time_is_over() -> None:
+    left = iter([True, False])
+    assert move([(0, 4), (4, 8), (8, 12)], lambda *_: 0, lambda: next(left)) == 8
 
 
 def test_an_older_kernel_is_asked_to_do_it_by_and_by() -> None:
@@ -89,8 +108,15 @@ def test_an_older_kernel_is_asked_to_do_it_by_and_by() -> None:
             marked.append((address, size))
         return -1 if advice == MADV_COLLAPSE else 0
 
-    assert move([10, 20], 10, madvise) == 0
-    assert marked == [(10, 10), (20, 10)]
+    move([(10, 20)], madvise, lambda: True)
+    assert marked == [(10, 10)]
+
+
+@given(st.sets(st.integers(0, 200)))
+def test_stretches_are_the_blocks(blocks: set[int]) -> None:
+    found = list(runs(sorted(blocks), 1))
+    assert sorted(blocks) == [block for start, stop in found for block in range(start, stop)]
+    assert all(0 < stop - start <= PIECE for start, stop in found)
 
 
 def test_the_systems_setting_and_the_users_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
