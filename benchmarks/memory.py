@@ -1,10 +1,11 @@
 """Resident memory of a loaded bundle with one and four exits, against its bytes on disk.
 
-    python benchmarks/memory.py [--shape smollm2-135m] [--precision int8] [--positions 128]
+    python benchmarks/memory.py [--shape smollm2-135m] [--precision int8] [--positions 256]
 
 Random weights of a real model's shape, exits as copies of its last layer. Each bundle is loaded in a process of its
-own, which decodes at every depth; what the process held before (Python, ONNX Runtime after a session of one node) and
-the caches of its positions are reckoned apart. Prints a table and, last, one JSON document.
+own, which decodes at every depth; what the process held before (Python, ONNX Runtime after a session of one node), the
+caches of its positions and the code of libraries, which processes share, are reckoned apart. The last column is what
+the same tokens take beyond that as one prompt, at every depth. Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import multiprocessing
 import tempfile
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +24,59 @@ from shapes import SHAPES, bundle, equal_splits
 from balcony_edge.engine.runtime import Runtime
 
 
-def measure(path: str, positions: int, answer: multiprocessing.Queue[dict[str, int]]) -> None:
-    """Resident bytes before loading, after it, and after decoding."""
+def resident(pid: int) -> int:
+    """Resident bytes of a process: its own memory and the pages of files that it maps, without libraries.
+
+    A page that several sessions map is one page (PSS; nobody else maps the bundle).
+    """
+    return sum(one.pss for one in psutil.Process(pid).memory_maps() if ".so" not in Path(one.path).suffixes)
+
+
+def run(path: str, positions: int, pipe: Connection) -> None:
+    """Load a bundle and decode; before, between and after it wait for the parent, whose looking takes memory too."""
     from balcony_edge.bundle import Bundle
     from balcony_edge.engine.ladder import Ladder
 
-    process = psutil.Process()
+    def looked_at(kept: int = 0) -> None:
+        pipe.send(kept)
+        pipe.recv()
+
     runtime = Runtime.start("cpu", 2)
     with tempfile.TemporaryDirectory() as folder:
         warm_up(runtime, Path(folder))
     opened = Bundle(path)
-    before = process.memory_info().rss
+    looked_at()
     ladder = Ladder(opened, runtime, max_context=1024)
-    loaded = process.memory_info().rss
-    for position in range(positions):
-        ladder.append([2 + position])
+    looked_at()
+    ids = range(2, 2 + positions)
+    for token in ids:
+        ladder.append([token])
         for depth in ladder.depths:
             ladder.next_logits(depth)
     kept = sum(buffer.first(positions).nbytes for stage in ladder.stages for buffer in stage.state().values())
-    answer.put({"before": before, "loaded": loaded, "decoded": process.memory_info().rss, "kept": kept})
+    looked_at(kept)
+    ladder.rewind(0)
+    ladder.append(ids)
+    for depth in ladder.depths:
+        ladder.next_logits(depth)
+    looked_at(kept)
+
+
+def measure(path: Path, positions: int) -> dict[str, int]:
+    """Resident bytes before loading a bundle, after it, after decoding token by token and after taking the same tokens
+    as one prompt; ``kept``: bytes that all stages keep of them."""
+    context = multiprocessing.get_context("spawn")
+    pipe, other = context.Pipe()
+    process = context.Process(target=run, args=(str(path), positions, other))
+    process.start()
+    assert process.pid is not None
+    found = {}
+    for moment in ("before", "loaded", "decoded", "prefilled"):
+        found["kept"] = pipe.recv()
+        found[moment] = resident(process.pid)
+        pipe.send(None)
+    process.join()
+    return found
 
 
 def warm_up(runtime: Runtime, folder: Path) -> None:
@@ -59,27 +95,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="smollm2-135m")
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], action="append")
-    parser.add_argument("--positions", type=int, default=128)
+    parser.add_argument("--positions", type=int, default=256)
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
     rows = []
-    print(f"{'precision':>9} {'exits':>5} {'disk MB':>8} {'loaded MB':>9} {'decoded MB':>10} {'÷ disk':>7}")
+    print(
+        f"{'precision':>9} {'exits':>5} {'disk MB':>8} {'loaded MB':>9} {'decoded MB':>10} {'÷ disk':>7}"
+        f" {'prompt MB':>9}"
+    )
     for precision in arguments.precision or ("fp32", "int8", "int4"):
         for exits in (1, 4):
             splits = equal_splits(arguments.shape, exits + 1)
             out = bundle(arguments.shape, precision, splits, arguments.folder, exits=True)
-            queue: multiprocessing.Queue[dict[str, int]] = context.Queue()
-            process = context.Process(target=measure, args=(str(out), arguments.positions, queue))
-            process.start()
-            found = queue.get()
-            process.join()
+            found = measure(out, arguments.positions)
             disk = sum(path.stat().st_size for path in out.iterdir())
             own = found["decoded"] - found["before"] - found["kept"]
             rows.append({"precision": precision, "exits": exits, "disk": disk, **found, "ratio": own / disk})
             print(
                 f"{precision:>9} {exits:5} {disk / 1e6:8.0f} {(found['loaded'] - found['before']) / 1e6:9.0f}"
-                f" {own / 1e6:10.0f} {own / disk:7.2f}",
+                f" {own / 1e6:10.0f} {own / disk:7.2f} {(found['prefilled'] - found['decoded']) / 1e6:9.0f}",
                 flush=True,
             )
     print(json.dumps({"benchmark": "memory", "shape": arguments.shape, "rows": rows}))

@@ -37,8 +37,8 @@ Advise = Callable[[int, int, int], int]
 def huge_pages(settings: Path = SETTINGS, maps: Path = MAPS) -> Iterator[None]:
     """Memory that is filled within is moved into huge pages at the end, unless an exception leaves.
 
-    Only blocks of a huge page's size that are filled whole: the process takes no more memory than before. Where memory
-    lies in pieces the system must make room first, so this takes at most as long as what was done within.
+    Only blocks of a huge page's size that are filled whole: the process takes no more memory than before. Where free
+    memory lies in pieces the system must make room first, so this takes at most as long as what was done within.
     """
     size = block_bytes(settings)
     before = set(filled(size, maps)) if size else set()
@@ -78,16 +78,18 @@ def filled(size: int, maps: Path = MAPS) -> Iterator[int]:
 
 
 def move(stretches: Iterable[tuple[int, int]], madvise: Advise, in_time: Callable[[], bool]) -> int:
-    """Make huge pages of memory from start to stop each, as long as there are any and there is time; returns the bytes.
+    """Make huge pages of memory from start to stop each; returns of how many bytes.
 
-    Before Linux 6.1 they are only marked, and the system moves them in its own time.
+    What is left when time or free huge pages run out, and all of it before Linux 6.1, is marked: the system moves it in
+    its own time.
     """
     moved = 0
+    at_once = True
     for start, stop in stretches:
-        if madvise(start, stop - start, MADV_COLLAPSE) and (moved or madvise(start, stop - start, MADV_HUGEPAGE)):
-            break
-        moved += stop - start
-        if not in_time():
+        at_once = at_once and in_time() and madvise(start, stop - start, MADV_COLLAPSE) == 0
+        if at_once:
+            moved += stop - start
+        elif madvise(start, stop - start, MADV_HUGEPAGE):
             break
     return moved
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle import Bundle, Graph
+from balcony_edge.engine.heap import nothing_kept
 from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
 
@@ -73,6 +74,12 @@ def preload_cuda(ort: Any) -> str:
     return said.getvalue()
 
 
+def share_scratch(ort: Any) -> None:
+    """One arena for what all sessions compute in. They run one after the other; each would keep a prompt's worth."""
+    info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))
+
+
 def default_threads() -> int:
     """Physical cores that this process may use: hyper-threads only spin against each other."""
     import psutil
@@ -91,7 +98,7 @@ class Runtime:
 
     @classmethod
     def start(cls, provider: str = "auto", threads: int | None = None) -> Runtime:
-        """Choose a provider and set up the thread pool that every session of the process shares.
+        """Choose a provider and set up the thread pool and the scratch memory that all sessions of the process share.
 
         "auto" means CUDA where the installed runtime lists it and the machine has an NVIDIA device, else the CPU.
         The pool is made once; a later call that asks for another size raises ProviderError.
@@ -113,6 +120,7 @@ class Runtime:
             _pool_threads = threads or default_threads()
             # Pools of their own would spin against each other between the segments of one token (3.5x slower).
             ort.set_global_thread_pool_sizes(_pool_threads, 1)
+            share_scratch(ort)
         elif threads not in (None, _pool_threads):
             raise ProviderError(
                 f"this process already runs ONNX Runtime with {_pool_threads} threads, not {threads}",
@@ -149,9 +157,11 @@ class Runtime:
         options = ort.SessionOptions()
         options.use_per_session_threads = False
         options.log_severity_level = 3
+        if self.provider == "cpu":
+            options.add_session_config_entry("session.use_env_allocators", "1")
         wanted = PROVIDERS[self.provider]
         try:
-            with huge_pages():
+            with huge_pages(), nothing_kept():
                 session = ort.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # ONNX Runtime's exceptions share no public base
             raise BundleError(

@@ -79,37 +79,38 @@ def test_what_is_filled_within_keeps_its_content(memory: mmap.mmap, tmp_path: Pa
     assert memory[:] == content
 
 
-@pytest.mark.parametrize("failing_from", [0, 30, 80])
-def test_it_stops_where_the_system_has_no_more(failing_from: int) -> None:
-    calls: list[int] = []
+class Kernel:
+    """A madvise that moves memory below ``room`` and marks what ``marks`` allows; what it was asked for."""
 
-    def madvise(address: int, size: int, advice: int) -> int:
-        if advice == MADV_COLLAPSE:
-            calls.append(address)
-        return -1 if address >= failing_from or advice == MADV_HUGEPAGE else 0
+    def __init__(self, room: int, marks: bool = True) -> None:
+        self.room, self.marks = room, marks
+        self.moved: list[tuple[int, int]] = []
+        self.marked: list[tuple[int, int]] = []
 
-    stretches = [(0, 20), (30, 50), (60, 70)]
-    moved = move(stretches, madvise, lambda: True)
-    whole = [(start, stop) for start, stop in stretches if start < failing_from]
-    assert moved == sum(stop - start for start, stop in whole)
-    assert calls == [start for start, _ in stretches[: len(whole) + 1]]
-
-
-def test_it_stops_when_its_time_is_over() -> None:
-    left = iter([True, False])
-    assert move([(0, 4), (4, 8), (8, 12)], lambda *_: 0, lambda: next(left)) == 8
+    def __call__(self, start: int, size: int, advice: int) -> int:
+        """0 where the advice is taken."""
+        taken = start + size <= self.room if advice == MADV_COLLAPSE else self.marks and advice == MADV_HUGEPAGE
+        if taken:
+            (self.moved if advice == MADV_COLLAPSE else self.marked).append((start, start + size))
+        return 0 if taken else -1
 
 
-def test_an_older_kernel_is_asked_to_do_it_by_and_by() -> None:
-    marked = []
+STRETCHES = [(0, 20), (30, 50), (60, 70)]
 
-    def madvise(address: int, size: int, advice: int) -> int:
-        if advice == MADV_HUGEPAGE:
-            marked.append((address, size))
-        return -1 if advice == MADV_COLLAPSE else 0
 
-    move([(10, 20)], madvise, lambda: True)
-    assert marked == [(10, 10)]
+@pytest.mark.parametrize(("room", "count"), [(0, 0), (20, 1), (49, 1), (50, 2), (99, 3)])
+@pytest.mark.parametrize("marks", [False, True])
+def test_what_the_system_has_no_room_for_is_marked(room: int, count: int, marks: bool) -> None:
+    kernel = Kernel(room, marks)
+    assert move(STRETCHES, kernel, lambda: True) == sum(stop - start for start, stop in STRETCHES[:count])
+    assert kernel.moved == STRETCHES[:count]
+    assert kernel.marked == (STRETCHES[count:] if marks else [])
+
+
+def test_what_there_is_no_time_for_is_marked() -> None:
+    kernel, left = Kernel(99), iter([True, False])
+    assert move(STRETCHES, kernel, lambda: next(left)) == 20
+    assert (kernel.moved, kernel.marked) == (STRETCHES[:1], STRETCHES[1:])
 
 
 @given(st.sets(st.integers(0, 200)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,3 +72,24 @@ def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"not a graph")
     with pytest.raises(BundleError, match=r"broken\.onnx"):
         Runtime.start("cpu").session(path)
+
+
+def test_stages_compute_in_an_arena_that_they_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = runtime.onnxruntime()
+    Runtime.start("cpu")
+    given: list[str] = []
+    session = ort.InferenceSession
+
+    def noted(path: str, options: Any, providers: list[str]) -> Any:
+        given.append(options.get_session_config_entry("session.use_env_allocators"))
+        return session(path, options, providers=providers)
+
+    monkeypatch.setattr(ort, "InferenceSession", noted)
+    bundle = Bundle.open(None)
+    Runtime.start("cpu").graph(bundle, bundle.manifest.head)
+    assert given == ["1"]
+
+
+def test_an_arena_may_have_been_registered_already() -> None:
+    runtime.share_scratch(runtime.onnxruntime())
+    runtime.share_scratch(runtime.onnxruntime())

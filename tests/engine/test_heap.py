@@ -1,0 +1,75 @@
+"""What is freed while a graph loads goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+
+import psutil
+import pytest
+
+from balcony_edge.engine import heap
+from balcony_edge.engine.heap import nothing_kept
+
+MEGABYTE = 1 << 20
+
+glibc = pytest.mark.skipif(heap._glibc() is None, reason="a thing of glibc")
+
+
+@glibc
+def test_a_buffer_freed_between_others_leaves_no_hole() -> None:
+    libc = ctypes.CDLL("libc.so.6")
+    libc.malloc.restype = ctypes.c_void_p
+    libc.free.argtypes = [ctypes.c_void_p]
+    process = psutil.Process()
+    kept = []
+    with nothing_kept():
+        before = process.memory_info().rss
+        for _ in range(64):
+            large, small = libc.malloc(MEGABYTE), libc.malloc(4096)
+            ctypes.memset(large, 1, MEGABYTE)
+            ctypes.memset(small, 1, 4096)
+            kept.append(small)
+            libc.free(large)
+        assert process.memory_info().rss - before < 8 * MEGABYTE
+        larges = [libc.malloc(MEGABYTE) for _ in range(64)]
+        for large in larges:
+            ctypes.memset(large, 1, MEGABYTE)
+        assert process.memory_info().rss - before > 60 * MEGABYTE
+        for large in larges:
+            libc.free(large)
+    assert process.memory_info().rss - before < 8 * MEGABYTE
+    for small in kept:
+        libc.free(small)
+
+
+def test_elsewhere_than_with_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    heap._glibc.cache_clear()
+    monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
+    try:
+        with nothing_kept():
+            assert heap._glibc() is None
+    finally:
+        heap._glibc.cache_clear()
+
+
+def test_the_thresholds_are_left_where_steps_of_decoding_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    class Libc:
+        def mallopt(self, name: int, value: int) -> int:
+            calls.append(("mallopt", name, value))
+            return 1
+
+        def malloc_trim(self, pad: int) -> int:
+            calls.append(("trim", 0, pad))
+            return 1
+
+    monkeypatch.setattr(heap, "_glibc", Libc)
+    with pytest.raises(ValueError, match="no graph"), nothing_kept():
+        raise ValueError("no graph")
+    assert calls == [
+        ("mallopt", heap.M_MMAP_THRESHOLD, heap.WITHIN_BYTES),
+        ("trim", 0, 0),
+        ("mallopt", heap.M_MMAP_THRESHOLD, heap.AFTER_BYTES),
+        ("mallopt", heap.M_TRIM_THRESHOLD, 2 * heap.AFTER_BYTES),
+    ]
