@@ -16,7 +16,7 @@ from typing import Any
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
-# Where glibc begins, and where this leaves it: a step's logits come from the heap, 128 tokens of a prompt need not.
+# Where glibc begins, and where this leaves it: a step's logits (half a megabyte of a large vocabulary) are of the heap.
 WITHIN_BYTES = 128 << 10
 AFTER_BYTES = 4 << 20
 
