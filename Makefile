@@ -1,6 +1,7 @@
 # Each target sets up all it needs, in a virtual environment of its own.
 #   make demo    light install, streams a story under a budget
 #   make test    full install, all checks and tests
+#   make gpu     on a machine with CUDA: its tests, then exits, lossless decoding and contention measured on it
 #   make lint | types | docs | bench | wheel-test | clean
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ RUNTIME ?= $(shell if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then echo
 BUDGET ?= 1ms
 PROMPT ?= Once upon a time
 
-.PHONY: demo test lint types docs coverage bench wheel-test clean
+.PHONY: demo test lint types docs coverage bench gpu wheel-test clean
 
 demo: $(RUN_VENV)/.ready
 	$(RUN_VENV)/bin/balcony-edge run --budget $(BUDGET) -p "$(PROMPT)" --temp 0.7 --top-p 0.9 --seed 7
@@ -34,6 +35,15 @@ docs: $(DEV_VENV)/.ready
 
 bench: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python benchmarks/budget.py
+
+gpu: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/balcony-edge doctor
+	$(DEV_VENV)/bin/python -m pytest -q tests/engine/test_providers.py
+	$(DEV_VENV)/bin/python benchmarks/depths.py --provider cuda --precision fp16
+	$(DEV_VENV)/bin/python benchmarks/depths.py --provider cuda --precision int4
+	$(DEV_VENV)/bin/python benchmarks/lossless.py --provider cuda --precision fp16 --shape smollm2-135m --drafts 3
+	$(DEV_VENV)/bin/balcony-edge bench runs/lossless/smollm2-135m-fp16-cuda --provider cuda -p 128 -n 128
+	$(DEV_VENV)/bin/python benchmarks/contention.py --provider cuda
 
 # The built wheel in an environment that holds nothing else of the project.
 wheel-test: $(DEV_VENV)/.ready

@@ -1,6 +1,7 @@
 """Tokens per second at every exit of a real model's shape, each beside what its weight traffic allows.
 
     python benchmarks/depths.py [--shape llama-3.2-1b] [--precision int4] [--split 4 --split 8] [--rounds 7]
+    python benchmarks/depths.py --provider cuda --precision fp16
 
 Random weights, exits as copies of the last layer. Decoding reads every weight on its way once a token, so an exit's
 ideal is full depth's time in proportion to the bytes read (balcony_edge/traffic.py). All depths decode in turn behind
@@ -42,16 +43,20 @@ def decode(ladder: Ladder, depth: int, tokens: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="llama-3.2-1b")
-    parser.add_argument("--precision", choices=["fp32", "int8", "int4"], default="int4")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], default="int4")
     parser.add_argument("--split", type=int, action="append", help="default: the three quarters")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--provider", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     arguments = parser.parse_args()
     splits = arguments.split or equal_splits(arguments.shape, 4)
-    path = bundle(arguments.shape, arguments.precision, splits, arguments.folder, exits=True)
-    ladder = Ladder(Bundle(path), Runtime.start("cpu", arguments.threads), max_context=256)
+    runtime = Runtime.start(arguments.provider, arguments.threads)
+    path = bundle(
+        arguments.shape, arguments.precision, splits, arguments.folder, exits=True, provider=arguments.provider
+    )
+    ladder = Ladder(Bundle(path), runtime, max_context=256)
     costs = depth_costs(Bundle(path).manifest.graphs)
     ladder.append([2 + index for index in range(PROMPT)])
     seconds: dict[int, list[float]] = {depth: [] for depth in ladder.depths}
@@ -73,6 +78,7 @@ def main() -> None:
             f"{bound:7.3f}{row['speed_up'] / bound:7.3f}"
         )
     about = {"shape": arguments.shape, "precision": arguments.precision, "threads": arguments.threads}
+    about["provider"] = arguments.provider
     versions = {"machine": cpu_model(), "onnxruntime": onnxruntime.__version__}
     print(json.dumps({"benchmark": "depths", **about, **versions, "rows": rows}))
 

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.bundle import Exactness, Precision
+from balcony_edge.bundle import Exactness, Precision, Provider
 from balcony_export.formats import Choice
 
 # As in the published configs.
@@ -159,14 +159,16 @@ def bundle(
     exactness: Exactness = "float",
     context: int = 2048,
     block_size: int | None = None,
+    provider: Provider = "cpu",
 ) -> Path:
     """A bundle of a shape cut at ``splits``, made once; ``exits`` hangs a copy of the last layer from each."""
     from balcony_export.bundle_writer import export_bundle
 
     kind = "exits" if exits else "plain"
-    choice = Choice(precision=precision, exactness=exactness, block_size=block_size)
+    choice = Choice(provider, precision, exactness=exactness, block_size=block_size)
     cuts = ".".join(map(str, splits)) or "whole"
-    out = parent / f"{shape}-{precision}-{choice.formats().block_size}-{kind}-{cuts}-{exactness}"
+    where = "" if provider == "cpu" else f"-{provider}"
+    out = parent / f"{shape}-{precision}-{choice.formats().block_size}-{kind}-{cuts}-{exactness}{where}"
     if not (out / "balcony.json").exists():
         export_bundle(
             make(shape, parent),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
 from helpers.schedules import Step, fresh_logits, run_schedule, schedules
+from helpers.uncut import reference, reference_logits
 
 FLOAT_EXACT = 1e-4
 
@@ -42,21 +42,6 @@ def demo_fp32(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
 
     out = tmp_path_factory.mktemp("demo") / "fp32"
     return Ladder(export_bundle(DEMO_BASE, out, model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
-
-
-def reference(folder: Path) -> Any:
-    """transformers' own model of a checkpoint, fp32."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-
-
-def reference_logits(model: Any, tokens: list[int]) -> np.ndarray:
-    """Logits [positions, V] of the uncut model."""
-    import torch
-
-    with torch.inference_mode():
-        return np.asarray(model(input_ids=torch.tensor([tokens])).logits[0])
 
 
 def check_history(ladder: Ladder, schedule: list[Step], tolerance: float) -> None:

@@ -1,0 +1,69 @@
+"""The invariants on each provider that this machine has: a bundle exported for it, run on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.runtime import PROVIDERS, Runtime, has_nvidia_device, onnxruntime
+from helpers.schedules import fresh_logits, run_schedule, schedules
+from helpers.uncut import reference, reference_logits
+
+# CUDA multiplies fp32 with the 10 bits of TF32.
+TOLERANCES = {"cpu": 1e-4, "cuda": 2e-2}
+
+
+class Placed(NamedTuple):
+    """A ladder, and how far its logits may lie from others' on its provider."""
+
+    ladder: Ladder
+    tolerance: float
+
+
+@pytest.fixture(scope="module", params=TOLERANCES)
+def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Placed:
+    """The tiny model with untrained exits, at fp32."""
+    provider = request.param
+    if provider == "cuda" and not (
+        PROVIDERS["cuda"] in onnxruntime().get_available_providers() and has_nvidia_device()
+    ):
+        pytest.skip("no CUDA here")
+    from balcony_export.bundle_writer import export_bundle
+    from balcony_export.formats import Choice
+
+    out = tmp_path_factory.mktemp(provider) / "bundle"
+    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], choice=Choice(provider))
+    return Placed(Ladder(made, Runtime.start(provider)), TOLERANCES[provider])
+
+
+@given(data=st.data())
+@settings(max_examples=15)
+def test_logits_depend_on_the_tokens_alone(placed: Placed, data: st.DataObject) -> None:
+    ladder = placed.ladder
+    tokens = run_schedule(ladder, data.draw(schedules(ladder.vocabulary, len(ladder.depths))))
+    after = {depth: ladder.next_logits(depth).copy() for depth in ladder.depths}
+    for depth in ladder.depths:
+        plain = fresh_logits(ladder, tokens, depth)[-1]
+        np.testing.assert_allclose(after[depth], plain, rtol=0, atol=placed.tolerance)
+
+
+def test_full_depth_is_the_checkpoint(placed: Placed, tiny_model: Path, rng: np.random.Generator) -> None:
+    tokens = rng.integers(0, placed.ladder.vocabulary, 60).tolist()
+    expected = reference_logits(reference(tiny_model), tokens)
+    actual = fresh_logits(placed.ladder, tokens, placed.ladder.full)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=placed.tolerance)
+
+
+def test_answers_are_those_of_the_logits(placed: Placed, rng: np.random.Generator) -> None:
+    ladder = placed.ladder
+    tokens = rng.integers(0, ladder.vocabulary, 20).tolist()
+    for depth in ladder.depths:
+        expected = fresh_logits(ladder, tokens, depth).argmax(axis=1)
+        answers = ladder.answers(depth, 0, len(tokens))
+        assert [answers.token(row) for row in range(len(tokens))] == expected.tolist()
