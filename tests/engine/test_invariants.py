@@ -14,7 +14,7 @@ from balcony_edge.calibrate import batching_is_bit_exact
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
-from helpers.schedules import Step, fresh_logits, run_schedule, schedules
+from helpers.schedules import Step, check_history, fresh_logits, schedules
 from helpers.uncut import reference, reference_logits
 
 FLOAT_EXACT = 1e-4
@@ -42,17 +42,6 @@ def demo_fp32(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
 
     out = tmp_path_factory.mktemp("demo") / "fp32"
     return Ladder(export_bundle(DEMO_BASE, out, model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
-
-
-def check_history(ladder: Ladder, schedule: list[Step], tolerance: float) -> None:
-    """Invariants 1 and 2: logits after a schedule are those of the plain model, at every depth."""
-    tokens = run_schedule(ladder, schedule)
-    after = {depth: ladder.next_logits(depth).copy() for depth in reversed(ladder.depths)}
-    for depth in ladder.depths:
-        plain = fresh_logits(ladder, tokens, depth)[-1]
-        np.testing.assert_allclose(after[depth], plain, rtol=0, atol=tolerance)
-        if tolerance == 0:
-            assert after[depth].argmax() == plain.argmax()
 
 
 @given(data=st.data())

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import PROVIDERS, Runtime, has_nvidia_device, onnxruntime
-from helpers.schedules import fresh_logits, run_schedule, schedules
+from helpers.schedules import check_history, fresh_logits, run_schedule, schedules
 from helpers.uncut import reference, reference_logits
 
 # CUDA multiplies fp32 with the 10 bits of TF32.
@@ -20,10 +21,11 @@ TOLERANCES = {"cpu": 1e-4, "cuda": 2e-2}
 
 
 class Placed(NamedTuple):
-    """A ladder, and how far its logits may lie from others' on its provider."""
+    """A ladder on a provider, how far its logits may lie from others', and the same bundle on the CPU."""
 
     ladder: Ladder
     tolerance: float
+    on_cpu: Ladder
 
 
 @pytest.fixture(scope="module", params=TOLERANCES)
@@ -39,18 +41,30 @@ def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
 
     out = tmp_path_factory.mktemp(provider) / "bundle"
     made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], choice=Choice(provider))
-    return Placed(Ladder(made, Runtime.start(provider)), TOLERANCES[provider])
+    return Placed(Ladder(made, Runtime.start(provider)), TOLERANCES[provider], Ladder(made, Runtime.start("cpu")))
 
 
 @given(data=st.data())
 @settings(max_examples=15)
 def test_logits_depend_on_the_tokens_alone(placed: Placed, data: st.DataObject) -> None:
     ladder = placed.ladder
-    tokens = run_schedule(ladder, data.draw(schedules(ladder.vocabulary, len(ladder.depths))))
-    after = {depth: ladder.next_logits(depth).copy() for depth in ladder.depths}
-    for depth in ladder.depths:
-        plain = fresh_logits(ladder, tokens, depth)[-1]
-        np.testing.assert_allclose(after[depth], plain, rtol=0, atol=placed.tolerance)
+    check_history(ladder, data.draw(schedules(ladder.vocabulary, len(ladder.depths))), placed.tolerance)
+
+
+@given(data=st.data())
+@settings(max_examples=10)
+def test_a_sequence_moves_from_provider_to_provider(
+    placed: Placed, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    file = tmp_path_factory.mktemp("moved") / "prompt.safetensors"
+    for left, entered in ((placed.on_cpu, placed.ladder), (placed.ladder, placed.on_cpu)):
+        tokens = run_schedule(left, data.draw(schedules(left.vocabulary, len(left.depths))))
+        prompt_cache.save(left, file)
+        assert prompt_cache.load(entered, file) == len(tokens)
+        after = {depth: entered.next_logits(depth).copy() for depth in entered.depths}
+        for depth, logits in after.items():
+            plain = fresh_logits(left, tokens, depth)[-1]
+            np.testing.assert_allclose(logits, plain, rtol=0, atol=placed.tolerance)
 
 
 def test_full_depth_is_the_checkpoint(placed: Placed, tiny_model: Path, rng: np.random.Generator) -> None:

@@ -51,3 +51,14 @@ def fresh_logits(ladder: Ladder, tokens: list[int], depth: int) -> np.ndarray:
     ladder.rewind(0)
     ladder.append(tokens)
     return ladder.logits(depth)
+
+
+def check_history(ladder: Ladder, schedule: list[Step], tolerance: float) -> None:
+    """Invariants 1 and 2: logits after a schedule are those of the plain model, at every depth."""
+    tokens = run_schedule(ladder, schedule)
+    after = {depth: ladder.next_logits(depth).copy() for depth in reversed(ladder.depths)}
+    for depth in ladder.depths:
+        plain = fresh_logits(ladder, tokens, depth)[-1]
+        np.testing.assert_allclose(after[depth], plain, rtol=0, atol=tolerance)
+        if tolerance == 0:
+            assert after[depth].argmax() == plain.argmax()
