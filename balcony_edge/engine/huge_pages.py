@@ -8,17 +8,16 @@ environment says ``BALCONY_HUGE_PAGES=0``, nothing happens.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+
+from balcony_edge.engine.libc import libc
 
 # From the kernel's mman-common.h; COLLAPSE is of Linux 6.1.
 MADV_HUGEPAGE = 14
@@ -47,7 +46,7 @@ def huge_pages(settings: Path = SETTINGS, maps: Path = MAPS) -> Iterator[None]:
     if size:
         ended = time.monotonic()
         fresh = sorted(set(filled(size, maps)) - before)
-        move(runs(fresh, size), _libc().madvise, lambda: time.monotonic() - ended < ended - started)
+        move(runs(fresh, size), libc().madvise, lambda: time.monotonic() - ended < ended - started)
 
 
 def block_bytes(settings: Path = SETTINGS) -> int:
@@ -72,7 +71,7 @@ def filled(size: int, maps: Path = MAPS) -> Iterator[int]:
         start, stop = -(-start // size) * size, stop // size * size
         if start < stop:
             pages = np.zeros((stop - start) // mmap.PAGESIZE, np.uint8)
-            if _libc().mincore(start, stop - start, pages.ctypes.data) == 0:
+            if libc().mincore(start, stop - start, pages.ctypes.data) == 0:
                 whole = (pages & 1).reshape(-1, size // mmap.PAGESIZE).all(axis=1)
                 yield from (start + size * int(index) for index in np.flatnonzero(whole))
 
@@ -101,11 +100,3 @@ def runs(blocks: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
         if index - first == PIECE or index == len(blocks) or blocks[index] != blocks[index - 1] + size:
             yield blocks[first], blocks[index - 1] + size
             first = index
-
-
-@cache
-def _libc() -> Any:
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
-    return libc

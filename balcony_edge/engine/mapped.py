@@ -6,10 +6,11 @@ comes back by itself. Linux only; elsewhere nothing happens.
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from balcony_edge.engine.libc import libc
 
 # From the kernel's mman-common.h.
 MADV_DONTNEED = 4
@@ -22,8 +23,7 @@ def drop_pages(folder: Path, smaps: Path = Path("/proc/self/smaps")) -> int:
         text = smaps.read_text(errors="replace")
     except OSError:
         return 0
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    madvise = libc().madvise
     return sum(
         resident for start, stop, resident in unwritten(text, folder) if not madvise(start, stop - start, MADV_DONTNEED)
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import PROVIDERS, Runtime, has_nvidia_device, onnxruntime
+from balcony_edge.engine.runtime import Runtime
 from helpers.schedules import check_history, fresh_logits, run_schedule, schedules
 from helpers.uncut import reference, reference_logits
 
@@ -32,9 +32,7 @@ class Placed(NamedTuple):
 def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Placed:
     """The tiny model with untrained exits, at fp32."""
     provider = request.param
-    if provider == "cuda" and not (
-        PROVIDERS["cuda"] in onnxruntime().get_available_providers() and has_nvidia_device()
-    ):
+    if provider == "cuda" and Runtime.start("auto").provider != "cuda":
         pytest.skip("no CUDA here")
     from balcony_export.bundle_writer import export_bundle
     from balcony_export.formats import Choice
