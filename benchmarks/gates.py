@@ -249,8 +249,8 @@ def main() -> None:
             note(name, cost, logits)
         for tokens in looked_at:
             peeked = answers(seen.normed, peeking(base.head, tokens))
-            features = [peeked.top, peeked.margin, peeked.top.exp(), (-peeked.margin).exp()]
-            note(f"peek at {len(tokens)} tokens", 1 + len(tokens) * hidden / layer, *features)
+            features = torch.from_numpy(Gate.features(*peeked.sureness()))
+            note(f"peek at {len(tokens)} tokens", 1 + len(tokens) * hidden / layer, *features.unbind(-1))
         own = _shipped(trained, split, seen, base)
         note("shipped gate", 1 + len(trained.frequent_tokens) * hidden / layer, own)
         for below in (other for other in held if other < split):

@@ -2,7 +2,7 @@
 
 exits.safetensors   fp32; only exits and gates, never the base
     exits.{split}.layer.<decoder layer tensor>   exits.{split}.norm.weight
-    gates.{split}.weight [4]  .bias [1]
+    gates.{split}.weight [5]  .bias [1]
 exits.json          schema, the base they belong to, the tokens that gates look at, how they were trained, and measured
 """
 
@@ -25,11 +25,11 @@ from balcony_edge.errors import ExitsError
 from balcony_export.checkpoint import count_not_finite
 from balcony_export.widths import Width, width_of
 
-# 2: gates look at a few of the head's rows, behind the exits.
-SCHEMA = 2
+# 2: gates look at a few of the head's rows, behind the exits. 3: they weigh the second token's probability too.
+SCHEMA = 3
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
-GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (4,), "bias": (1,)}
+GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
 RETRAIN = "train the exits again: balcony-edge train"
 
 Array = npt.NDArray[np.float32]

@@ -4,7 +4,7 @@
 
 It sits behind an exit's layer and in front of the head. Where the layer has run, a *peek* at a few of the head's rows
 tells nearly as much as all of them: how likely the likeliest of the frequent tokens is among these, and its lead over
-the second. The rows are the base's own, frozen; what is fitted, by logistic regression on held-out text, is five
+the second. The rows are the base's own, frozen; what is fitted, by logistic regression on held-out text, is six
 numbers. Whatever looks at hidden states without the head's rows tells less, and costs more (see docs/exits.md).
 """
 
@@ -28,9 +28,10 @@ MOST_PEEKED = 4096
 
 @dataclass(frozen=True)
 class Gate:
-    """Logit = ``weight`` · (top, margin, e^top, e^-margin) + ``bias``, of Answers of the peeking head.
+    """Logit = ``weight`` · (top, margin, e^top, e^-margin, e^(top-margin)) + ``bias``, of Answers of the peeking head.
 
-    Weight [4], bias [1]. With the exponentials the calibration error is that of chance; without, twice as large.
+    Weight [5], bias [1]. The exponentials are the likeliest token's probability, the second's odds against it and the
+    second's probability: with them the calibration error is about that of chance, without at least twice as large.
     """
 
     weight: npt.NDArray[Any]
@@ -39,7 +40,7 @@ class Gate:
     @classmethod
     def fitted(cls, top: Floats, margin: Floats, agrees: Flags) -> Gate:
         """The calibrated gate of these outcomes; all of one shape."""
-        fitted = logistic(cls._features(top.ravel(), margin.ravel()), agrees.ravel())
+        fitted = logistic(cls.features(top.ravel(), margin.ravel()), agrees.ravel())
         return cls(fitted[:-1], fitted[-1:])
 
     @classmethod
@@ -53,11 +54,12 @@ class Gate:
 
     def logits(self, top: Floats, margin: Floats) -> Floats:
         """Calibrated logits, of the shape of ``top`` and ``margin``."""
-        return np.asarray(self._features(top, margin) @ self.weight + self.bias[0])
+        return np.asarray(self.features(top, margin) @ self.weight + self.bias[0])
 
     @staticmethod
-    def _features(top: Floats, margin: Floats) -> Floats:
-        return np.stack([top, margin, np.exp(top), np.exp(-margin)], axis=-1)
+    def features(top: Floats, margin: Floats) -> Floats:
+        """What the logit is linear in: [..., 5] of ``top`` and ``margin`` [...]."""
+        return np.stack([top, margin, np.exp(top), np.exp(-margin), np.exp(top - margin)], axis=-1)
 
 
 def frequent_tokens(stream: corpus.Tokens, vocabulary: int, share: float = PEEKED_SHARE) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ import onnx
 
 from balcony_export.builder import GraphBuilder
 from balcony_export.checkpoint import Source
+from balcony_export.exits import GATE_SHAPES
 from balcony_export.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
 from balcony_export.weights import BITS
 from balcony_export.widths import width_of
@@ -116,14 +117,14 @@ def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked:
     likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
     first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
     builder.node("Gather", [builder.constant("peeked", list(peeked), np.int64), first], "draft", axis=0)
-    # The likeliest two's log-probabilities to top and -margin, and both's exponentials.
-    leads = builder.constant("leads", [[1, -1], [0, 1]], np.float32)
-    pair = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
-    exponentials = builder.node("Exp", [pair], f"/{name}/Exp")
-    features = builder.node("Concat", [pair, exponentials], f"/{name}/Concat", axis=-1)
-    fitted = exits.tensor(f"{name}.weight", (4,)) * np.array([1, -1, 1, 1])
-    weight = builder.constant(f"{name}.weight", fitted[:, None], np.float32)
-    bias = builder.constant(f"{name}.bias", exits.tensor(f"{name}.bias", (1,)), np.float32)
+    # The likeliest two's log-probabilities to top, -margin and top - margin, and the exponentials of all three.
+    leads = builder.constant("leads", [[1, -1, 0], [0, 1, 1]], np.float32)
+    logs = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
+    exponentials = builder.node("Exp", [logs], f"/{name}/Exp")
+    features = builder.node("Concat", [logs, exponentials], f"/{name}/Concat", axis=-1)
+    top, margin, *of_exponentials = exits.tensor(f"{name}.weight", GATE_SHAPES["weight"])
+    weight = builder.constant(f"{name}.weight", np.array([top, -margin, 0, *of_exponentials])[:, None], np.float32)
+    bias = builder.constant(f"{name}.bias", exits.tensor(f"{name}.bias", GATE_SHAPES["bias"]), np.float32)
     builder.node("Add", [builder.node("MatMul", [features, weight], f"/{name}/MatMul"), bias], "gate")
 
 

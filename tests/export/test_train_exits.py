@@ -48,7 +48,7 @@ def test_saved_exits_load_as_they_were(tmp_path: Path) -> None:
     assert all(np.array_equal(loaded.tensors[name], value) for name, value in saved.tensors.items())
     assert sorted(path.name for path in (tmp_path / "exits").iterdir()) == ["exits.json", "exits.safetensors"]
     assert set(loaded.layer(2)) == set(LAYER_TENSORS)
-    assert loaded.gate(2)["weight"].shape == (4,)
+    assert loaded.gate(2)["weight"].shape == GATE_SHAPES["weight"]
     assert loaded.norm(1).shape == (HIDDEN,)
 
 
