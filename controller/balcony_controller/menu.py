@@ -94,6 +94,8 @@ class Menu:
     # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
     WORTH_CHANGING = 0.015
     DEAREST_CHANGE = 4.0
+    # Where none fits, sets of one depth more that cost so much less are as cheap: that much of a bias is chance.
+    AS_CHEAP = 0.01
     # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
     SHIFT_CHANGE = 0.2
     SOLVE_TOKENS = 512
@@ -229,7 +231,8 @@ class Menu:
             allowed_ms = wish.cost_ms - extra_ms
             cheapest = policy.cost_ms[-1] * bias
             if cheapest > allowed_ms:
-                score = -(cheapest + extra_ms) / max(wish.cost_ms, 1e-9)
+                among = cheapest * (1.0 + self.AS_CHEAP * len(policy.depths))
+                score = -(among + extra_ms) / max(wish.cost_ms, 1e-9)
             elif wish.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
                 score = max(
                     policy.agreement_at(allowed_ms / bias),

@@ -45,6 +45,7 @@ def test_the_licence_of_a_checkpoint(tmp_path: Path, files: dict[str, str], expe
 def test_an_export_writes_the_card(tmp_path: Path) -> None:
     folder = tmp_path / "base"
     shutil.copytree(DEMO_BASE, folder)
+    (folder / "README.md").unlink()
     (folder / "LICENSE").write_text("MIT License\n")
     bundle = export_bundle(
         folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, choice=Choice(precision="int8")

@@ -160,7 +160,7 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     second, top = np.partition(looked.numpy(), -2)[..., -2:].transpose(2, 0, 1)
     gate = trained.gate(2)
     bins = trained.quality["exits"]["2"]["bins"]
-    features = np.stack([top, top - second, np.exp(top), np.exp(second - top)]).reshape(4, -1)
+    features = np.stack([top, top - second, np.exp(top), np.exp(second - top), np.exp(second)]).reshape(5, -1)
     logits = gate["weight"] @ features + gate["bias"]
     place = np.searchsorted(bins["edges"], 1 / (1 + np.exp(-logits)).ravel())
     shares = np.bincount(place, minlength=len(bins["share"])) / place.size
