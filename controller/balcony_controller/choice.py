@@ -31,6 +31,9 @@ class Choice:
     URGENT_TOKENS = 2
     # Debts, in tokens, at which lossless decoding is left though it should fit, and at which it is taken up again.
     LOSSLESS_DEBT, LOSSLESS_AGAIN = 3.5, 0.5
+    # What a round of drafts may overspend if all of them are wrong. Less than the 10 that nothing should: the machine
+    # may slow down meanwhile.
+    WAITED_TOKENS = 6.0
     # Savings, in tokens, without which a limited budget tries no other lossless policy.
     TRIAL_SAVED = 5.0
     # Memory of the agreement that was promised, in tokens, for ``min_agreement``.
@@ -136,7 +139,7 @@ class Choice:
 
     def may_wait(self, spent_ms: float) -> bool:
         """Whether a round that has taken ``spent_ms`` (profiled) may go on: all of its drafts may turn out wrong."""
-        return not self.books.per_token or self.debt_after_pass(spent_ms) <= self._opening.OVERSPENT_TOKENS
+        return not self.books.per_token or self.debt_after_pass(spent_ms) <= self.WAITED_TOKENS
 
     def allowed_ms(self, *, eased: bool = True) -> float:
         """What the next token's graphs may take, in profiled milliseconds; ``eased``: debts and savings reckoned."""
