@@ -4,7 +4,8 @@
 
 Each round measures the cost of the shallowest exit and of full depth, sets budgets at shares of the way between the
 two, runs several prompts under each, and measures the two ends again; rounds in which they moved by a tenth are dropped
-and counted. Replies are audited, so that agreement counts every token. Prints a table and, last, one JSON document.
+and counted. Each round samples other replies. They are audited, so that agreement counts every token: each depth's
+of the text that was written, which other budgets write otherwise. Prints a table and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -16,7 +17,16 @@ from collections import Counter
 from balcony_edge import AdaptiveSession
 from balcony_edge.report import Report
 
-PROMPTS = ["Once upon a time", "One day, a little girl named Lily", "The big dog", "Tom and his mom went to the park"]
+PROMPTS = [
+    "Once upon a time",
+    "One day, a little girl named Lily",
+    "The big dog",
+    "Tom and his mom went to the park",
+    "It was a rainy day",
+    "There was a small house in the forest",
+    "The boy had a red ball",
+    "A bird sat in a tall tree",
+]
 SHARES = (0.2, 0.4, 0.6, 0.8)
 NAMES = tuple(f"{share:.1f}" for share in SHARES)
 # A round counts if the ends before and after it differ by less: else its budgets were not where they should be.
@@ -24,22 +34,22 @@ STEADY = 0.1
 SHALLOWEST = "0.000001ms"
 
 
-def reply(session: AdaptiveSession, prompt: str, tokens: int) -> Report:
+def reply(session: AdaptiveSession, prompt: str, tokens: int, seed: int) -> Report:
     """One reply of at most ``tokens`` tokens, sampled, and audited."""
-    for _ in session.stream(prompt, tokens, temp=0.8, top_p=0.95, seed=1):
+    for _ in session.stream(prompt, tokens, temp=0.8, top_p=0.95, seed=seed):
         pass
     return session.audit()
 
 
-def replies(session: AdaptiveSession, budget: str, tokens: int) -> list[Report]:
+def replies(session: AdaptiveSession, budget: str, tokens: int, seed: int) -> list[Report]:
     """One reply to every prompt under one budget, set once."""
     session.budget = budget
-    return [reply(session, prompt, tokens) for prompt in PROMPTS]
+    return [reply(session, prompt, tokens, seed) for prompt in PROMPTS]
 
 
-def ends(session: AdaptiveSession, tokens: int) -> tuple[list[Report], list[Report]]:
-    """The same replies at the shallowest exit and at full depth."""
-    return replies(session, SHALLOWEST, tokens), replies(session, "full", tokens)
+def ends(session: AdaptiveSession, tokens: int, seed: int) -> tuple[list[Report], list[Report]]:
+    """Replies at the shallowest exit and at full depth."""
+    return replies(session, SHALLOWEST, tokens, seed), replies(session, "full", tokens, seed)
 
 
 def mean_ms(reports: list[Report]) -> float:
@@ -78,14 +88,15 @@ def main() -> None:
     kept: dict[str, list[float]] = {}
     moved = 0
     with AdaptiveSession(options.bundle) as session:
-        ends(session, options.tokens)  # warm up
-        before = ends(session, options.tokens)
+        ends(session, options.tokens, 0)  # warm up
+        before = ends(session, options.tokens, 0)
         while len(kept.get(NAMES[0], [])) < options.rounds and moved <= 3 * options.rounds:
+            seed = 1 + moved + len(kept.get(NAMES[0], []))
             low, high = (mean_ms(reports) for reports in before)
             round_runs = {}
             for name, share in zip(NAMES, SHARES, strict=True):
-                round_runs[name] = replies(session, f"{low + share * (high - low)}ms", options.tokens)
-            after = ends(session, options.tokens)
+                round_runs[name] = replies(session, f"{low + share * (high - low)}ms", options.tokens, seed)
+            after = ends(session, options.tokens, seed)
             steady = all(abs(mean_ms(b) / mean_ms(a) - 1) < STEADY for a, b in zip(before, after, strict=True))
             if steady:
                 for name, share in zip(NAMES, SHARES, strict=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,9 +28,11 @@ from balcony_export.widths import Width, width_of
 
 # 2: gates look at a few of the head's rows, behind the exits. 3: they weigh the second token's probability too.
 SCHEMA = 3
+FOUR_WEIGHTS = 2
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
 GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
+GATE_WEIGHT = re.compile(r"gates\.\d+\.weight")
 RETRAIN = "train the exits again: balcony-edge train"
 
 Array = npt.NDArray[np.float32]
@@ -137,6 +140,8 @@ def load(folder: Path) -> Exits:
         raise ExitsError(
             f"cannot read {path}: {error}", f"the file is not whole: copy it again, or {RETRAIN}"
         ) from error
+    if manifest["schema"] == FOUR_WEIGHTS:
+        tensors |= {name: np.append(tensors[name], np.float32(0)) for name in tensors if GATE_WEIGHT.fullmatch(name)}
     try:
         exits = Exits(
             splits=tuple(int(split) for split in manifest["splits"]),
@@ -174,7 +179,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ExitsError(f"cannot read {path}: {error}", f"copy the file again, or {RETRAIN}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA:
+    if schema not in (FOUR_WEIGHTS, SCHEMA):
         raise ExitsError(
             f"{path} has schema {schema!r}; this version of balcony-edge reads schema {SCHEMA}",
             f"use the version that wrote it, or {RETRAIN}",

@@ -126,9 +126,56 @@ class Answers(NamedTuple):
 def answers(normed: Tensor, head: Head) -> Answers:
     """The likeliest token and how sure the exit is of it, of normed hidden states [rows, length, hidden]."""
     flat = normed.reshape(-1, normed.shape[-1])
-    found = []
-    for part in chunks(len(flat), chunk_positions(head)):
-        logits = head.logits(flat[part])
-        (first, second), (token, _) = (pair.unbind(-1) for pair in logits.topk(2, dim=-1))
-        found.append((token, first - logits.logsumexp(-1), first - second))
+    found = [_answers(head.logits(flat[part])) for part in chunks(len(flat), chunk_positions(head))]
+    return _joined(found, normed)
+
+
+class Compared(NamedTuple):
+    """Full model and exits on the same text, each once through the head.
+
+    ``full``: the full model's likeliest tokens, int64 [rows, length]. ``kl_nats``: mean KL(full ‖ exit) of each exit.
+    ``loss_nats``: the full model's cross-entropy to the next tokens, summed.
+    """
+
+    full: Tensor
+    exits: list[Answers]
+    kl_nats: list[float]
+    loss_nats: float
+
+
+@torch.no_grad()
+def compared(exits: Sequence[Tensor], teacher: Tensor, head: Head, following: Tensor) -> Compared:
+    """What ``teacher`` and every exit, [rows, length, hidden], say; ``following``: see ``next_tokens``."""
+    flat_teacher, flat_following = teacher.reshape(-1, head.hidden), following.flatten()
+    flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
+    tokens: list[Tensor] = []
+    said: list[list[Answers]] = [[] for _ in exits]
+    totals = [0.0] * len(exits)
+    loss = 0.0
+    for part in chunks(len(flat_teacher), chunk_positions(head)):
+        logits = head.logits(flat_teacher[part])
+        tokens.append(logits.argmax(-1))
+        target = torch.log_softmax(logits, dim=-1)
+        loss += functional.nll_loss(target, flat_following[part], reduction="sum", ignore_index=NO_TARGET).item()
+        for index, normed in enumerate(flat_exits):
+            logits = head.logits(normed[part])
+            said[index].append(_answers(logits))
+            answer = torch.log_softmax(logits, dim=-1)
+            totals[index] += functional.kl_div(answer, target, reduction="sum", log_target=True).item()
+    return Compared(
+        torch.cat(tokens).view_as(following),
+        [_joined(found, teacher) for found in said],
+        [total / len(flat_teacher) for total in totals],
+        loss,
+    )
+
+
+def _answers(logits: Tensor) -> Answers:
+    """Of a chunk's logits [positions, vocabulary]."""
+    (first, second), (token, _) = (pair.unbind(-1) for pair in logits.topk(2, dim=-1))
+    return Answers(token, first - logits.logsumexp(-1), first - second)
+
+
+def _joined(found: Sequence[Answers], normed: Tensor) -> Answers:
+    """The chunks' answers, of the shape of normed hidden states."""
     return Answers(*(torch.cat(parts).view(normed.shape[:-1]) for parts in zip(*found, strict=True)))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from balcony_export import corpus, self_text
 from balcony_export.balcony import Balconies
@@ -25,7 +24,7 @@ from balcony_export.calibration import (
 )
 from balcony_export.gate import Gate, peeking
 from balcony_export.judge import Evidence, chances, fit_judge
-from balcony_export.kl import answers, mean_kl, predictions
+from balcony_export.kl import answers, compared, next_tokens, predictions
 from balcony_export.progress import Progress
 
 ROWS_AT_ONCE = 8
@@ -42,7 +41,7 @@ class Observations:
     """One pass over held-out rows. Arrays are [rows, length], one entry a position, by split.
 
     ``peeked``: (top, margin) that gates look at; ``said``: the same of the exits' own answers; ``drafted``: whether the
-    likeliest of the tokens that a gate looks at is the full model's.
+    likeliest of the tokens that a gate looks at is the full model's. ``lens_agreement`` is empty where not asked for.
     """
 
     peeked: Mapping[int, tuple[Floats, Floats]]
@@ -65,15 +64,20 @@ class Observations:
 
 
 @torch.no_grad()
-def observe(base: Base, balconies: Balconies, tokens: tuple[int, ...], rows: corpus.Tokens) -> Observations:
-    """Run the full model and every exit over ``rows`` (at least 2 tokens long); gates look at ``tokens``."""
+def observe(
+    base: Base, balconies: Balconies, tokens: tuple[int, ...], rows: corpus.Tokens, lens: bool = True
+) -> Observations:
+    """Run the full model and every exit over ``rows`` (at least 2 tokens long); gates look at ``tokens``.
+
+    Without ``lens`` nobody asks what the untrained lens says: that is one pass more through the head for each exit.
+    """
     splits = balconies.splits
     cut, names = peeking(base.head, tokens), torch.tensor(tokens, device=base.device)
     peeked: dict[int, list[Any]] = {split: [] for split in splits}
     answered: dict[int, list[Any]] = {split: [] for split in splits}
     agrees: dict[int, list[Any]] = {split: [] for split in splits}
     drafted: dict[int, list[Any]] = {split: [] for split in splits}
-    lens = dict.fromkeys(splits, 0.0)
+    seen_by_lens = dict.fromkeys(splits if lens else (), 0.0)
     kl = dict.fromkeys(splits, 0.0)
     loss = 0.0
     parts = torch.split(torch.from_numpy(rows), ROWS_AT_ONCE)
@@ -83,28 +87,26 @@ def observe(base: Base, balconies: Balconies, tokens: tuple[int, ...], rows: cor
             share = len(part) / len(rows)
             trace = base.trace(ids, splits)
             with base.autocast():
-                full = predictions(trace.final, base.head)
                 exits = balconies.normed(trace.hidden, trace.context)
-                for split, normed, kl_nats in zip(splits, exits, mean_kl(exits, trace.final, base.head), strict=True):
+                found = compared(exits, trace.final, base.head, next_tokens(ids))
+                loss += found.loss_nats / (rows.size - len(rows))
+                for split, normed, said, kl_nats in zip(splits, exits, found.exits, found.kl_nats, strict=True):
                     kl[split] += share * kl_nats
-                    said = answers(normed, base.head)
-                    agrees[split].append((said.token == full).cpu().numpy())
+                    agrees[split].append((said.token == found.full).cpu().numpy())
                     answered[split].append(said.sureness())
                     looked_at = answers(normed, cut)
                     peeked[split].append(looked_at.sureness())
-                    drafted[split].append((names[looked_at.token] == full).cpu().numpy())
+                    drafted[split].append((names[looked_at.token] == found.full).cpu().numpy())
+                for split in seen_by_lens:
                     looked = predictions(base.lens(trace.hidden[split]), base.head)
-                    lens[split] += share * (looked == full).double().mean().item()
-                for row, target in zip(trace.final, ids, strict=True):
-                    scores = base.head.logits(row[:-1])
-                    loss += functional.cross_entropy(scores, target[1:]).item() / len(rows)
+                    seen_by_lens[split] += share * (looked == found.full).double().mean().item()
             progress.advance()
     return Observations(
         peeked={split: _joined(parts) for split, parts in peeked.items()},
         said={split: _joined(parts) for split, parts in answered.items()},
         agrees={split: np.concatenate(found) for split, found in agrees.items()},
         drafted={split: np.concatenate(found) for split, found in drafted.items()},
-        lens_agreement=lens,
+        lens_agreement=seen_by_lens,
         kl_nats=kl,
         full_loss_nats=loss,
     )
@@ -140,7 +142,7 @@ def observe_own(base: Base, balconies: Balconies, tokens: tuple[int, ...], rows:
     """Observations of the base's own text: what a device decodes, and where exits agree more often than elsewhere."""
     own, beginning = own_text(base, rows)
     # The beginning's last position gives the first token of the reply.
-    return observe(base, balconies, tokens, own).after(beginning - 1)
+    return observe(base, balconies, tokens, own, lens=False).after(beginning - 1)
 
 
 def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], dict[str, Any]]:

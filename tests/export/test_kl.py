@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from balcony_export.kl import chunk_positions, chunked_loss, mean_kl, predictions
+from balcony_export import kl
+from balcony_export.kl import answers, chunk_positions, chunked_loss, mean_kl, next_tokens, predictions
 from balcony_export.lm_head import Head
 
 # Caps low enough to bend: the logits are some units wide.
@@ -77,6 +78,28 @@ def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
 def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int], seed: int) -> None:
     _, (teacher,), (weight,) = tensors(shape, seed)
     assert torch.equal(predictions(teacher, Head(weight)), (teacher @ weight.T).argmax(-1))
+
+
+@settings(deadline=None, max_examples=20)
+@given(shape=SHAPES, seed=st.integers(0, 1000), twists=TWISTS)
+def test_one_comparison_is_all_that_could_be_asked_by_itself(
+    shape: tuple[int, int, int, int], seed: int, twists: dict[str, float]
+) -> None:
+    exits, (teacher,), (weight,) = tensors(shape, seed)
+    head = Head(weight, **twists)
+    ids = torch.randint(weight.shape[0], shape[:2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kl, "chunk_positions", lambda head: 4)
+        found = kl.compared(exits, teacher, head, next_tokens(ids))
+    assert torch.equal(found.full, predictions(teacher, head))
+    assert found.kl_nats == pytest.approx(mean_kl(exits, teacher, head), rel=1e-5, abs=1e-6)
+    for exit, said in zip(exits, found.exits, strict=True):
+        for value, expected in zip(said, answers(exit, head), strict=True):
+            torch.testing.assert_close(value, expected)
+    plain = functional.cross_entropy(
+        textbook_logits(teacher, head)[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"
+    )
+    assert found.loss_nats == pytest.approx(plain.item(), rel=1e-5, abs=1e-5)
 
 
 @pytest.mark.parametrize(

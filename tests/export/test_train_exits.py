@@ -52,6 +52,18 @@ def test_saved_exits_load_as_they_were(tmp_path: Path) -> None:
     assert loaded.norm(1).shape == (HIDDEN,)
 
 
+def test_gates_of_four_weights_say_what_they_said(tmp_path: Path) -> None:
+    saved = sample()
+    exits.save(tmp_path, saved)
+    tensors = load_file(tmp_path / "exits.safetensors")
+    for split in saved.splits:
+        tensors[f"gates.{split}.weight"] = tensors[f"gates.{split}.weight"][:4]
+    save_file(tensors, tmp_path / "exits.safetensors")
+    edit(tmp_path, schema=2)
+    for split in saved.splits:
+        assert exits.load(tmp_path).gate(split)["weight"].tolist() == [*saved.gate(split)["weight"][:4].tolist(), 0.0]
+
+
 def truncate(folder: Path) -> None:
     path = folder / "exits.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
