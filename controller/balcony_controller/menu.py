@@ -94,7 +94,7 @@ class Menu:
     # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
     WORTH_CHANGING = 0.015
     DEAREST_CHANGE = 4.0
-    # Where none fits, sets of one depth more that cost so much less are as cheap: that much of a bias is chance.
+    # Where none fits, a set with one depth more must be so much cheaper: a bias of a percent is chance.
     AS_CHEAP = 0.01
     # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
     SHIFT_CHANGE = 0.2
