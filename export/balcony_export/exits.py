@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -32,7 +31,6 @@ FOUR_WEIGHTS = 2
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
 GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
-GATE_WEIGHT = re.compile(r"gates\.\d+\.weight")
 RETRAIN = "train the exits again: balcony-edge train"
 
 Array = npt.NDArray[np.float32]
@@ -141,7 +139,8 @@ def load(folder: Path) -> Exits:
             f"cannot read {path}: {error}", f"the file is not whole: copy it again, or {RETRAIN}"
         ) from error
     if manifest["schema"] == FOUR_WEIGHTS:
-        tensors |= {name: np.append(tensors[name], np.float32(0)) for name in tensors if GATE_WEIGHT.fullmatch(name)}
+        weights = [name for name in tensors if name.startswith("gates.") and name.endswith(".weight")]
+        tensors |= {name: np.append(tensors[name], np.float32(0)) for name in weights}
     try:
         exits = Exits(
             splits=tuple(int(split) for split in manifest["splits"]),
@@ -181,7 +180,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema not in (FOUR_WEIGHTS, SCHEMA):
         raise ExitsError(
-            f"{path} has schema {schema!r}; this version of balcony-edge reads schema {SCHEMA}",
+            f"{path} has schema {schema!r}; this version of balcony-edge reads {FOUR_WEIGHTS} and {SCHEMA}",
             f"use the version that wrote it, or {RETRAIN}",
         )
     return dict(manifest)

@@ -31,7 +31,7 @@ class Gate:
     """Logit = ``weight`` · (top, margin, e^top, e^-margin, e^(top-margin)) + ``bias``, of Answers of the peeking head.
 
     Weight [5], bias [1]. The exponentials are the likeliest token's probability, the second's odds against it and the
-    second's probability: with them the calibration error is about that of chance, without at least twice as large.
+    second's probability: with them the calibration error is about that of chance, without, twice as large.
     """
 
     weight: npt.NDArray[Any]

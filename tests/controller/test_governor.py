@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import Budget, Confidence, Limits, Outcome, Signals, Verdict
@@ -56,10 +56,11 @@ def test_a_budget_below_every_exit_takes_the_shallowest() -> None:
 
 @settings(max_examples=12)
 @given(st.floats(1.06 * SHALLOW_MS, 0.75 * FULL_MS), st.integers(0, 1000))
+@example(5.5390625, 883)
 def test_the_mean_cost_is_the_budget(budget_ms: float, seed: int) -> None:
-    """Of all tokens, since what the first ones save may be spent later; of the later ones, if the first overspent."""
-    run = replay(f"{budget_ms}ms", tokens=1500, seed=seed)
-    assert min(run.mean_ms(), run.mean_ms(SETTLE)) <= budget_ms * 1.01
+    """Long enough that what the first tokens saved, and later ones spend, is well below a percent."""
+    run = replay(f"{budget_ms}ms", tokens=3000, seed=seed)
+    assert run.mean_ms(SETTLE) <= budget_ms * 1.01
     assert run.overspend_tokens(budget_ms, SETTLE) <= 10.0
 
 
