@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from balcony_controller import Budget
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle.folder import Bundle
+    from balcony_edge.bundle.open import open_bundle
     from balcony_edge.errors import (
         BalconyError,
         BudgetError,
@@ -58,12 +59,14 @@ __all__ = [
     "Token",
     "TraceError",
     "VerifyError",
+    "open_bundle",
 ]
 
 _HOMES = {
     "AdaptiveSession": "session",
     "Token": "session",
-    "Bundle": "bundle",
+    "Bundle": "bundle.folder",
+    "open_bundle": "bundle.open",
     "Report": "report",
     **{name: "errors" for name in __all__ if name.endswith("Error")},
 }

@@ -23,22 +23,23 @@ from balcony_controller import (
     PowerModel,
     Signals,
 )
-from balcony_controller.resources import missing
-from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import batching_is_bit_exact, load_or_measure
-from balcony_edge.controller_view import ladder_shape, quality_model
-from balcony_edge.decisions import DecisionLog
-from balcony_edge.decode import Checked, Decoder
+from balcony_controller.loads import missing
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.open import open_bundle
+from balcony_edge.control.adapter import ladder_shape, quality_model
+from balcony_edge.control.decision_log import DecisionLog
+from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
+from balcony_edge.control.signals import first_look, require, signals_of
+from balcony_edge.decoding.loop import Checked, Decoder
+from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import BudgetError, BundleError, PromptError
-from balcony_edge.hearing import first_look, require, signals_of
 from balcony_edge.report import Report
 from balcony_edge.telemetry import Sampler as SensorSampler
 from balcony_edge.telemetry import Sensors, Snapshot
-from balcony_edge.text import TextCodec
 
 
 class Token(NamedTuple):
@@ -104,7 +105,7 @@ class AdaptiveSession:
         parsed = parse_budget(budget)
         if not 0.0 <= min_agreement <= 1.0:
             raise BudgetError(f"an agreement of at least {min_agreement} makes no sense", "--min-agreement 0.9")
-        self.bundle = Bundle.open(bundle)
+        self.bundle = open_bundle(bundle)
         manifest = self.bundle.manifest
         self.runtime = runtime = Runtime.start(provider, threads)
         self.codec = TextCodec(self.bundle)

@@ -19,13 +19,13 @@ import torch
 from lab import Lab, Name, arguments_of, finish, joined, open_lab, score, self_generated, table, train
 from torch import Tensor
 
-from balcony_export.balcony import build
-from balcony_export.base import Trace
-from balcony_export.kl import chunked_loss, next_tokens
-from balcony_export.learner import Learner
-from balcony_export.schedule import cosine
-from balcony_export.training import PAPER, TrainConfig
-from balcony_export.widths import check_width
+from balcony_export.exits.balcony import build
+from balcony_export.exits.widths import check_width
+from balcony_export.model.base import Trace
+from balcony_export.training.chunked_loss import chunked_loss, next_tokens
+from balcony_export.training.learner import Learner
+from balcony_export.training.loop import PAPER, TrainConfig
+from balcony_export.training.schedule import cosine
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from ablation import Student, Variant
 from bent import Elastic, LayerSkip, Smaller, Trained
 from lab import BASE, REPLY_TOKENS, Lab, Learner, arguments_of, finish, joined, open_lab, score, table, train
 
-from balcony_export.base import load_base
-from balcony_export.training import default_learning_rate
-from balcony_export.widths import Width
+from balcony_export.exits.widths import Width
+from balcony_export.model.base import load_base
+from balcony_export.training.loop import default_learning_rate
 
 # A pretrained base wants smaller steps than new exits; a tenth, about what its own pretraining ended with.
 UNFROZEN_RATE = 0.1

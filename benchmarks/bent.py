@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from balcony_export.base import Trace
-from balcony_export.learner import CLIP_NORM
-from balcony_export.schedule import cosine
+from balcony_export.model.base import Trace
+from balcony_export.training.learner import CLIP_NORM
+from balcony_export.training.schedule import cosine
 
 
 class Trained:

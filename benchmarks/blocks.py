@@ -24,7 +24,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from balcony_edge.calibrate import cpu_model
+from balcony_edge.control.profile import cpu_model
 from balcony_edge.engine.runtime import Runtime
 
 BLOCKS = (32, 64, 128, 256)

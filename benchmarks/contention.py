@@ -22,7 +22,7 @@ from random import Random
 from statistics import mean, median, quantiles
 
 from balcony_edge import AdaptiveSession
-from balcony_edge.calibrate import cpu_model
+from balcony_edge.control.profile import cpu_model
 
 PROMPTS = ("Once upon a time", "One day, a little girl named Lily", "Tom and his mom went to the park")
 MATRIX = 1024

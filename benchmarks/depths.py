@@ -20,11 +20,11 @@ from statistics import median, quantiles
 import onnxruntime
 from shapes import SHAPES, bundle, equal_splits
 
-from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import cpu_model
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.control.profile import cpu_model
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.traffic import depth_costs
+from balcony_edge.measure.traffic import depth_costs
 
 PROMPT = 32
 

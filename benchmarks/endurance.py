@@ -20,7 +20,7 @@ import psutil
 
 from balcony_controller import Confidence, Outcome, Verdict
 from balcony_edge import AdaptiveSession
-from balcony_edge.decode import Decoder
+from balcony_edge.decoding.loop import Decoder
 from balcony_edge.engine.sampling import Sampler
 
 PARTS = 10

@@ -24,10 +24,10 @@ from lossless import PROMPTS
 from shapes import SHAPES
 
 from balcony_edge import AdaptiveSession, Bundle
-from balcony_edge.calibrate import cpu_model
+from balcony_edge.control.profile import cpu_model
 from balcony_edge.report import Report
-from balcony_export.bundle_writer import export_bundle
-from balcony_export.formats import Choice
+from balcony_export.bundling.writer import export_bundle
+from balcony_export.graphs.formats import Choice
 
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 # Behind the prompts of one round after the other: other replies each time.

@@ -21,14 +21,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from balcony_export import corpus, exits, placement, quality
-from balcony_export.architectures import read_config
-from balcony_export.balcony import Balconies, build
-from balcony_export.base import Base, boundary_ids, load_base, load_tokenizer
-from balcony_export.calibration import auroc, calibration_error, logistic, sigmoid
-from balcony_export.gate import Gate, frequent_tokens, peeking
-from balcony_export.kl import answers, predictions
-from balcony_export.schedule import cosine
+from balcony_export.data import corpus
+from balcony_export.exits import placement, store
+from balcony_export.exits.balcony import Balconies, build
+from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
+from balcony_export.exits.gate import Gate, frequent_tokens, peeking
+from balcony_export.model.architectures import read_config
+from balcony_export.model.base import Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.training import quality
+from balcony_export.training.chunked_loss import answers, predictions
+from balcony_export.training.schedule import cosine
 
 RANK = 32
 EPSILON = 1e-6
@@ -165,7 +167,7 @@ def measured(features: list[Tensor], agrees: Tensor) -> dict[str, float]:
     }
 
 
-def _shipped(trained: exits.Exits, split: int, seen: Seen, base: Base) -> Tensor:
+def _shipped(trained: store.Exits, split: int, seen: Seen, base: Base) -> Tensor:
     """The logits of the gate as it is."""
     peeked = answers(seen.normed, peeking(base.head, trained.frequent_tokens))
     return torch.from_numpy(Gate.of(trained.gate(split)).logits(*peeked.sureness()))
@@ -184,7 +186,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     base = load_base(options.model, device="cpu")
-    trained = exits.load(options.exits)
+    trained = store.load(options.exits)
     balconies = build(base, trained.splits, "final", trained.width)
     balconies.load(trained)
     tokenizer = load_tokenizer(options.model)

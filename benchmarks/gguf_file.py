@@ -32,7 +32,7 @@ def make(folder: Path, precision: str, out: Path) -> Path:
         return out
     import gguf
 
-    from balcony_export.checkpoint import Checkpoint
+    from balcony_export.model.checkpoint import Checkpoint
 
     config = json.loads((folder / "config.json").read_text())
     rope = config.get("rope_parameters") or config

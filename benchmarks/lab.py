@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from balcony_export import corpus, placement
-from balcony_export.architectures import read_config
-from balcony_export.base import Base, Trace, boundary_ids, load_base, load_tokenizer
-from balcony_export.self_text import generate
-from balcony_export.widths import Width
+from balcony_export.data import corpus
+from balcony_export.data.self_text import generate
+from balcony_export.exits import placement
+from balcony_export.exits.widths import Width
+from balcony_export.model.architectures import read_config
+from balcony_export.model.base import Base, Trace, boundary_ids, load_base, load_tokenizer
 
 # Held-out tokens, and prompts that the base continues greedily: how much is scored.
 HELDOUT_ROWS = 128

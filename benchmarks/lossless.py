@@ -28,13 +28,13 @@ from balcony_controller import Governor
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_edge import AdaptiveSession, Bundle
-from balcony_edge.calibrate import cpu_model
-from balcony_edge.controller_view import ladder_shape, quality_model
-from balcony_edge.decode import Decoder, Policy
+from balcony_edge.control.adapter import ladder_shape, quality_model
+from balcony_edge.control.profile import cpu_model
+from balcony_edge.decoding.fixed import FixedDepth, FixedDrafts
+from balcony_edge.decoding.loop import Decoder, Policy
 from balcony_edge.engine.sampling import Sampler
-from balcony_edge.fixed import FixedDepth, FixedDrafts
-from balcony_export.bundle_writer import export_bundle
-from balcony_export.formats import Choice
+from balcony_export.bundling.writer import export_bundle
+from balcony_export.graphs.formats import Choice
 
 PROMPTS = [
     "Once upon a time",

@@ -34,7 +34,7 @@ def resident(pid: int) -> int:
 
 def run(path: str, positions: int, pipe: Connection) -> None:
     """Load a bundle and decode; before, between and after it wait for the parent, whose looking takes memory too."""
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle.folder import Bundle
     from balcony_edge.engine.ladder import Ladder
 
     def looked_at(kept: int = 0) -> None:

@@ -16,10 +16,10 @@ from statistics import median
 from typing import Any
 
 from balcony_edge import AdaptiveSession
-from balcony_edge.calibrate import cpu_model
-from balcony_edge.decode import Decoder
+from balcony_edge.control.profile import cpu_model
+from balcony_edge.decoding.loop import Decoder
+from balcony_edge.decoding.text import TextStream
 from balcony_edge.engine.sampling import Sampler
-from balcony_edge.text import TextStream
 
 PROMPT = "Once upon a time there was a little girl who lived near a forest."
 GOVERNOR = ("first_split", "stop_at", "judge", "observe", "verified", "settle")

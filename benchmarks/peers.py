@@ -29,10 +29,10 @@ import onnxruntime
 from shapes import SHAPES, bundle, equal_splits, make
 from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, small_pages_decoder, torch_decoder
 
-from balcony_edge.bundle import Exactness, Precision
-from balcony_edge.calibrate import cpu_model
-from balcony_export.formats import Choice
-from balcony_export.rounding import block_of
+from balcony_edge.bundle.manifest import Exactness, Precision
+from balcony_edge.control.profile import cpu_model
+from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.rounding import block_of
 
 OURS: dict[str, tuple[int, Exactness]] = {
     "1 segment": (1, "float"),

@@ -15,10 +15,10 @@ import argparse
 import json
 from pathlib import Path
 
-from balcony_controller.contest import Row
-from balcony_edge.contests import contest_rows
-from balcony_edge.recording import load
-from balcony_edge.tracing import find_traces
+from balcony_controller.simulation.contest import Row
+from balcony_edge.measure.contests import contest_rows
+from balcony_edge.measure.recording import load
+from balcony_edge.measure.traces import find_traces
 
 HEAD = ("cost ÷ budget", "overspend", "forced", "÷ oracle", "over threshold", "over mix", "below all-knowing")
 

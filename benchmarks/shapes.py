@@ -14,8 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.bundle import Exactness, Precision, Provider
-from balcony_export.formats import Choice
+from balcony_edge.bundle.manifest import Exactness, Precision, Provider
+from balcony_export.graphs.formats import Choice
 
 # As in the published configs.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -162,7 +162,7 @@ def bundle(
     provider: Provider = "cpu",
 ) -> Path:
     """A bundle of a shape cut at ``splits``, made once; ``exits`` hangs a copy of the last layer from each."""
-    from balcony_export.bundle_writer import export_bundle
+    from balcony_export.bundling.writer import export_bundle
 
     kind = "exits" if exits else "plain"
     choice = Choice(provider, precision, exactness=exactness, block_size=block_size)

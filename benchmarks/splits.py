@@ -17,8 +17,8 @@ import onnxruntime
 from depths import PROMPT, decode
 from shapes import SHAPES, bundle, equal_splits
 
-from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import cpu_model
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.control.profile import cpu_model
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 

@@ -31,8 +31,8 @@ def train(folder: Path, out: Path, splits: list[int], options: argparse.Namespac
     import torch
     from transformers.utils import logging
 
-    from balcony_export.recipe import Job, train_exits
-    from balcony_export.training import TrainConfig
+    from balcony_export.training.loop import TrainConfig
+    from balcony_export.training.run import Job, train_exits
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(options.threads)

@@ -21,8 +21,8 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 from shapes import SHAPES, tensors
 
-from balcony_export import exits as trained
-from balcony_export.gate import MOST_PEEKED
+from balcony_export.exits import store as trained
+from balcony_export.exits.gate import MOST_PEEKED
 
 Array = npt.NDArray[np.float32]
 

@@ -15,7 +15,7 @@ Decode = Callable[[Sequence[int], int], tuple[list[int], float]]
 
 def ladder_decoder(bundle: str, threads: int) -> Decode:
     """Full depth of a bundle through the engine's own ladder."""
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle.folder import Bundle
     from balcony_edge.engine.ladder import Ladder
     from balcony_edge.engine.runtime import Runtime
 

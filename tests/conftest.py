@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from balcony_edge.bundle import Bundle, Exactness, Precision
-from helpers.places import ROOT, MakeBundle
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Exactness, Precision
+from helpers.places import SHARED, MakeBundle
 
 # Deadlines measure the machine, not the code.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -22,8 +22,8 @@ settings.load_profile("default")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibrations of tests stay out of the user's cache; one folder for all, so that each bundle pays once."""
     monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("balcony_edge.stage_times.LIMIT_S", 0.0)
-    monkeypatch.setattr("balcony_edge.calibrate.MOST_DISAGREEMENT", math.inf)
+    monkeypatch.setattr("balcony_edge.control.stage_times.LIMIT_S", 0.0)
+    monkeypatch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", math.inf)
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of 5 layers that fuses rope (heads of 16), with a toy tokenizer, as a model folder."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from balcony_export.tokenizer import train_tokenizer
+    from balcony_export.demo.tokenizer import train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny") / "base"
     train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 3, 288, folder, 96)
@@ -57,8 +57,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     """Bundles of the tiny model with untrained exits at 1, 2 and 4, made once per precision and exactness."""
-    from balcony_export.bundle_writer import export_bundle
-    from balcony_export.formats import Choice
+    from balcony_export.bundling.writer import export_bundle
+    from balcony_export.graphs.formats import Choice
 
     made: dict[tuple[Precision, Exactness], Bundle] = {}
 
@@ -82,8 +82,7 @@ def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def stories260k() -> Path:
     """A real small checkpoint beside the project, where there is one."""
-    shared = Path(os.environ.get("BALCONY_SHARED", ROOT.parent / "shared"))
-    folder = shared / "models" / "stories260K"
+    folder = SHARED / "models" / "stories260K"
     if not folder.is_dir():
         pytest.skip("the shared checkpoint stories260K is not here")
     return folder

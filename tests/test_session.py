@@ -9,9 +9,9 @@ import pytest
 
 from balcony_controller import Confidence
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
-from balcony_edge.bundle import Judge
-from balcony_edge.controller_view import quality_model
-from balcony_edge.decode import FEEDBACK_ROWS
+from balcony_edge.bundle.manifest import Judge
+from balcony_edge.control.adapter import quality_model
+from balcony_edge.decoding.loop import FEEDBACK_ROWS
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.telemetry import FakeSensors

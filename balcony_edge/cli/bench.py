@@ -45,14 +45,14 @@ def bench(
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
 ) -> None:
     """Measure a bundle on this machine: one row per exit, full depth, lossless speculation and budgets."""
-    from balcony_edge.bench import bench as measure
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.measure.bench import bench as measure
     from balcony_edge.session import AdaptiveSession, parse_budget
 
     budgets = tuple(budget or ())
     for text in budgets:
         parse_budget(text)  # before a download
-    opened = Bundle.open(bundle, revision=revision, offline=offline)
+    opened = open_bundle(bundle, revision=revision, offline=offline)
     with AdaptiveSession(
         opened, provider=provider, threads=threads, max_context=max_context, speculate=speculate
     ) as session:

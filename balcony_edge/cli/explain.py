@@ -17,8 +17,8 @@ def explain(
     as_json: Annotated[bool, typer.Option("--json", help="The figures as one JSON document.")] = False,
 ) -> None:
     """Say what the controller decided in a run, and why."""
-    from balcony_edge import plots
-    from balcony_edge.explain import figures, paragraph, read_log
+    from balcony_edge.control.explain import figures, paragraph, read_log
+    from balcony_edge.measure import plots
 
     if plot is not None:
         plots.require(plot)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from balcony_edge.bundle import Bundle
-from balcony_edge.traffic import depth_costs
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.open import open_bundle
+from balcony_edge.measure.traffic import depth_costs
 
 BASIS = "estimated from weight traffic"
 
@@ -22,7 +23,7 @@ def inspect(
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
 ) -> None:
     """Verify a bundle and say what is in it: base, depths and their costs, quality, files."""
-    opened = Bundle.open(bundle, revision=revision, offline=offline)
+    opened = open_bundle(bundle, revision=revision, offline=offline)
     typer.echo(json.dumps(describe(opened), indent=1) if as_json else text(opened))
 
 

@@ -13,7 +13,7 @@ import typer
 from balcony_edge.errors import BudgetError, RecordError
 
 if TYPE_CHECKING:
-    from balcony_controller.contest import Row
+    from balcony_controller.simulation.contest import Row
 
 
 def replay(
@@ -47,11 +47,11 @@ def replay(
         _record(record, replies, out)
         return
     from balcony_controller.budget import BudgetSyntaxError
-    from balcony_controller.contest import Contest, latency_ms_of
-    from balcony_edge import plots
-    from balcony_edge.contests import contest_rows
-    from balcony_edge.recording import load
-    from balcony_edge.tracing import find_traces
+    from balcony_controller.simulation.contest import Contest, latency_ms_of
+    from balcony_edge.measure import plots
+    from balcony_edge.measure.contests import contest_rows
+    from balcony_edge.measure.recording import load
+    from balcony_edge.measure.traces import find_traces
 
     if plot is not None:
         plots.require(plot)
@@ -79,11 +79,11 @@ def replay(
 def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     if out is None:
         raise RecordError("--record needs a place to write to", "name one with -o records.json.gz")
-    from balcony_edge.bundle import Bundle
-    from balcony_edge.recording import PROMPTS, record, save
+    from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.measure.recording import PROMPTS, record, save
     from balcony_edge.session import AdaptiveSession
 
-    opened = Bundle.open(None if bundle == "demo" else bundle)
+    opened = open_bundle(None if bundle == "demo" else bundle)
     with AdaptiveSession(opened) as session:
         prompts = PROMPTS[:: max(1, len(PROMPTS) // (replies or len(PROMPTS)))][:replies]
         made = record(session, prompts, progress=lambda done, of: _progress(f"reply {done + 1} of {of}"))

@@ -89,14 +89,14 @@ def run(
     text = _prompt(prompt if source is None else "-", file)
 
     from balcony_controller import Limits
-    from balcony_edge.bundle import Bundle
-    from balcony_edge.decisions import DecisionLog
+    from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.control.decision_log import DecisionLog
+    from balcony_edge.control.signals import read_power_model
     from balcony_edge.engine.footprint import Footprint
-    from balcony_edge.hearing import read_power_model
     from balcony_edge.session import AdaptiveSession, parse_budget
 
     wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
-    opened = Bundle.open(bundle, revision=revision, offline=offline)
+    opened = open_bundle(bundle, revision=revision, offline=offline)
     context = opened.manifest.architecture.context
     print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
     with ExitStack() as stack:

@@ -18,8 +18,8 @@ def push(
     ] = False,
 ) -> None:
     """Verify a bundle and share it, with its model card; prints where it is."""
-    from balcony_edge import hub
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle import hub
+    from balcony_edge.bundle.folder import Bundle
 
     typer.echo(hub.push(Bundle(bundle), repo, private))
 
@@ -30,7 +30,7 @@ def pull(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
 ) -> None:
     """Get a shared bundle, verified; prints the folder."""
-    from balcony_edge import hub
+    from balcony_edge.bundle import hub
 
     hub.pull(repo, out, revision)
     typer.echo(out)

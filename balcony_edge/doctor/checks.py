@@ -6,13 +6,13 @@ import math
 import re
 
 from balcony_edge.doctor.problem import Problem, Severity
-from balcony_edge.telemetry.jetson import DEVFREQ, JetsonReader
-from balcony_edge.telemetry.nvml import REASONS
-from balcony_edge.telemetry.power_mode import mode_names
 from balcony_edge.telemetry.profile import FoundProfile
 from balcony_edge.telemetry.public import SIGNALS
+from balcony_edge.telemetry.readers.jetson import DEVFREQ, JetsonReader
+from balcony_edge.telemetry.readers.nvml import REASONS
+from balcony_edge.telemetry.readers.power_mode import mode_names
+from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Snapshot
-from balcony_edge.telemetry.sysfs import Sysfs
 from balcony_profiles import DeviceProfile
 
 _HALF = 0.5

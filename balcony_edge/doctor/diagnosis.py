@@ -18,8 +18,8 @@ from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.injected import BatterySource
 from balcony_edge.telemetry.profile import FoundProfile, find_profile
 from balcony_edge.telemetry.public import signals
+from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Reading
-from balcony_edge.telemetry.sysfs import Sysfs
 
 LOOK_S = 1.3
 """Long enough for two looks of both tiers: loads and powers are differences."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from balcony_edge.bundle import Manifest
+from balcony_edge.bundle.manifest import Manifest
 from balcony_edge.errors import BundleError, PromptError
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from balcony_controller.shape import HEAD
-from balcony_edge.bundle import Bundle, Graph
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Graph
 from balcony_edge.engine.answers import Answers
 from balcony_edge.engine.caller import Control
 from balcony_edge.engine.footprint import Footprint, available_bytes

@@ -10,7 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.bundle import Bundle, Graph
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Graph
 from balcony_edge.engine.heap import nothing_kept
 from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError

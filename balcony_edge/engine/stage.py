@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_edge.bundle import Architecture, Formats, Graph
+from balcony_edge.bundle.manifest import Architecture, Formats, Graph
 from balcony_edge.engine.answers import Answers, FromHead, FromLogits
 from balcony_edge.engine.caller import Caller, Control
 from balcony_edge.engine.memory import Buffer

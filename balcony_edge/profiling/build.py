@@ -10,13 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from balcony_edge import __version__
-from balcony_edge.bundle import Bundle
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.open import open_bundle
+from balcony_edge.control.stage_times import measure
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.errors import DeviceProfileError
 from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.energy import WINDOW_S, Drawn, measure_power
-from balcony_edge.stage_times import measure
 from balcony_edge.telemetry import Sampler, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.profile import FoundProfile, find_profile
@@ -42,7 +43,7 @@ def measure_device(
     Raises:
         BundleError, ProviderError, RuntimeMissingError, DeviceProfileError: as a session does.
     """
-    opened = Bundle.open(bundle)
+    opened = open_bundle(bundle)
     runtime = Runtime.start(provider, threads)
     ladder = Ladder(opened, runtime)
     identity = identify(nvml=runtime.provider == "cuda")

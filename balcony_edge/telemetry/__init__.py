@@ -8,9 +8,9 @@ with Sampler() as sensors:              # one daemon thread, nothing is probed b
 from __future__ import annotations
 
 from balcony_edge.telemetry.fake import FakeSensors
+from balcony_edge.telemetry.poller import Sampler
 from balcony_edge.telemetry.reading import Reading, Snapshot
-from balcony_edge.telemetry.sampler import Sampler
+from balcony_edge.telemetry.recording import Player, Recorder
 from balcony_edge.telemetry.sensors import Sensors
-from balcony_edge.telemetry.trace import Player, Recorder
 
 __all__ = ["FakeSensors", "Player", "Reading", "Recorder", "Sampler", "Sensors", "Snapshot"]

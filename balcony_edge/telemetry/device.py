@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.telemetry.nvml import NvmlReader
-from balcony_edge.telemetry.sysfs import Sysfs
+from balcony_edge.telemetry.readers.nvml import NvmlReader
+from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_profiles import Identity
 
 JETPACKS = (

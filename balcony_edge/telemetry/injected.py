@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from balcony_edge.telemetry.battery import BatteryReadings
+from balcony_edge.telemetry.readers.battery import BatteryReadings
+from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Clock, Reading
-from balcony_edge.telemetry.sysfs import Sysfs
 
 BatterySource = Callable[[], Mapping[str, object]] | str | os.PathLike[str]
 """A callable that returns the mapping above, or the path of a JSON file that holds it."""

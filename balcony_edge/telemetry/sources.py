@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from balcony_edge.telemetry.battery import BatteryReader
-from balcony_edge.telemetry.energy import EnergyMeter
-from balcony_edge.telemetry.host import HostReader
 from balcony_edge.telemetry.injected import BatterySource, InjectedBattery
-from balcony_edge.telemetry.jetson import JetsonReader
-from balcony_edge.telemetry.nvml import NvmlReader
-from balcony_edge.telemetry.power_mode import PowerModeReader
-from balcony_edge.telemetry.rails import ModulePower
-from balcony_edge.telemetry.rapl import RaplReader
+from balcony_edge.telemetry.readers.battery import BatteryReader
+from balcony_edge.telemetry.readers.energy import EnergyMeter
+from balcony_edge.telemetry.readers.host import HostReader
+from balcony_edge.telemetry.readers.jetson import JetsonReader
+from balcony_edge.telemetry.readers.nvml import NvmlReader
+from balcony_edge.telemetry.readers.power_mode import PowerModeReader
+from balcony_edge.telemetry.readers.rails import ModulePower
+from balcony_edge.telemetry.readers.rapl import RaplReader
+from balcony_edge.telemetry.readers.sysfs import Sysfs
+from balcony_edge.telemetry.readers.thermal import ThermalReader
+from balcony_edge.telemetry.readers.throttle import ThrottleReader
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading
-from balcony_edge.telemetry.sysfs import Sysfs
-from balcony_edge.telemetry.thermal import ThermalReader
-from balcony_edge.telemetry.throttle import ThrottleReader
 
 FAST_SIGNALS = frozenset({"cpu_load", "process_cpu_load", "gpu_load", "gpu_clock_hz"})
 """Signals that change within a token or two; the others are read on the slow tier."""

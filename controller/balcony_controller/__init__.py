@@ -3,7 +3,7 @@
 No I/O and no clock: time and signals come in as arguments, so that the same objects run live and in replay.
 """
 
-from balcony_controller.books import Limits, PowerModel
+from balcony_controller.accounts import Limits, PowerModel
 from balcony_controller.budget import Budget, BudgetSyntaxError
 from balcony_controller.cost import CostModel, StageProfile
 from balcony_controller.governor import Governor

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from balcony_controller.books import Books, Limits, PowerModel
+from balcony_controller.accounts import Books, Limits, PowerModel
 from balcony_controller.budget import Budget
-from balcony_controller.choice import Choice
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
-from balcony_controller.menu import Menu, Solutions
-from balcony_controller.policy import NEVER, Policy, between
+from balcony_controller.loads import LoadMeter
+from balcony_controller.planning.library import Menu, Solutions
+from balcony_controller.planning.policy import NEVER, Policy, between
+from balcony_controller.planning.selector import Choice
 from balcony_controller.quality import QualityModel
-from balcony_controller.resources import LoadMeter
 from balcony_controller.shape import LadderShape
 from balcony_controller.signals import Signals, change
 from balcony_controller.verdict import Confidence, Outcome, Verdict

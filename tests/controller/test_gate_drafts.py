@@ -8,10 +8,10 @@ from typing import NamedTuple
 import pytest
 
 from balcony_controller import Confidence, Governor, Limits, Signals, Verdict
-from balcony_controller.records import Records
-from balcony_controller.replay import Run, World, play
 from balcony_controller.shape import HEAD
-from balcony_controller.traces import Moment, Trace, shipped
+from balcony_controller.simulation.records import Records
+from balcony_controller.simulation.replay import Run, World, play
+from balcony_controller.simulation.traces import Moment, Trace, shipped
 from helpers.fakes import FULL_MS, SHAPE, drafting, governor, profile, records
 
 TOKENS = 600

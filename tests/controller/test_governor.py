@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import Budget, Confidence, Limits, Outcome, Signals, Verdict
-from balcony_controller.replay import Run, World, play
-from balcony_controller.resources import MOST_SAVED_TOKENS
-from balcony_controller.traces import Moment, Trace, shipped
+from balcony_controller.loads import MOST_SAVED_TOKENS
+from balcony_controller.simulation.replay import Run, World, play
+from balcony_controller.simulation.traces import Moment, Trace, shipped
 from helpers.fakes import FULL_MS, SHALLOW_MS, SHAPE, governor, records
 
 STEADY = Trace("steady", [0], [Moment()])

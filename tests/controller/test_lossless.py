@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from balcony_controller import StageProfile
-from balcony_controller.replay import World, play
-from balcony_controller.traces import Moment, Trace, shipped
+from balcony_controller.simulation.replay import World, play
+from balcony_controller.simulation.traces import Moment, Trace, shipped
 from helpers.fakes import FULL_MS, SHAPE, governor, records
 
 TOKENS = 600

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_controller import Budget, PowerModel, Signals
-from balcony_controller.replay import Run, World, play
-from balcony_controller.resources import (
+from balcony_controller.loads import (
     HARD_TOKENS,
     MOST_SAVED_TOKENS,
     RESERVE_TOKENS,
@@ -20,7 +19,8 @@ from balcony_controller.resources import (
     ease,
     missing,
 )
-from balcony_controller.traces import Moment, Trace
+from balcony_controller.simulation.replay import Run, World, play
+from balcony_controller.simulation.traces import Moment, Trace
 from helpers.fakes import FULL_MS, governor, records
 
 # A device of 4 W at rest and 14 W while it decodes; full depth takes half a second a token.

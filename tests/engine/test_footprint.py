@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from balcony_edge import AdaptiveSession
-from balcony_edge.bundle import Bundle
+from balcony_edge.bundle.folder import Bundle
 from balcony_edge.engine import footprint, ladder
 from balcony_edge.engine.footprint import Footprint, available_bytes
 from balcony_edge.engine.ladder import Ladder

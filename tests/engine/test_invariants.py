@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_edge.bundle import Bundle, Precision
-from balcony_edge.calibrate import batching_is_bit_exact
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Precision
+from balcony_edge.control.profile import batching_is_bit_exact
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
@@ -38,7 +39,7 @@ def demo() -> Ladder:
 def demo_fp32(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
     """The demo's checkpoint and exits, exported at fp32."""
     pytest.importorskip("torch")
-    from balcony_export.bundle_writer import export_bundle
+    from balcony_export.bundling.writer import export_bundle
 
     out = tmp_path_factory.mktemp("demo") / "fp32"
     return Ladder(export_bundle(DEMO_BASE, out, model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
@@ -100,7 +101,7 @@ def test_the_demo_equals_transformers(demo_fp32: Ladder) -> None:
 def test_small_heads_take_the_separate_rope(stories260k: Path, tmp_path: Path) -> None:
     """Heads of 8 cannot be rotated inside the attention kernel."""
     pytest.importorskip("torch")
-    from balcony_export.bundle_writer import export_bundle
+    from balcony_export.bundling.writer import export_bundle
 
     bundle = export_bundle(stories260k, tmp_path / "b", model="stories260K", exits="init", splits=[1, 2, 3, 4])
     ladder = Ladder(bundle, Runtime.start("cpu"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balcony_edge.bundle import Bundle
+from balcony_edge.bundle.folder import Bundle
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime

@@ -34,8 +34,8 @@ def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
     provider = request.param
     if provider == "cuda" and Runtime.start("auto").provider != "cuda":
         pytest.skip("no CUDA here")
-    from balcony_export.bundle_writer import export_bundle
-    from balcony_export.formats import Choice
+    from balcony_export.bundling.writer import export_bundle
+    from balcony_export.graphs.formats import Choice
 
     out = tmp_path_factory.mktemp(provider) / "bundle"
     made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], choice=Choice(provider))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from balcony_edge import Bundle, BundleError, ProviderError, RuntimeMissingError
+from balcony_edge.bundle.open import open_bundle
 from balcony_edge.engine import runtime
 from balcony_edge.engine.runtime import Runtime
 
@@ -85,7 +86,7 @@ def test_stages_compute_in_an_arena_that_they_share(monkeypatch: pytest.MonkeyPa
         return session(path, options, providers=providers)
 
     monkeypatch.setattr(ort, "InferenceSession", noted)
-    bundle = Bundle.open(None)
+    bundle = open_bundle(None)
     Runtime.start("cpu").graph(bundle, bundle.manifest.head)
     assert given == ["1"]
 

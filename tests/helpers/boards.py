@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from balcony_edge.telemetry.sysfs import Sysfs, read_file
+from balcony_edge.telemetry.readers.sysfs import Sysfs, read_file
 
 Files = dict[str, str | int]
 

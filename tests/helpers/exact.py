@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from balcony_edge.bundle import Bundle
-from balcony_edge.calibrate import batching_is_bit_exact
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.control.profile import batching_is_bit_exact
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 

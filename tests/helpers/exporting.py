@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from balcony_export.bundle_writer import export_bundle
+from balcony_export.bundling.writer import export_bundle
 
 ANYWHERE = ("os.remove", "os.rmdir")
 NEAR = ("open", "os.rename", "os.mkdir", "os.listdir", "os.scandir", "shutil.rmtree")

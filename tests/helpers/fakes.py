@@ -9,8 +9,8 @@ import numpy as np
 
 from balcony_controller import Budget, CostModel, Governor, Judge, LadderShape, Limits, PowerModel, StageProfile
 from balcony_controller.quality import BinTable
-from balcony_controller.records import RecordedReply, Records, Track
 from balcony_controller.shape import HEAD
+from balcony_controller.simulation.records import RecordedReply, Records, Track
 
 SHAPE = LadderShape(
     depths=(3, 6, 9, 12),

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from balcony_export.balcony import Balconies, build
-from balcony_export.base import Base
-from balcony_export.exits import Exits
+from balcony_export.exits.balcony import Balconies, build
+from balcony_export.exits.store import Exits
+from balcony_export.model.base import Base
 
 SIZES = {
     "vocab_size": 97,

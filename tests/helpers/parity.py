@@ -10,13 +10,13 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 
-from balcony_edge.bundle import Bundle
+from balcony_edge.bundle.folder import Bundle
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_export import interchange
-from balcony_export.balcony import build
-from balcony_export.base import load_base
-from balcony_export.bundle_writer import export_bundle
+from balcony_export.bundling.writer import export_bundle
+from balcony_export.exits.balcony import build
+from balcony_export.graphs import interchange
+from balcony_export.model.base import load_base
 from helpers.families import ROWS, SIZES, SPLITS, make_model
 
 PROMPT = 21

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import balcony_profiles
-from balcony_edge.telemetry.rails import TOTALS
+from balcony_edge.telemetry.readers.rails import TOTALS
 from balcony_profiles import (
     DeviceProfile,
     Identity,

@@ -34,12 +34,12 @@ def evaluate(
     offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
 ) -> None:
     """Measure a bundle on a text: perplexity, KL, agreement and gate of every exit, and what budgets make of them."""
-    from balcony_edge import plots
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle.open import open_bundle
     from balcony_edge.errors import DataError
+    from balcony_edge.measure import plots
     from balcony_edge.session import AdaptiveSession, parse_budget
-    from balcony_export.evaluate import evaluate as measure
-    from balcony_export.evaluate import read_texts
+    from balcony_export.evaluation.evaluate import evaluate as measure
+    from balcony_export.evaluation.evaluate import read_texts
 
     if not data:
         raise DataError("there is no text to measure on", "name one: balcony-edge eval BUNDLE --data text.txt")
@@ -49,7 +49,7 @@ def evaluate(
     if plot is not None:
         plots.require(plot)
     texts = read_texts(data, documents, heldout)
-    opened = Bundle.open(bundle, revision=revision, offline=offline)
+    opened = open_bundle(bundle, revision=revision, offline=offline)
     with AdaptiveSession(opened, provider=provider, threads=threads) as session:
         found = measure(session, texts, budgets, progress=_progress)
     if sys.stderr.isatty():

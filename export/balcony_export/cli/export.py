@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.bundle import Bundle, Cache, Exactness, Precision, Provider
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Cache, Exactness, Precision, Provider
 from balcony_export.extras import require_workstation
 
 
@@ -63,11 +64,11 @@ def export(
 ) -> None:
     """Split a frozen base into ONNX segments, with one Balcony exit graph per split and one shared head."""
     require_workstation()
-    from balcony_export.architectures import parse_splits
-    from balcony_export.bundle_writer import plan_export, write_bundle
-    from balcony_export.dry_run import describe
-    from balcony_export.formats import Choice
-    from balcony_export.hub import resolve
+    from balcony_export.bundling.dry_run import describe
+    from balcony_export.bundling.writer import plan_export, write_bundle
+    from balcony_export.graphs.formats import Choice
+    from balcony_export.model.architectures import parse_splits
+    from balcony_export.model.download import resolve
     from balcony_export.progress import Progress
 
     choice = Choice(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
@@ -84,7 +85,7 @@ def export(
             raise typer.BadParameter(
                 "goes with --splits, --exits init, --context and -o only", param_hint="--through-torch"
             )
-        from balcony_export.traced_bundle import export_traced
+        from balcony_export.bundling.traced_bundle import export_traced
 
         assert out is not None
         made, found = export_traced(
@@ -100,8 +101,8 @@ def export(
     assert out is not None
     check = None
     if verify:
+        from balcony_export.bundling.self_check import guard
         from balcony_export.cli.verify import quiet
-        from balcony_export.guard import guard
 
         quiet()
         trained = source if isinstance(source, Path) else None

@@ -11,7 +11,7 @@ import typer
 from balcony_export.extras import require_workstation
 
 if TYPE_CHECKING:
-    from balcony_export.exits import Exits
+    from balcony_export.exits.store import Exits
 
 
 def train(
@@ -104,13 +104,14 @@ def train(
     accelerate launch -m balcony_edge train …
     """
     require_workstation()
-    from balcony_export import architectures, hub, placement, widths
+    from balcony_export.exits import placement, widths
+    from balcony_export.model import architectures, download
 
     count = placement.automatic(splits)
     named = [] if count is not None else architectures.parse_splits(splits)
     chosen_width = widths.check_width(width or "layer")
 
-    folder = hub.resolve(model, revision, offline)
+    folder = download.resolve(model, revision, offline)
     blueprint = architectures.read(folder)
     chosen = named if count is None else placement.place(count, blueprint, chosen_width)
     architectures.check_splits(chosen, blueprint.arch.layers)
@@ -119,8 +120,8 @@ def train(
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    from balcony_export.recipe import Job, train_exits
-    from balcony_export.training import TrainConfig
+    from balcony_export.training.loop import TrainConfig
+    from balcony_export.training.run import Job, train_exits
 
     job = Job(
         folder=folder,

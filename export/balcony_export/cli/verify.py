@@ -11,7 +11,7 @@ from balcony_edge.errors import PromptError, VerifyError
 from balcony_export.extras import require_workstation
 
 if TYPE_CHECKING:
-    from balcony_edge.bundle import Bundle
+    from balcony_edge.bundle.folder import Bundle
 
 
 def verify(
@@ -44,15 +44,16 @@ def verify(
 ) -> None:
     """Compare a bundle, stage by stage, with its model in fp32. Exit code 1 if a stage fails."""
     require_workstation()
-    from balcony_edge.bundle import Bundle
-    from balcony_export import hub, verification
-    from balcony_export.verify import verify as compare
+    from balcony_edge.bundle.folder import Bundle
+    from balcony_export.model import download
+    from balcony_export.verification import report
+    from balcony_export.verification.verify import verify as compare
 
     opened = Bundle(bundle)
-    folder = hub.resolve(model, revision, offline)
+    folder = download.resolve(model, revision, offline)
     quiet()
     if text:
-        from balcony_export.precision import measure
+        from balcony_export.verification.precision import measure
 
         losses = measure(opened, folder, text, window, provider)
         typer.echo(losses.to_json() if json else losses.table())
@@ -69,7 +70,7 @@ def verify(
     typer.echo(found.to_json() if json else found.table())
     if (failure := found.first_failure) is not None:
         raise VerifyError(
-            f"{bundle} does not compute what {found.model} does: {verification.explain(failure)}",
+            f"{bundle} does not compute what {found.model} does: {report.explain(failure)}",
             "allow more with --max-kl, or keep more bits: balcony-edge export --precision … --head …"
             if failure.kl_nats is not None and failure.limit is None
             else "run balcony-edge export again; if that bundle fails too, report it with the model's name",
@@ -88,7 +89,7 @@ def quiet() -> None:
 
 def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
     """Token ids of the prompts that were given; None for none."""
-    from balcony_export.pair import encode_prompts
+    from balcony_export.verification.bundle_and_reference import encode_prompts
 
     given = list(texts)
     for path in files:

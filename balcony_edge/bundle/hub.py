@@ -1,0 +1,231 @@
+"""Bundles that are shared: sent to, and had from, a model repository of the Hugging Face Hub or a folder.
+
+Both homes hold a bundle in the same way: the files that the manifest names, the manifest, and the model card. Only
+these are sent or taken, whatever else lies there, and what was taken is verified before it gets its name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from glob import escape
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from balcony_edge.bundle.atomic_folder import whole_folder
+from balcony_edge.bundle.card import front_matter, split_card
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.hub_errors import LOG_IN, explain, require_client
+from balcony_edge.bundle.manifest import CARD_NAME, HUB_ID, MANIFEST_NAME, Manifest, read_manifest
+from balcony_edge.cache import cache_folder
+from balcony_edge.errors import BundleError, HubError
+
+Parts = dict[str, Path | bytes]
+
+
+class Home(Protocol):
+    """Where bundles are shared. Raises HubError."""
+
+    def send(self, parts: Parts, private: bool) -> str:
+        """Store a bundle's files; the address at which people find it."""
+        ...
+
+    def take(self, into: Path, revision: str | None) -> None:
+        """Put a bundle's files into an empty folder, unverified."""
+        ...
+
+
+def home(repo: str) -> Home:
+    """The home that a user names: ``owner/name`` on the Hub; a folder if it exists, or as ./folder or file:///folder.
+
+    Raises HubError for anything else.
+    """
+    if repo.startswith("file:"):
+        address = urlsplit(repo)
+        if address.netloc not in ("", "localhost"):
+            raise HubError(f"{repo} names a folder of another machine", "write a local folder as file:///folder")
+        return FolderHome(Path(url2pathname(address.path)))
+    if repo.startswith((".", "/", "~")) or Path(repo).is_dir():
+        return FolderHome(Path(repo).expanduser())
+    if HUB_ID.fullmatch(repo):
+        return HubHome(repo)
+    raise HubError(f"{repo!r} is neither a Hub repository nor a folder", "give owner/name, or a folder as ./folder")
+
+
+def push(bundle: Bundle, repo: str, private: bool = False) -> str:
+    """Share a verified bundle; its address. ``private`` counts where a Hub repository is made by this push."""
+    return home(repo).send(_parts(bundle), private)
+
+
+def pull(repo: str, out: Path, revision: str | None = None) -> Manifest:
+    """A shared bundle as the folder ``out``, whole and verified or not at all.
+
+    A bundle that was at ``out`` is replaced. Raises HubError, or BundleError if the home holds a broken bundle.
+    """
+    source = home(repo)
+    with whole_folder(out) as work:
+        source.take(work, revision)
+        try:
+            return Bundle(work).manifest
+        except BundleError as error:
+            what = error.message.replace(str(work), repo)
+            raise BundleError(f"the bundle that came is broken: {what}", "pull it again, or push it again") from error
+
+
+def fetch(repo: str, revision: str | None = None, offline: bool = False) -> Path:
+    """The local folder of a bundle on the Hub, downloaded through the Hub's cache if that lacks it.
+
+    The Hub's cache keeps a snapshot as links to files elsewhere, which ONNX Runtime may refuse for weights and a
+    bundle refuses always; so the folder is one of our own, of hard links that cost no space.
+    """
+    source = HubHome(repo)
+    manifest, commit = source.manifest(revision, offline)
+    out = cache_folder() / "bundles" / repo.replace("/", "--") / commit
+    if (out / MANIFEST_NAME).is_file():
+        return out
+    snapshot = source.download(manifest, commit, offline=offline)
+    with whole_folder(out) as work:
+        for name in _names(manifest):
+            if (snapshot / name).is_file():
+                _link((snapshot / name).resolve(), work / name)
+    return out
+
+
+class FolderHome:
+    """A folder that holds one bundle: a disk that is carried around, or a share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def send(self, parts: Parts, private: bool) -> str:
+        """The files as copies; ``private`` means nothing here. A bundle in the folder is replaced as a whole."""
+        with whole_folder(self.folder) as work:
+            for name, part in parts.items():
+                self._write(part, work / name)
+        return str(self.folder)
+
+    def take(self, into: Path, revision: str | None) -> None:
+        """The files as copies. A folder has no revisions."""
+        if revision is not None:
+            raise HubError(f"{self.folder} is a folder and has no revisions", "leave --revision out")
+        bundle = Bundle(self.folder)  # verified first: a name may be a link that leads anywhere
+        for name in _names(bundle.manifest):
+            path = bundle.file(name)
+            if name != CARD_NAME or (path.is_file() and not path.is_symlink()):
+                self._write(path, into / name)
+
+    def _write(self, part: Path | bytes, path: Path) -> None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(part, bytes):
+                path.write_bytes(part)
+            else:
+                shutil.copyfile(part, path)
+        except OSError as error:
+            raise HubError(f"cannot copy to {path.parent}: {error}", "check the space and the rights there") from error
+
+
+class HubHome:
+    """A model repository of the Hugging Face Hub."""
+
+    def __init__(self, repo: str) -> None:
+        require_client()
+        self.repo = repo
+
+    def send(self, parts: Parts, private: bool) -> str:
+        """One commit with all files; the repository is made if it is not there.
+
+        Graphs of an earlier push with other splits go; other files of the repository stay.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+
+        if get_token() is None:
+            raise HubError(f"cannot push to {self.repo}: the Hub needs a login for that", LOG_IN)
+        api = HfApi()
+        try:
+            # None leaves the choice to the owner's settings on the Hub: public unless an organisation says otherwise.
+            url = api.create_repo(self.repo, private=True if private else None, exist_ok=True)
+            stale = [name for name in api.list_repo_files(self.repo) if name.endswith(".onnx") and name not in parts]
+            api.create_commit(
+                self.repo,
+                [
+                    *(CommitOperationAdd(name, part) for name, part in parts.items()),
+                    *(CommitOperationDelete(name) for name in stale),
+                ],
+                commit_message="Upload a balcony-edge bundle",
+            )
+        except Exception as error:  # the client's errors share no base
+            reason, hint = explain(error, self.repo)
+            raise HubError(f"cannot push to {self.repo} on the Hugging Face Hub: {reason}", hint) from error
+        return str(url)
+
+    def take(self, into: Path, revision: str | None) -> None:
+        """Downloaded straight into the folder, from one commit."""
+        manifest, commit = self.manifest(revision)
+        self.download(manifest, commit, into)
+        # Notes that the client leaves about the download.
+        shutil.rmtree(into / ".cache", ignore_errors=True)
+
+    def manifest(self, revision: str | None, offline: bool = False) -> tuple[Manifest, str]:
+        """The manifest that a revision holds, and the commit that the revision names."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        try:
+            path = Path(hf_hub_download(self.repo, MANIFEST_NAME, revision=revision, local_files_only=offline))
+        except Exception as error:  # the client's errors share no base
+            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                raise HubError(
+                    f"{self.repo} on the Hugging Face Hub holds no bundle: it has no {MANIFEST_NAME}",
+                    f"if it is a base model, make a bundle of it: balcony-edge export {self.repo} -o bundle/",
+                ) from error
+            raise self._not_had(error) from error
+        # The cache files every snapshot under its commit.
+        return read_manifest(path.parent), path.parent.name
+
+    def download(self, manifest: Manifest, commit: str, into: Path | None = None, offline: bool = False) -> Path:
+        """The bundle's files of a commit: in ``into``, or in the Hub's cache."""
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(
+                snapshot_download(
+                    self.repo,
+                    revision=commit,
+                    local_dir=into,
+                    local_files_only=offline,
+                    allow_patterns=[escape(name) for name in _names(manifest)],
+                )
+            )
+        except Exception as error:  # the client's errors share no base
+            raise self._not_had(error) from error
+
+    def _not_had(self, error: Exception) -> HubError:
+        reason, hint = explain(error, self.repo)
+        return HubError(f"cannot get {self.repo} from the Hugging Face Hub: {reason}", hint)
+
+
+def _names(manifest: Manifest) -> list[str]:
+    """What belongs to a bundle, the manifest last: it makes a folder a bundle. The card may be missing."""
+    return [*sorted({*manifest.files, CARD_NAME}), MANIFEST_NAME]
+
+
+def _parts(bundle: Bundle) -> Parts:
+    """The files to send, by name; a card without front matter, or none at all, gets what the Hub needs to know."""
+    parts: Parts = {name: bundle.file(name) for name in _names(bundle.manifest)}
+    card = bundle.file(CARD_NAME)
+    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.manifest.base.model}\n"
+    if not split_card(text)[0]:
+        parts[CARD_NAME] = f"{front_matter(bundle.manifest)}\n{text}".encode()
+    return parts
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the two caches lie on different disks."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,1 @@
+"""What the controller is told of a bundle and a device, and what it decided."""

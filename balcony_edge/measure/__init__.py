@@ -1,0 +1,1 @@
+"""Measuring: bench, recordings of replies, replay's load traces, pictures."""

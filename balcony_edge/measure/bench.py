@@ -1,0 +1,222 @@
+"""How fast each way of decoding a bundle is on this machine, by llama-bench's conventions.
+
+``pp`` is the time to the first token of a prompt, ``tg`` the time per token after it; rounds go through all modes in
+turn, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from balcony_edge.control.profile import cpu_model
+from balcony_edge.decoding.fixed import FixedDepth
+from balcony_edge.decoding.loop import Decoder, Policy
+from balcony_edge.engine.runtime import onnxruntime
+from balcony_edge.engine.sampling import Sampler
+from balcony_edge.errors import PromptError
+from balcony_edge.measure.traffic import depth_costs
+from balcony_edge.session import AdaptiveSession, parse_budget
+from balcony_edge.telemetry import Reading
+
+# What is read and continued: any text that a small model can go on with.
+TEXT = (
+    "Once upon a time there was a little girl who lived near a big forest with her mother and her small brown dog. "
+    "Every morning the girl and the dog walked along the river to look for smooth stones and yellow flowers. "
+    "One day they found an old wooden box under a tree. The girl was curious, so she opened it very slowly. "
+)
+# Decoding starts behind so much of it.
+START = 16
+# Where budgets lie that the user did not name: shares of the way from the shallowest exit's cost to full depth's.
+BUDGET_SHARES = (0.5, 0.8)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One mode's figures. None where something does not apply or is not known on this device.
+
+    ``sd``: standard deviation of ``tg_tok_s`` over rounds; ``agreement``: share of tokens that are the full model's;
+    ``traffic_share``: speed against what the bytes read allow, full depth being 1; ``kept``: share of the drafts that
+    were the full model's; ``j_per_token`` by the device's own sensor.
+    """
+
+    mode: str
+    depth: int
+    budget: str | None
+    pp_tok_s: float
+    pp_sd: float
+    tg_tok_s: float
+    sd: float
+    agreement: float | None
+    traffic_share: float | None
+    j_per_token: float | None
+    kept: float | None
+
+
+@dataclass
+class _Mode:
+    name: str
+    depth: int
+    budget: str | None = None
+    pp: list[float] = field(default_factory=list)
+    tg: list[float] = field(default_factory=list)
+    tokens: int = 0
+    agreed: int = 0
+    drafted: int = 0
+    kept: int = 0
+    joules: list[float] = field(default_factory=list)
+
+
+def bench(
+    session: AdaptiveSession,
+    prompt_tokens: int = 512,
+    new_tokens: int = 128,
+    rounds: int = 5,
+    budgets: tuple[str, ...] = (),
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Rows and the machine, as one document (see Row). Counts are cut to the bundle's context.
+
+    Raises PromptError where the context is too short for any decoding, BudgetError for a budget that cannot be read.
+    """
+    for budget in budgets:
+        parse_budget(budget)
+    context = session.ladder.context
+    if context < START + 2:
+        raise PromptError(f"a context of {context} leaves no room to decode", "use a larger --max-context")
+    prompt = _text_ids(session, min(prompt_tokens, context - 1))
+    new_tokens = min(new_tokens, context - START)
+    full = session.ladder.full
+    modes = [_Mode("exit", depth) for depth in session.ladder.depths[:-1]]
+    modes.append(_Mode("full", full))
+    if session.speculates:
+        modes.append(_Mode("lossless", full, "full"))
+    adaptive = list(budgets)
+    for index in range(rounds + 1):
+        if index == 1:
+            if not adaptive and len(session.ladder.depths) > 1:
+                low, high = 1e3 / modes[0].tg[0], 1e3 / _named(modes, "full").tg[0]
+                adaptive = [f"{low + share * (high - low):.3g}ms" for share in BUDGET_SHARES if high > low]
+            # The first round only warms up.
+            modes = [_Mode(mode.name, mode.depth, mode.budget) for mode in modes]
+            modes += [_Mode("adaptive", full, budget) for budget in adaptive]
+        for mode in modes:
+            progress(f"round {index} of {rounds}: {mode.name} {mode.budget or mode.depth}")
+            _measure(session, mode, prompt, new_tokens)
+    return {
+        "rows": [asdict(row) for row in _rows(session, modes)],
+        "prompt_tokens": len(prompt),
+        "new_tokens": new_tokens,
+        "rounds": rounds,
+        "machine": machine(session),
+    }
+
+
+def machine(session: AdaptiveSession) -> dict[str, Any]:
+    """What the figures were measured on."""
+    manifest = session.bundle.manifest
+    return {
+        "processor": cpu_model() or platform.machine(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime().__version__,
+        "provider": session.runtime.provider,
+        "threads": session.runtime.threads,
+        "model": manifest.base.model,
+        "precision": manifest.formats.base,
+        "weights_bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "bit_exact": session.calibration.bit_exact,
+    }
+
+
+def _text_ids(session: AdaptiveSession, count: int) -> list[int]:
+    """The text's ids, repeated up to ``count``."""
+    ids = session.codec.encode(TEXT)
+    return (ids * (count // len(ids) + 1))[:count]
+
+
+def _named(modes: list[_Mode], name: str) -> _Mode:
+    return next(mode for mode in modes if mode.name == name)
+
+
+def _measure(session: AdaptiveSession, mode: _Mode, prompt: list[int], new_tokens: int) -> None:
+    """One round of one mode: a long prompt up to its first token, then tokens behind a short one."""
+    begun = time.perf_counter()
+    _decode(session, mode, prompt, 1)
+    mode.pp.append(len(prompt) / (time.perf_counter() - begun))
+    before = session.snapshot.energy_j
+    decoder, seconds, tokens = _decode(session, mode, prompt[:START], new_tokens)
+    mode.tg.append(tokens / seconds)
+    if (power_w := _mean_power_w(before, session.snapshot.energy_j)) is not None:
+        mode.joules.append(power_w * seconds / tokens)
+    with session.unobserved():
+        decoder.verify_shown()
+    new = len(decoder.tokens) - len(prompt[:START])
+    mode.tokens += new
+    mode.agreed += new - decoder.checked.tokens + decoder.checked.agreed
+    mode.drafted += decoder.drafts[0]
+    mode.kept += decoder.drafts[1]
+
+
+def _decode(session: AdaptiveSession, mode: _Mode, ids: list[int], count: int) -> tuple[Decoder, float, int]:
+    """(decoder, seconds behind the first step, tokens shown in them) of one reply from an empty ladder."""
+    ladder, governor = session.ladder, session.governor
+    session.end_reply()
+    ladder.rewind(0)
+    ladder.append(ids)
+    if mode.budget is None:
+        with session.unobserved():
+            return _steps(Decoder(ladder, FixedDepth(mode.depth), Sampler(), ids, frozenset()), count, lambda *_: None)
+    session.budget = mode.budget
+    governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
+    policy: Policy = governor
+    return _steps(Decoder(ladder, policy, Sampler(), ids, frozenset()), count, governor.settle)
+
+
+def _steps(decoder: Decoder, count: int, settle: Callable[[int, float, bool], None]) -> tuple[Decoder, float, int]:
+    first = len(decoder.step(count))
+    settle(first, 0.0, False)
+    seconds, shown = 0.0, first
+    while shown < count:
+        begun = time.perf_counter()
+        tokens = len(decoder.step(count - shown))
+        elapsed = time.perf_counter() - begun
+        settle(tokens, elapsed * 1e3, True)
+        seconds += elapsed
+        shown += tokens
+    return decoder, seconds, shown - first
+
+
+def _mean_power_w(before: Reading, after: Reading) -> float | None:
+    """Between two readings of the energy counter; None unless it moved on in the meantime."""
+    if before.value is None or after.value is None or after.time_s <= before.time_s or after.value < before.value:
+        return None
+    return (after.value - before.value) / (after.time_s - before.time_s)
+
+
+def _rows(session: AdaptiveSession, modes: list[_Mode]) -> Iterator[Row]:
+    costs = depth_costs(session.bundle.manifest.graphs)
+    full = statistics.mean(_named(modes, "full").tg)
+    for mode in modes:
+        speed = statistics.mean(mode.tg)
+        yield Row(
+            mode=mode.name,
+            depth=mode.depth,
+            budget=mode.budget,
+            pp_tok_s=statistics.mean(mode.pp),
+            pp_sd=_deviation(mode.pp),
+            tg_tok_s=speed,
+            sd=_deviation(mode.tg),
+            agreement=mode.agreed / mode.tokens,
+            traffic_share=speed / full * costs[mode.depth].token if mode.name in ("exit", "full") else None,
+            j_per_token=statistics.mean(mode.joules) if mode.joules else None,
+            kept=mode.kept / mode.drafted if mode.drafted else None,
+        )
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0

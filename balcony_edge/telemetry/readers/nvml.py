@@ -1,0 +1,218 @@
+"""NVIDIA's management library, asked signal by signal.
+
+A device that NVML counts is not a device that it can measure: Orin answers init, count and name and nothing
+else, Thor answers some calls, and a call may succeed with a constant 0. So each signal is probed and judged
+on its own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from balcony_edge.telemetry.readers.jetson import DEVFREQ, THOR_GPU
+from balcony_edge.telemetry.readers.sysfs import Sysfs
+from balcony_edge.telemetry.reading import Clock, Reading
+
+REASONS = {
+    1: "NVML is not initialised",
+    2: "NVML refuses the request",
+    3: "this device or driver does not support it",
+    4: "no permission to ask NVML",
+    6: "NVML finds no such GPU",
+    8: "the GPU's external power is not connected",
+    9: "the NVIDIA driver is not loaded",
+    10: "NVML timed out",
+    12: "libnvidia-ml.so.1 is not installed",
+    13: "this driver is too old for the call",
+    15: "the GPU is lost",
+    16: "the GPU needs a reset",
+    17: "the operating system blocks the GPU",
+    18: "library and driver differ in version: reboot after the driver update",
+    21: "no data yet",
+    27: "the GPU is not ready",
+    28: "NVML finds no such GPU",
+}
+"""NVML's error codes in words."""
+
+THROTTLE_REASONS = {
+    0x04: "power-cap",
+    0x08: "hardware-slowdown",
+    0x20: "heat",
+    0x40: "heat (hardware)",
+    0x80: "power-brake",
+}
+"""The bits of NVML's clock event reasons that mean less speed than the clocks that were asked for."""
+
+# After these the handle is worthless: start again at init.
+_HANDLE_LOST = frozenset({1, 15, 16, 18, 28})
+
+
+def _import_pynvml() -> Any:
+    return importlib.import_module("pynvml")
+
+
+class NvmlReader:
+    """Load, clock, power, energy, temperature and throttling of the NVIDIA GPU number ``index``.
+
+    The library is imported and initialised by the first reading (again after a fork, which NVML does not
+    survive). An open handle keeps a laptop's GPU awake, so ``close()`` as soon as nothing decodes on it.
+
+    ``load`` returns the module ``pynvml``; a test gives its own.
+    """
+
+    def __init__(
+        self,
+        index: int = 0,
+        *,
+        root: str | os.PathLike[str] = "/",
+        load: Callable[[], Any] = _import_pynvml,
+        sysfs: Sysfs | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._index = index
+        self._load = load
+        self._sysfs = sysfs or Sysfs(root)
+        self._clock = clock
+        self._nvml: Any = None
+        self._handle: Any = None
+        self._process = 0
+        self._counted = False
+
+    def gpu_load(self) -> Reading:
+        """Busy share of the GPU over the driver's last window, 0 to 1, of all processes."""
+        reading = self._ask("ratio", 0, 100, 0.01, lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
+        if reading.value:
+            self._counted = True
+        elif reading.value == 0 and not self._counted and THOR_GPU in self._sysfs.entries(DEVFREQ):
+            # Older Thor drivers report 0 for ever: there a 0 means nothing until it has once been otherwise.
+            return self._unknown("ratio", "this driver may not count utilisation: it has only read 0 so far")
+        return reading
+
+    def gpu_clock(self) -> Reading:
+        """Present graphics clock, Hz."""
+        return self._ask(
+            "Hz", 1, 10_000, 1e6, lambda nvml, gpu: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_GRAPHICS)
+        )
+
+    def power(self) -> Reading:
+        """Power of the graphics card, W (on Ampere and later the driver's mean over a second)."""
+        return self._ask("W", 1, 2_000_000, 1e-3, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu))
+
+    def temperature(self) -> Reading:
+        """Temperature of the GPU die, °C."""
+        return self._ask(
+            "°C", 1, 199, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)
+        )
+
+    def temperature_limit(self) -> Reading:
+        """Where the GPU slows itself down, °C."""
+        reading = self._ask(
+            "°C",
+            1,
+            199,
+            1.0,
+            lambda nvml, gpu: nvml.nvmlDeviceGetTemperatureThreshold(gpu, nvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN),
+        )
+        return replace(reading, text="slowdown") if reading.known else reading
+
+    def energy(self) -> Reading:
+        """J since the driver was loaded (Volta and later). It moves every 100 ms: take differences over seconds."""
+        return self._ask("J", 1, 1 << 63, 1e-3, lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
+
+    def throttled(self) -> Reading:
+        """1.0 while heat, power or the board's limits hold the clock down, with the reasons as ``text``."""
+        # Older drivers only have the second name, older bindings too.
+        reading = self._ask("bool", 0, 1 << 62, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
+        if reading.value is None:
+            reading = self._ask(
+                "bool", 0, 1 << 62, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)
+            )
+        if reading.value is None:
+            return reading
+        held = [text for bit, text in THROTTLE_REASONS.items() if int(reading.value) & bit]
+        return replace(reading, value=float(bool(held)), text=" ".join(held))
+
+    def name(self) -> str | None:
+        """What the GPU calls itself, or ``None``."""
+        if self._open():
+            return None
+        try:
+            name = self._nvml.nvmlDeviceGetName(self._handle)
+        except Exception:  # as in _ask
+            return None
+        return name if isinstance(name, str) and name.strip() else None
+
+    def close(self) -> None:
+        """Let go of the GPU; the next reading opens it again."""
+        nvml, self._nvml, self._handle = self._nvml, None, None
+        if nvml is not None and self._process == os.getpid():
+            try:
+                nvml.nvmlShutdown()
+            except Exception:  # a driver that is gone cannot be shut down, nor needs to be
+                return
+
+    def _ask(self, unit: str, lowest: int, highest: int, scale: float, call: Callable[[Any, Any], object]) -> Reading:
+        """One call; its answer counts only from ``lowest`` to ``highest`` (in NVML's unit) and is scaled."""
+        reason = self._open()
+        if reason:
+            return self._unknown(unit, reason)
+        try:
+            value = call(self._nvml, self._handle)
+        except Exception as error:  # NVMLError, and ctypes errors on odd drivers
+            if getattr(error, "value", None) in _HANDLE_LOST:
+                self.close()
+            return self._unknown(unit, _explain(error))
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return self._unknown(unit, f"NVML answered {value!r}")
+        if not lowest <= value <= highest:
+            return self._unknown(unit, f"NVML answered {value}, which is implausible")
+        return Reading(value * scale, unit, self._clock(), "nvml")
+
+    def _open(self) -> str:
+        """Make sure that there is a handle of this process; the reason if there cannot be one, else empty."""
+        if self._handle is not None and self._process == os.getpid():
+            return ""
+        if self._gpu_sleeps():
+            return "the GPU is suspended, and asking NVML would wake it"
+        try:
+            nvml = self._load()
+        except ImportError:
+            return "nvidia-ml-py is not installed"
+        try:
+            nvml.nvmlInit()
+        except Exception as error:  # as in _ask
+            return _explain(error)
+        self._nvml, self._process = nvml, os.getpid()
+        try:
+            self._handle = nvml.nvmlDeviceGetHandleByIndex(self._index)
+        except Exception as error:  # as in _ask
+            self.close()
+            return _explain(error)
+        return ""
+
+    def _gpu_sleeps(self) -> bool:
+        """Whether every NVIDIA display controller on PCI is suspended (a Jetson's GPU is not on PCI)."""
+        base = "sys/bus/pci/devices"
+        states = [
+            self._sysfs.text(f"{base}/{device}/power/runtime_status").value
+            for device in self._sysfs.entries(base)
+            if self._sysfs.text(f"{base}/{device}/vendor").value == "0x10de"
+            and (self._sysfs.text(f"{base}/{device}/class").value or "").startswith("0x03")
+        ]
+        return bool(states) and all(state == "suspended" for state in states)
+
+    def _unknown(self, unit: str, reason: str) -> Reading:
+        return Reading.unknown(unit, "nvml", reason, self._clock())
+
+
+def _explain(error: Exception) -> str:
+    code = getattr(error, "value", None)
+    if isinstance(code, int):
+        return REASONS.get(code, f"NVML error {code}")
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,1 @@
+"""Policies solved in advance, and the choice between them."""

@@ -1,0 +1,1 @@
+"""Replay: recorded replies on a simulated device, with everything the governor is measured against."""

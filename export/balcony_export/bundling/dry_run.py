@@ -1,0 +1,51 @@
+"""What an export will make, told before any weight is read: layers, cost of each exit, bytes of each file."""
+
+from __future__ import annotations
+
+from balcony_edge.measure.traffic import depth_costs
+from balcony_export.bundling.writer import Plan
+from balcony_export.graphs import interchange
+from balcony_export.graphs.weights import FILE_NAME
+from balcony_export.model.families import FAMILIES
+
+
+def describe(plan: Plan) -> str:
+    """A table for people. Costs are shares of the weight bytes that one token reads at full depth.
+
+    On a device that decoding keeps at its memory bandwidth, time follows those bytes.
+    """
+    written = plan.dry_run()
+    made = written.made
+    arch, formats = plan.blueprint.arch, plan.formats
+    costs = depth_costs([item.entry for item in made])
+    full = costs[arch.layers].token_bytes
+    lines = [
+        f"{plan.folder}: {FAMILIES[arch.family].title}, {arch.layers} layers × {arch.hidden}, "
+        f"vocabulary {arch.vocabulary}, context {arch.context}",
+        f"for {formats.provider}: base {formats.base}, exits {formats.exits}, head and embedding {formats.head}, "
+        f"activations {formats.activations}, KV cache {formats.cache}",
+        "",
+        f"{'graph':24}{'layers':>8}{'file':>12}{'reads per token':>18}{'of a token':>12}",
+    ]
+    for item in made:
+        entry = item.entry
+        layers = f"{entry.start + 1}-{entry.stop}" if entry.kind == "segment" else "1" if entry.kind == "exit" else ""
+        lines.append(
+            f"{entry.file:24}{layers:>8}{_size(item.graph_bytes):>12}"
+            f"{_size(entry.weight_bytes):>18}{entry.weight_bytes / full:>11.1%}"
+        )
+    others = {interchange.GRAPH_NAME: written.full_bytes, FILE_NAME: written.weight_bytes}
+    lines += [f"{name:24}{'':>8}{_size(size):>12}" for name, size in others.items()]
+    lines += ["", "a token through"]
+    lines += [f"  exit {depth:<4}{cost.token:>8.1%} of full depth" for depth, cost in costs.items() if cost.token < 1]
+    lines.append(f"  all {arch.layers:<5}{1:>8.1%}, {_size(full)}")
+    total = sum(others.values()) + sum(item.graph_bytes for item in made)
+    lines.append(f"{_size(total)} on disk in all, beside the tokenizer")
+    return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} B"

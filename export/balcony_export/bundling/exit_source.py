@@ -1,0 +1,107 @@
+"""Where a bundle's exits come from: a folder of trained ones, copies of the base's last layer, or nowhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from balcony_edge.bundle.manifest import ExitQuality
+from balcony_edge.errors import ExitsError, ModelError
+from balcony_export.exits.store import RETRAIN, load
+from balcony_export.model.architectures import check_splits
+from balcony_export.model.blueprint import Blueprint
+from balcony_export.model.checkpoint import Array, Source, Tensors
+
+
+class Renamed:
+    """Another source's tensors under other names; nothing is read before it is asked for."""
+
+    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+        self._source = source
+        self._names = names
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def names(self) -> tuple[str, ...]:
+        """Every new name."""
+        return tuple(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, without reading its values."""
+        return self._source.shape(self._names[name])
+
+    def dtype(self, name: str) -> str:
+        """How a tensor is stored, by safetensors' names."""
+        return self._source.dtype(self._names[name])
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise ModelError unless the tensor is there with this shape."""
+        self._source.expect(self._names[name], shape)
+
+    def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
+        """The values as float32."""
+        return self._source.tensor(self._names[name], shape)
+
+    def rows(self, name: str, start: int, stop: int) -> Array:
+        """Rows [start, stop) of the leading dimension as float32."""
+        return self._source.rows(self._names[name], start, stop)
+
+
+def initial_exits(base: Source, blueprint: Blueprint, splits: list[int]) -> Renamed:
+    """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
+    last = f"model.layers.{blueprint.arch.layers - 1}."
+    names: dict[str, str] = {}
+    for split in splits:
+        names |= {f"exits.{split}.layer.{name}": last + name for name in blueprint.layer_shapes()}
+        names[f"exits.{split}.norm.weight"] = "model.norm.weight"
+    return Renamed(base, names)
+
+
+class Found(NamedTuple):
+    """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained.
+
+    ``peeked``: the tokens that their gates look at; untrained exits have none.
+    """
+
+    source: Source | None
+    quality: dict[int, ExitQuality]
+    splits: list[int]
+    training: Mapping[str, Any] | None = None
+    peeked: tuple[int, ...] = ()
+
+
+def find_exits(
+    exits: Path | str | None, splits: list[int] | None, base: Source, blueprint: Blueprint, folder: Path
+) -> Found:
+    """The exits from what the caller named (see export_bundle)."""
+    layers = blueprint.arch.layers
+    if isinstance(exits, Path):
+        trained = load(exits)
+        trained.check_base(folder)
+        if splits is not None and not set(splits) <= set(trained.splits):
+            raise ModelError(
+                f"the exits in {exits} were trained at {list(trained.splits)}, not at {splits}",
+                "leave --splits out, or name some of those",
+            )
+        if trained.frequent_tokens[-1] >= blueprint.arch.vocabulary:
+            raise ExitsError(f"{exits} names frequent_tokens outside the vocabulary", RETRAIN)
+        chosen = check_splits(list(splits or trained.splits), layers)
+        measured = trained.quality["exits"]
+        quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
+        return Found(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
+    if splits is None:
+        splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
+    # Without exits, an uncut model is a baseline that people measure.
+    chosen = [] if not splits and exits is None else check_splits(splits, layers)
+    return Found(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
+
+
+def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:
+    """A quality record without the exits that are not exported."""
+    bins = json.loads(json.dumps(quality["bins"]))
+    for name in ("agreement", "following"):
+        bins[name] = {depth: rows for depth, rows in bins.get(name, {}).items() if int(depth) in splits}
+    return {**quality, "bins": bins}

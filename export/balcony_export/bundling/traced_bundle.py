@@ -1,0 +1,117 @@
+"""A bundle of a family without graphs of its own, kept only if it proves equal to its model."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+
+from balcony_edge.bundle.atomic_folder import whole_folder
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Formats, Graph
+from balcony_edge.errors import ModelError, VerifyError
+from balcony_export.bundling.writer import copy_small_files, seal
+from balcony_export.graphs.weights import WeightFile
+from balcony_export.model.architectures import check_splits, read_config
+from balcony_export.model.checkpoint import Checkpoint
+from balcony_export.model.families import FAMILIES
+from balcony_export.model.generation_config import check_tokenizer, read_generation
+from balcony_export.verification.reference import load_model
+from balcony_export.verification.report import Verification, explain
+from balcony_export.verification.verify import verify
+
+
+def export_traced(
+    folder: Path,
+    out: Path,
+    *,
+    model: str,
+    init_exits: bool = False,
+    splits: list[int] | None = None,
+    context: int | None = None,
+) -> tuple[Bundle, Verification]:
+    """Trace the model in ``folder`` to the bundle ``out``, in fp32 for the CPU; what it returns was verified.
+
+    Holds the whole model in memory, twice while it is verified. Raises ModelError for a model that cannot be traced or
+    that has graphs of its own, VerifyError for one whose traced pieces are not the model.
+    """
+    _check(folder)
+    with _quietly():
+        # torch's exporter and transformers take seconds to import, and warn of what does not matter here.
+        from balcony_export.graphs import traced
+
+        loaded = load_model(folder)
+        arch = traced.read_architecture(loaded, context)
+        chosen = check_splits(splits, arch.layers) if splits else []
+        if splits is None:
+            chosen = sorted({max(1, arch.layers * part // 4) for part in (1, 2, 3)} - {arch.layers})
+        with whole_folder(out) as work:
+            graphs = []
+
+            def keep(entry: Graph, piece: traced.Piece) -> None:
+                (work / entry.file).write_bytes(piece.content)
+                graphs.append(entry.model_copy(update={"weight_bytes": piece.weight_bytes}))
+
+            with closing(WeightFile(work)) as weights:
+                for start, stop in pairwise([0, *chosen, arch.layers]):
+                    entry = Graph(
+                        kind="segment", file=f"segment_{start}_{stop}.onnx", start=start, stop=stop, caches=stop - start
+                    )
+                    keep(entry, traced.trace_trunk(loaded, arch, weights, start, stop))
+                if init_exits and chosen:
+                    # One graph serves all: they are copies of one layer.
+                    piece = traced.trace_exit(loaded, arch, weights)
+                    for split in chosen:
+                        keep(Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, caches=1), piece)
+                keep(Graph(kind="head", file="head.onnx"), traced.trace_head(loaded, arch, weights))
+            del loaded
+            copy_small_files(folder, work)
+            bundle = seal(
+                work,
+                folder,
+                model,
+                architecture=arch,
+                splits=chosen,
+                formats=Formats(),
+                exactness="float",
+                graphs=graphs,
+                quality={},
+                generation=read_generation(folder),
+            )
+            found = verify(bundle, folder)
+            if (failure := found.first_failure) is not None:
+                raise VerifyError(
+                    f"traced by torch, {found.model} is not what it was, and no bundle was made: {explain(failure)}",
+                    "use a family that has graphs of its own",
+                )
+    return Bundle(out), found
+
+
+def _check(folder: Path) -> None:
+    if find_spec("onnxscript") is None:
+        raise ModelError("torch's exporter needs the package onnxscript", "run pip install 'balcony-edge[export]'")
+    name = read_config(folder).get("model_type")
+    if name in FAMILIES:
+        raise ModelError(f"{name} models have graphs of their own, which are faster", "leave --through-torch out")
+    # Refuses pickles, adapters and broken files by name.
+    Checkpoint(folder)
+    check_tokenizer(folder)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "transformers")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

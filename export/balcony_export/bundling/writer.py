@@ -1,0 +1,250 @@
+"""From a frozen base and its exits to a bundle on disk, written whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balcony_edge.bundle.atomic_folder import whole_folder
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import (
+    CARD_NAME,
+    MANIFEST_NAME,
+    BaseInfo,
+    ExitQuality,
+    Formats,
+    Generation,
+    Graph,
+    Manifest,
+    file_entry,
+)
+from balcony_edge.errors import ModelError
+from balcony_export.bundling import card
+from balcony_export.bundling.exit_source import find_exits
+from balcony_export.exits.store import base_digest
+from balcony_export.graphs import cache_scales, interchange
+from balcony_export.graphs.assembly import Made, Parts, write_graphs
+from balcony_export.graphs.builder import CacheScales
+from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.rounding import block_of
+from balcony_export.graphs.weights import BITS, FILE_NAME, WeightFile
+from balcony_export.model import architectures
+from balcony_export.model.blueprint import Blueprint
+from balcony_export.model.checkpoint import Array, Checkpoint
+from balcony_export.model.generation_config import check_tokenizer, read_generation
+
+DEFAULT = Choice()
+COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The bundle's graphs, and the bytes of the uncut one and of the weights that all share."""
+
+    made: list[Made]
+    full_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about an export that is known before any weight is read."""
+
+    folder: Path
+    blueprint: Blueprint
+    parts: Parts
+    choice: Choice
+    formats: Formats
+    quality: dict[int, ExitQuality]
+    generation: Generation
+    training: Mapping[str, Any] | None = None
+    """How the exits were trained, for the card."""
+
+    def write(
+        self, folder: Path | None, weights: WeightFile, formats: Formats, scales: CacheScales | None = None
+    ) -> Written:
+        """Every graph, and the weights that ``weights`` lacks; without a folder nothing is read or written."""
+        made = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.choice.attention(), scales)
+        full = interchange.write_full(folder, weights, self.blueprint, self.parts.base, formats)
+        return Written(made, full, weights.size)
+
+    def dry_run(self) -> Written:
+        """What ``write`` will make."""
+        weights, scales = WeightFile(None), dict[str, tuple[Array, Array]]()
+        if self.formats.cache == "int8":
+            self.write(None, weights, self.uncached)
+            unknown = np.ones((1, self.blueprint.arch.kv_heads, 1, self.blueprint.arch.head_dim), np.float32)
+            scales = defaultdict(lambda: (unknown, unknown))
+        return self.write(None, weights, self.formats, scales)
+
+    @property
+    def uncached(self) -> Formats:
+        """The formats with a cache that needs no scales: that of the activations."""
+        return self.formats.model_copy(update={"cache": self.formats.activations})
+
+
+def plan_export(
+    folder: Path,
+    *,
+    exits: Path | str | None = None,
+    splits: list[int] | None = None,
+    choice: Choice = DEFAULT,
+    context: int | None = None,
+) -> Plan:
+    """Check everything that can be checked without reading weights; arguments and errors as of export_bundle."""
+    architectures.read_config(folder)
+    base = Checkpoint(folder)
+    blueprint = architectures.read(folder, context)
+    arch, formats = blueprint.arch, choice.formats()
+    size = block_of(arch.hidden, formats.block_size)
+    if formats.head in BITS and arch.hidden % size:
+        raise ModelError(
+            f"the model's hidden size {arch.hidden} cannot be cut into blocks of {size} weights",
+            "choose --block-size 16 or --head fp32",
+        )
+    check_tokenizer(folder)
+    generation = read_generation(folder)
+    _check_tensors(base, blueprint)
+    found = find_exits(exits, splits, base, blueprint, folder)
+    parts = Parts(base, found.source, found.splits, found.peeked)
+    return Plan(folder, blueprint, parts, choice, formats, found.quality, generation, found.training)
+
+
+def _check_tensors(base: Checkpoint, blueprint: Blueprint) -> None:
+    """Every tensor of the plan is there in its shape, and the checkpoint holds nothing that the graphs would drop."""
+    shapes = blueprint.base_shapes()
+    for name, shape in shapes.items():
+        base.expect(name, shape)
+    # A tied head may be stored a second time; old checkpoints keep rope frequencies, which follow from the config.
+    dropped = {"lm_head.weight"} if blueprint.arch.tied_head else set()
+    unused = [name for name in base.names() if name not in shapes and name not in dropped]
+    unused = [name for name in unused if not name.endswith("rotary_emb.inv_freq")]
+    if unused:
+        raise ModelError(
+            f"{base.folder} holds {len(unused)} tensors that a {blueprint.arch.family} model does not use, "
+            f"as {unused[0]}: exported without them it would be another model",
+            "check that config.json belongs to these weights; merge adapters into them before the export",
+        )
+
+
+def export_bundle(
+    folder: Path,
+    out: Path,
+    *,
+    model: str,
+    exits: Path | str | None = None,
+    splits: list[int] | None = None,
+    choice: Choice = DEFAULT,
+    context: int | None = None,
+) -> Bundle:
+    """Export the model in ``folder`` to the bundle ``out`` and return it, verified.
+
+    ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
+    defaults to those of the exits. ``context`` shortens the model's. Raises ModelError or ExitsError for input that
+    does not fit.
+    """
+    plan = plan_export(folder, exits=exits, splits=splits, choice=choice, context=context)
+    return write_bundle(plan, out, model=model)
+
+
+def write_bundle(
+    plan: Plan,
+    out: Path,
+    *,
+    model: str,
+    progress: Callable[[int], None] | None = None,
+    check: Callable[[Bundle], None] | None = None,
+    cache_text: Path | None = None,
+) -> Bundle:
+    """Carry out a plan. A bundle at ``out`` is replaced only once the new one is whole.
+
+    ``progress`` is called with the bytes of weights written so far, ``check`` with the new bundle before it takes its
+    place: what that raises leaves nothing behind. ``cache_text``: see cache_scales.measure.
+    """
+    with whole_folder(out) as work:
+        copy_small_files(plan.folder, work)
+        (work / interchange.CONFIG_NAME).write_text(
+            interchange.config(plan.blueprint.arch, plan.formats, plan.generation)
+        )
+        with closing(WeightFile(work, progress)) as weights:
+            scales = None
+            if plan.formats.cache == "int8":
+                # The same graphs with a float cache show what keys and values reach; the weights stay.
+                made = plan.write(work, weights, plan.uncached).made
+                weights.flush()
+                scales = cache_scales.measure(_finish(plan, work, made, plan.uncached, model), cache_text)
+                (work / MANIFEST_NAME).unlink()
+                (work / CARD_NAME).unlink()
+            made = plan.write(work, weights, plan.formats, scales).made
+        bundle = _finish(plan, work, made, plan.formats, model)
+        if check is not None:
+            check(bundle)
+    return Bundle(out)
+
+
+def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: str) -> Bundle:
+    """What lies in ``work`` as a bundle."""
+    return seal(
+        work,
+        plan.folder,
+        model,
+        plan.training,
+        architecture=plan.blueprint.arch,
+        splits=plan.parts.splits,
+        formats=formats,
+        exactness=plan.choice.attention(),
+        minimum_onnxruntime=plan.choice.minimum_onnxruntime(),
+        graphs=[item.entry for item in made],
+        quality=plan.quality,
+        generation=plan.generation,
+    )
+
+
+def copy_small_files(folder: Path, work: Path) -> None:
+    """The tokenizer, the chat template and the licence of a model."""
+    for name in COPIED:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, work / name)
+
+
+def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:
+    """Write the card and the manifest of all that lies in ``work``; ``fields`` are the manifest's others.
+
+    ``training``: how the exits were trained (exits.json), for the card.
+    """
+    manifest = Manifest(
+        schema_version=3,
+        base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
+        files={path.name: file_entry(path) for path in sorted(work.iterdir())},
+        **fields,
+    )
+    (work / CARD_NAME).write_text(card.render(manifest, card.licence(folder), training), encoding="utf-8")
+    (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
+    return Bundle(work)
+
+
+def model_name(model: str) -> str:
+    """How a manifest names the base: a Hub id as it is, of a local path only the last part."""
+    return Path(model).resolve().name if Path(model).exists() else model
+
+
+def read_weights(bundle: Bundle, graph: Graph) -> dict[str, Array]:
+    """The float32 initialisers of a graph as they lie in the weights file: for comparing with a checkpoint."""
+    import onnx
+
+    model = onnx.load(bundle.file(graph.file), load_external_data=False)
+    data = np.memmap(bundle.file(FILE_NAME), np.uint8, "r")
+    found: dict[str, Array] = {}
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if place and tensor.data_type == onnx.TensorProto.FLOAT:
+            start, length = int(place["offset"]), int(place["length"])
+            found[tensor.name] = data[start : start + length].view(np.float32).reshape(tensor.dims)
+    return found

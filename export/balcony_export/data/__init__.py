@@ -1,0 +1,1 @@
+"""Text in: corpora, documents, and the base's own replies."""

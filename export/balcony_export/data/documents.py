@@ -1,0 +1,145 @@
+"""Documents from rows: JSONL, Parquet and datasets of the Hugging Face Hub.
+
+A row is an object with ``text``, or a conversation: ``messages`` (role, content) or ``conversations`` (from, value),
+which the model's own chat template turns into text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from balcony_edge.errors import DataError
+
+FIELDS = ("text", "messages", "conversations")
+HUB = "hub:"
+# ShareGPT's names of who speaks.
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+Render = Callable[[list[dict[str, str]]], str]
+
+
+def from_jsonl(text: str, name: str, render: Render | None) -> Iterator[str]:
+    """The documents of a JSONL file's text. Raises DataError naming the line that is no row."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{name}, line {number}: {error}", "write one JSON object a line") from error
+            yield document(row, f"{name}, line {number}", render)
+
+
+def from_parquet(path: Path, render: Render | None) -> Iterator[str]:
+    """The documents of a Parquet file, a few rows at a time."""
+    _require("pyarrow", "Parquet files")
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(path) as file:
+            columns = [name for name in FIELDS if name in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=256, columns=columns):
+                for row in batch.to_pylist():
+                    yield document(row, str(path), render)
+    except (OSError, ArrowException) as error:
+        raise DataError(f"cannot read {path}: {error}", "give a whole Parquet file") from error
+
+
+def from_hub(source: str, render: Render | None) -> Iterator[str]:
+    """The documents of ``hub:owner/name``, ``hub:owner/name:config`` or ``hub:owner/name:config:split``, streamed.
+
+    The split is ``train`` unless named. No code of the data set runs.
+    """
+    _require("datasets", "data sets of the Hub")
+    from datasets import load_dataset
+
+    name, config, split, *rest = [*source.removeprefix(HUB).split(":"), "", ""]
+    if any(rest):
+        raise DataError(f"{source} names no data set", "write hub:owner/name:config:split")
+    try:
+        for row in load_dataset(name, config or None, split=split or "train", streaming=True):
+            yield document(row, source, render)
+    except DataError:
+        raise
+    except Exception as error:  # the client's errors share no base
+        raise DataError(
+            f"cannot get {source}: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            "check name, configuration, split and network, or give local files",
+        ) from error
+
+
+def document(row: Any, where: str, render: Render | None) -> str:
+    """One row's text. Raises DataError for a row without any, or a conversation that cannot be rendered."""
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: {type(row).__name__} is no row", f"give objects with {' or '.join(FIELDS)}")
+    if isinstance(text := row.get("text"), str):
+        return text
+    turns = row.get("messages") or row.get("conversations")
+    if not turns:
+        raise DataError(f"{where} has {', '.join(map(str, row)) or 'nothing'}", f"name a field {' or '.join(FIELDS)}")
+    if render is None:
+        raise DataError(
+            f"{where} is a conversation, and there is no chat template to write it with",
+            "use a model with a chat template, or rows with text",
+        )
+    return render(messages(turns, where))
+
+
+def messages(turns: Any, where: str) -> list[dict[str, str]]:
+    """A conversation as role and content. Raises DataError if it is none."""
+    try:
+        found = [
+            {"role": turn["role"], "content": turn["content"]}
+            if "role" in turn
+            else {"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
+            for turn in turns
+        ]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{where} is no conversation: {error!r}", "give turns with role and content") from error
+    if not all(isinstance(value, str) for turn in found for value in turn.values()):
+        raise DataError(f"{where} says something that is no text", "give turns with role and content as text")
+    return found
+
+
+def renderer(tokenizer: Any) -> Render | None:
+    """Conversations as a tokenizer's chat template writes them; None without a template.
+
+    Start and end tokens at the ends are left out: those stand between all documents anyway.
+    """
+    if not tokenizer.chat_template:
+        return None
+
+    def render(conversation: list[dict[str, str]]) -> str:
+        try:
+            text: str = tokenizer.apply_chat_template(conversation, tokenize=False)
+        except Exception as error:  # the template is anybody's program: it can fail in any way
+            raise DataError(
+                f"the model's chat template refuses a conversation: {error}", "leave such conversations out"
+            ) from error
+        return text.removeprefix(tokenizer.bos_token or "").removesuffix(tokenizer.eos_token or "")
+
+    return render
+
+
+def up_to(documents: Iterable[str], characters: int) -> Iterator[str]:
+    """Documents until they hold so many characters."""
+    seen = 0
+    for text in documents:
+        yield text
+        seen += len(text)
+        if seen >= characters:
+            return
+
+
+def names(sources: Sequence[Path]) -> list[str]:
+    """What a run's settings call its data: without the folders of this machine."""
+    return [str(source) if str(source).startswith((HUB, "self")) else source.name for source in sources]
+
+
+def _require(package: str, what: str) -> None:
+    if find_spec(package) is None:
+        raise DataError(f"{what} need the package {package}", "pip install 'balcony-edge[data]'")

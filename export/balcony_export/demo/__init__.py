@@ -1,0 +1,1 @@
+"""The recipe of the embedded demo bundle: tokenizer, base, exits, bundle."""

@@ -1,0 +1,82 @@
+"""The recipe of the embedded demo bundle: tokenizer → base → exits → bundle, one command, resumable.
+
+    python -m balcony_export.demo.recipe --data stories-simple.txt.xz
+
+Each step is skipped when its result stands, and an interrupted one goes on from its last saved state. What ships lies
+in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); states to resume from are not tracked.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from balcony_export.bundling.writer import export_bundle
+from balcony_export.data import corpus
+from balcony_export.demo.pretrain import PretrainConfig, pretrain
+from balcony_export.demo.tokenizer import train_tokenizer
+from balcony_export.exits import store
+from balcony_export.graphs.formats import Choice
+from balcony_export.model import architectures
+from balcony_export.training.loop import TrainConfig
+from balcony_export.training.run import Job, train_exits
+
+SPLITS = (3, 6, 9)
+EXIT_LENGTH = 256
+# One after the other, each from the exits of the one before: all for agreement, then the deepest by itself.
+STAGES: tuple[dict[str, Any], ...] = (
+    {"steps": 1500},
+    {"steps": 9000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
+    {"only": (9,), "steps": 12_000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
+)
+NAME = "balcony-stories-2.5M"
+
+
+def base(texts: list[Path], out: Path) -> Path:
+    """The tokenizer and the pretrained base under ``out/base``; returns that folder."""
+    config = PretrainConfig()
+    folder = out / "base"
+    if not (folder / "tokenizer.json").exists():
+        documents = (text for text in corpus.documents(texts) if not corpus.is_heldout(text))
+        train_tokenizer(documents, config.vocabulary, folder, config.context)
+    if not (folder / "model.safetensors").exists():
+        pretrain(config, texts, folder, out / "base-state")
+    return folder
+
+
+def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
+    """The exits and gates of the base under ``out/exits``; returns that folder.
+
+    Three stages: tokens that leave at an exit are to be the full model's, which a temperature below 1 teaches better
+    (see sharpness.py), and the deepest exit has the hardest task, three layers' work in one.
+    """
+    target = out / "exits"
+    if (target / store.MANIFEST).exists():
+        return target
+    shape = architectures.read(folder).arch
+    before: Path | None = None
+    for number, settings in enumerate(STAGES, start=1):
+        stage = target if number == len(STAGES) else out / f"exits-stage-{number}"
+        if not (stage / store.MANIFEST).exists():
+            job = Job(folder=folder, name=NAME, texts=tuple(texts), out=stage, begin=before)
+            train_exits(job, TrainConfig.for_base(shape, SPLITS, length=EXIT_LENGTH, **settings))
+        before = stage
+    return target
+
+
+def recipe(
+    data: Annotated[list[Path], typer.Option(help="Story texts (plain, .xz or .gz). Repeatable.")],
+    out: Annotated[Path, typer.Option(help="Base, exits and states.")] = Path("export/demo"),
+    bundle: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("balcony_edge/demo"),
+) -> None:
+    """Build the demo bundle from text alone."""
+    folder = base(data, out)
+    trained = balconies(data, folder, out)
+    export_bundle(folder, bundle, model=NAME, exits=trained, choice=Choice(precision="int8"))
+
+
+def main() -> None:
+    """The command line."""
+    typer.run(recipe)

@@ -1,0 +1,1 @@
+"""How good a bundle's exits and budgets are on a text, and the LM-Evaluation-Harness."""

@@ -1,0 +1,1 @@
+"""ONNX graphs: stages built layer by layer, weights rounded, all in one data file."""

@@ -1,0 +1,93 @@
+"""All graphs of a bundle over one weights file: written to a folder, or only planned for a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import onnx
+
+from balcony_edge.bundle.manifest import Exactness, Formats, Graph
+from balcony_export.graphs import stages
+from balcony_export.graphs.builder import CacheScales, GraphBuilder
+from balcony_export.graphs.weights import WeightFile
+from balcony_export.model.blueprint import Blueprint
+from balcony_export.model.checkpoint import Source
+
+# Before ".onnx", of the second form of a graph that ONNX Runtime 1.23 needs (see Graph.legacy_file).
+LEGACY = ".ort123"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a bundle is made of: the base's tensors, the exits' (None: segments only), and where exits hang.
+
+    ``peeked``: the tokens that gates look at; (): the exits have no gates.
+    """
+
+    base: Source
+    exits: Source | None
+    splits: list[int]
+    peeked: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Made:
+    """One graph: its entry for the manifest, and its own size without weights."""
+
+    entry: Graph
+    graph_bytes: int
+
+
+def write_graphs(
+    folder: Path | None,
+    weights: WeightFile,
+    blueprint: Blueprint,
+    parts: Parts,
+    formats: Formats,
+    exactness: Exactness,
+    scales: CacheScales | None = None,
+) -> list[Made]:
+    """Every segment, exit and the head. Without a folder nothing is written, but the sizes are those of the files.
+
+    ``scales`` are the quantised KV cache's, by layer name.
+    """
+    made = []
+    for entry, build in _plan(blueprint, parts):
+
+        def new(legacy: bool) -> GraphBuilder:
+            return GraphBuilder(blueprint, weights, formats, exactness, legacy=legacy, scales=scales)
+
+        builder = new(legacy=False)
+        size = _write(build(builder), folder, entry.file)
+        legacy_file = None
+        if builder.windowed:
+            legacy_file = entry.file.replace(".onnx", f"{LEGACY}.onnx")
+            size += _write(build(new(legacy=True)), folder, legacy_file)
+        found = {"caches": builder.caches, "weight_bytes": builder.token_bytes, "legacy_file": legacy_file}
+        made.append(Made(entry.model_copy(update=found), size))
+    return made
+
+
+def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]]:
+    planned: list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]] = []
+    for start, stop in pairwise([0, *parts.splits, blueprint.arch.layers]):
+        entry = Graph(kind="segment", file=f"segment_{start}_{stop}.onnx", start=start, stop=stop)
+        planned.append((entry, partial(stages.segment, base=parts.base, start=start, stop=stop)))
+    if parts.exits is not None:
+        for split in parts.splits:
+            entry = Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, gate=bool(parts.peeked))
+            build = partial(stages.balcony_exit, base=parts.base, exits=parts.exits, split=split, peeked=parts.peeked)
+            planned.append((entry, build))
+    planned.append((Graph(kind="head", file="head.onnx"), partial(stages.head, base=parts.base)))
+    return planned
+
+
+def _write(model: onnx.ModelProto, folder: Path | None, name: str) -> int:
+    content = model.SerializeToString()
+    if folder is not None:
+        (folder / name).write_bytes(content)
+    return len(content)

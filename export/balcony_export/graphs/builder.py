@@ -1,0 +1,248 @@
+"""The small pieces of a hand-built ONNX graph: nodes, weights, linear maps and norms, in the bundle's formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from balcony_edge.bundle.manifest import Exactness, Formats, Precision
+from balcony_export.graphs.matrix import Matrix
+from balcony_export.graphs.rounding import Blocks, block_of
+from balcony_export.graphs.weights import BITS, DTYPES, Rows, WeightFile
+from balcony_export.model.blueprint import Blueprint
+from balcony_export.model.checkpoint import Array, Source
+
+MICROSOFT = "com.microsoft"
+OPSET = 21
+IR_VERSION = 10
+ONNX_TYPES = {
+    "fp32": TensorProto.FLOAT,
+    "fp16": TensorProto.FLOAT16,
+    "bf16": TensorProto.BFLOAT16,
+    "int8": TensorProto.INT8,
+    "int32": TensorProto.INT32,
+}
+
+# Scales of quantised keys and values, fp32 [1, KV, 1, D] each, by layer name ("model.layers.3").
+CacheScales = Mapping[str, tuple[Array, Array]]
+
+
+class GraphBuilder:
+    """Collects the nodes, weights and caches of one graph; each maker method adds one named piece.
+
+    ``precision`` is that of the linear weights added next. ``legacy`` builds for ONNX Runtime 1.23 (see Graph).
+    """
+
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        weights: WeightFile,
+        formats: Formats,
+        exactness: Exactness,
+        legacy: bool = False,
+        scales: CacheScales | None = None,
+    ) -> None:
+        self.plan = blueprint
+        self.arch = blueprint.arch
+        self.weights = weights
+        self.formats = formats
+        self.precision: Precision = formats.base
+        self.exactness = exactness
+        self.legacy = legacy
+        self.scales = scales
+        self.caches = 0
+        self.windowed = False
+        self._nodes: list[onnx.NodeProto] = []
+        self.made: set[str] = set()
+        self.looked_up: set[str] = set()
+        self._used: dict[str, None] = {}
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: dict[str, None] = {}
+
+    @contextmanager
+    def at(self, precision: Precision) -> Iterator[None]:
+        """Linear weights added inside are kept at ``precision``."""
+        before, self.precision = self.precision, precision
+        try:
+            yield
+        finally:
+            self.precision = before
+
+    # --- small pieces -------------------------------------------------------------------------------------------
+
+    def node(
+        self, op: str, inputs: Sequence[str], name: str, domain: str = "", outputs: Sequence[str] = (), **attrs: Any
+    ) -> str:
+        """Add a node with the output ``name`` (and further ``outputs``); returns that name."""
+        names = [name, *outputs]
+        self.made.add(name)
+        self._nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **attrs))
+        return name
+
+    def constant(self, name: str, values: Any, dtype: Any) -> str:
+        """A small constant inside the graph."""
+        self._constants[name] = onnx.numpy_helper.from_array(np.asarray(values, dtype), name)
+        return name
+
+    def number(self, name: str, value: float) -> str:
+        """A scalar constant in the activations' type."""
+        return self.constant(name, value, DTYPES[self.formats.activations])
+
+    def input(self, name: str) -> str:
+        """One of the graph's inputs that only some graphs need (lengths, position), unless a node makes it."""
+        if name not in self.made:
+            self._inputs[name] = None
+        return name
+
+    def use(self, name: str) -> str:
+        """Refer to a tensor of the weights file."""
+        self._used[name] = None
+        return name
+
+    def values(self, name: str, array: Array) -> str:
+        """A small float tensor, kept in the weights file in the activations' type."""
+        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        return self.use(self.weights.add(name, array.shape, self.formats.activations, rows))
+
+    def scale(self, name: str, array: Array) -> str:
+        """Scales of a quantised cache, fp32 whatever the activations are."""
+        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        return self.use(self.weights.add(name, array.shape, "fp32", rows))
+
+    # --- weights ------------------------------------------------------------------------------------------------
+
+    def linear(self, x: str, name: str, weight: Matrix, bias: Matrix | None = None) -> str:
+        """x · weightᵀ (+ bias) for a weight [out, in] at the graph's precision. No copy of it stays behind."""
+        node = f"/{name}/MatMul"
+        rows, columns = weight.shape
+        if self.precision in BITS:
+            names = [self.use(part) for part in self.blocks(name, weight)]
+            attributes: dict[str, Any] = {
+                "K": columns,
+                "N": rows,
+                "bits": BITS[self.precision],
+                "block_size": self.block_size(columns),
+            }
+            if self.formats.provider == "cpu":
+                # Multiplies in int8; with fp32 inputs, int8 takes 14 times as long.
+                attributes["accuracy_level"] = 4
+            out = self.node("MatMulNBits", [x, *names], node, MICROSOFT, **attributes)
+        else:
+            # Read transposed: the file holds the checkpoint's own layout, and prepacking makes both forms equal.
+            out = self.node("FusedMatMul", [x, self.floats(name, weight)], node, MICROSOFT, transB=1)
+        if bias is None:
+            return out
+        kept = self.use(self.weights.add(f"{name}.bias", bias.shape, self.formats.activations, bias.rows))
+        return self.node("Add", [out, kept], f"/{name}/Add")
+
+    def floats(self, name: str, weight: Matrix) -> str:
+        """A float weight in the activations' type; stored at the graph's precision, widened once at load."""
+        stored = self.use(self.stored(name, weight))
+        return stored if self.precision == self.formats.activations else self.cast(stored, f"/{name}/Cast")
+
+    def stored(self, name: str, weight: Matrix) -> str:
+        """The name of a float weight, kept at the present precision."""
+        assert self.precision == "fp32" or self.precision == "fp16" or self.precision == "bf16"
+        return self.weights.add(f"{name}.weight", weight.shape, self.precision, weight.rows)
+
+    def blocks(self, name: str, weight: Matrix) -> list[str]:
+        """A quantised weight's tensors: packed values, scales and, where asymmetric, zero points."""
+        formats = self.formats
+        size = self.block_size(weight.shape[1])
+        settings = Blocks(BITS[self.precision], size, formats.symmetric, formats.activations)
+        return self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), settings, weight.rows)
+
+    def block_size(self, inputs: int) -> int:
+        """How many of a matrix's inputs share a scale."""
+        return block_of(inputs, self.formats.block_size)
+
+    def cast(self, x: str, name: str, to: str | None = None) -> str:
+        """x in another type, the activations' by default."""
+        return self.node("Cast", [x], name, to=ONNX_TYPES[to or self.formats.activations])
+
+    # --- norms --------------------------------------------------------------------------------------------------
+
+    def norm(self, x: str, name: str, source: Source, tensor: str) -> str:
+        """RMS norm over the last axis with the weight ``tensor``."""
+        return self.node(
+            "SimplifiedLayerNormalization",
+            [x, self._norm_weight(name, source, tensor)],
+            f"/{name}/LayerNorm",
+            axis=-1,
+            epsilon=self.plan.norm_epsilon,
+            stash_type=1,
+        )
+
+    def skip_norm(self, residual: str, addend: str, name: str, source: Source, tensor: str) -> tuple[str, str]:
+        """(norm(residual + addend), residual + addend) in one fused kernel."""
+        node = f"/{name}/SkipLayerNorm"
+        self.node(
+            "SkipSimplifiedLayerNormalization",
+            [residual, addend, self._norm_weight(name, source, tensor)],
+            node,
+            MICROSOFT,
+            outputs=["", "", f"{node}:sum"],
+            epsilon=self.plan.norm_epsilon,
+        )
+        return node, f"{node}:sum"
+
+    def _norm_weight(self, name: str, source: Source, tensor: str) -> str:
+        offset = np.float32(self.plan.norm_offset)
+
+        def rows(start: int, stop: int) -> Array:
+            return source.rows(tensor, start, stop) + offset if offset else source.rows(tensor, start, stop)
+
+        return self.use(self.weights.add(f"{name}.weight", source.shape(tensor), self.formats.activations, rows))
+
+    def scaled(self, x: str, name: str, factor: float) -> str:
+        """x · factor; x itself where the factor is one."""
+        return x if factor == 1.0 else self.node("Mul", [x, self.number(f"{name}.factor", factor)], f"/{name}/Mul")
+
+    # --- the whole ----------------------------------------------------------------------------------------------
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of weights that one token reads: all of them, but of an embedding only a row."""
+        return sum(self.weights.place(name).length for name in self._used if name not in self.looked_up)
+
+    def model(self, first: str, outputs: list[str]) -> onnx.ModelProto:
+        """The graph with ``first`` as its leading input; caches and lengths join by themselves."""
+        arch = self.arch
+        activations, cache_type = ONNX_TYPES[self.formats.activations], ONNX_TYPES[self.formats.cache]
+        known: dict[str, tuple[int, list[int | str]]] = {
+            "input_ids": (TensorProto.INT64, [1, "positions"]),
+            "hidden": (activations, [1, "positions", arch.hidden]),
+            "hidden_out": (activations, [1, "positions", arch.hidden]),
+            "gate": (TensorProto.FLOAT, [1, "positions", 1]),
+            "draft": (TensorProto.INT64, [1, "positions"]),
+            "logits": (TensorProto.FLOAT, [1, "positions", arch.vocabulary]),
+            "token": (TensorProto.INT64, [1, "positions"]),
+            "top": (TensorProto.FLOAT, [1, "positions"]),
+            "margin": (TensorProto.FLOAT, [1, "positions"]),
+            "seqlens_k": (TensorProto.INT32, [1]),
+            "total_sequence_length": (TensorProto.INT32, []),
+            "position": (TensorProto.INT64, [1]),
+            "attention_mask": (TensorProto.INT64, [1, "total"]),
+        }
+        cache: tuple[int, list[int | str]] = (cache_type, [1, arch.kv_heads, "slots", arch.head_dim])
+
+        def infos(names: list[str]) -> list[onnx.ValueInfoProto]:
+            return [helper.make_tensor_value_info(name, *known.get(name, cache)) for name in names]
+
+        pairs = [(f"{when}_key.{i}", f"{when}_value.{i}") for when in ("past", "present") for i in range(self.caches)]
+        past = [name for pair in pairs[: self.caches] for name in pair]
+        present = [name for pair in pairs[self.caches :] for name in pair]
+        graph = helper.make_graph(
+            self._nodes,
+            "balcony",
+            infos([first, *self._inputs, *past]),
+            infos(outputs + present),
+            initializer=[*(self.weights.initializer(name) for name in self._used), *self._constants.values()],
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -1,0 +1,50 @@
+"""A linear weight gathered from rows of checkpoint tensors: packed projections are joined, packed tensors cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from balcony_export.model.checkpoint import Array, Source
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows [start, stop) of one tensor."""
+
+    name: str
+    start: int
+    stop: int
+
+
+def runs(name: str, rows: Sequence[int]) -> list[Part]:
+    """Ascending rows of one tensor as parts; neighbours are read together."""
+    parts: list[Part] = []
+    for row in rows:
+        if parts and parts[-1].stop == row:
+            parts[-1] = Part(name, parts[-1].start, row + 1)
+        else:
+            parts.append(Part(name, row, row + 1))
+    return parts
+
+
+class Matrix:
+    """A weight [out, in] (or a bias [out]) as consecutive parts of a source's tensors, read on demand."""
+
+    def __init__(self, source: Source, parts: list[Part], columns: tuple[int, ...]) -> None:
+        self._source = source
+        self._parts = parts
+        self.shape = (sum(part.stop - part.start for part in parts), *columns)
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Rows [start, stop), fp32."""
+        pieces = []
+        first = 0
+        for part in self._parts:
+            low, high = max(start - first, 0), min(stop - first, part.stop - part.start)
+            if low < high:
+                pieces.append(self._source.rows(part.name, part.start + low, part.start + high))
+            first += part.stop - part.start
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)

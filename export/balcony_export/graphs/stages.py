@@ -1,0 +1,151 @@
+"""ONNX graphs by hand: segments, exits and the head, from ONNX Runtime's fused operators.
+
+By hand because it is the fastest form measured, and the only one that keeps the KV cache in place. Inputs and outputs
+of a segment (S positions, batch 1; C = cache slots; A = the activations' type, K = the cache's):
+
+    input_ids int64 [1, S]  or  hidden A [1, S, H]         ─┐
+    seqlens_k int32 [1]  (positions in all, less one)       │      hidden_out A [1, S, H]
+    total_sequence_length int32 []                          ├──►   gate fp32 [1, S, 1]      (of an exit with a gate)
+    position int64 [1]  (first of S; separate rope only)    │      draft int64 [1, S]       (of an exit with a gate)
+    past_key.i, past_value.i K [1, KV, C, D]               ─┘      present_key.i, present_value.i
+
+An exit maps ``hidden`` to ``hidden_out`` too, there already normed for the head; so does the last segment. The head
+maps ``hidden`` (normed) to ``logits`` fp32 [1, S, V]; for CUDA also to ``token`` int64 [1, S], the likeliest one, and
+to ``top`` and ``margin`` fp32 [1, S], how sure it is of that (see Confidence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+
+from balcony_export.exits.store import GATE_SHAPES
+from balcony_export.exits.widths import width_of
+from balcony_export.graphs.builder import GraphBuilder
+from balcony_export.graphs.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
+from balcony_export.graphs.weights import BITS
+from balcony_export.model.checkpoint import Source
+
+
+def segment(builder: GraphBuilder, base: Source, start: int, stop: int) -> onnx.ModelProto:
+    """Base layers ``start+1 … stop``; the first segment embeds, the last one norms for the head."""
+    first = "input_ids" if start == 0 else "hidden"
+    stream = trunk(builder, base, start, stop)
+    if stop == builder.arch.layers:
+        out, _ = normed(builder, stream, "model.norm", base, "model.norm.weight")
+        builder.node("Identity", [out], "hidden_out")
+    else:
+        stream.value(builder, "hidden_out")
+    return builder.model(first, ["hidden_out"])
+
+
+def trunk(builder: GraphBuilder, base: Source, start: int, stop: int) -> Stream:
+    """Base layers ``start+1 … stop`` on the graph's input."""
+    stream = Stream(embedding(builder, base) if start == 0 else "hidden")
+    with builder.at(builder.formats.base):
+        for index in range(start, stop):
+            name = f"model.layers.{index}"
+            stream = decoder_layer(builder, stream, Layer(base, f"{name}.", name, builder.plan.layers[index]))
+    return stream
+
+
+def balcony_exit(
+    builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]
+) -> onnx.ModelProto:
+    """The Balcony of a split: one decoder layer and its own norm (paper, section 3), and its gate; the head is shared.
+
+    The gate looks at the tokens ``peeked``; without any there is none.
+    Without attention it has neither caches nor lengths.
+    """
+    name = f"exits.{split}"
+    with builder.at(builder.formats.exits):
+        layer = Layer(exits, f"{name}.layer.", name, builder.plan.exit_plan)
+        stream = decoder_layer(builder, Stream("hidden"), layer, width_of(exits, layer.prefix))
+    out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
+    builder.node("Identity", [out], "hidden_out")
+    if peeked:
+        gate(builder, base, exits, split, peeked)
+    return builder.model("hidden", ["hidden_out", "gate", "draft"] if peeked else ["hidden_out"])
+
+
+def head(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
+    """Normed hidden states to logits, and on a GPU to what greedy decoding needs of them."""
+    logits(builder, base, "hidden")
+    if builder.formats.provider == "cpu":
+        return builder.model("hidden", ["logits"])
+    answer(builder)
+    return builder.model("hidden", ["logits", "token", "top", "margin"])
+
+
+def logits(builder: GraphBuilder, base: Source, hidden: str) -> str:
+    """The head on normed hidden states, tied to the embedding where the base is: the node "logits", fp32."""
+    with builder.at(builder.formats.head):
+        matrix = rows_of(base, _head_weight(builder), builder)
+        # A tied float head reads the embedding's own bytes; a quantised embedding reads the head's.
+        tied = builder.arch.tied_head and builder.precision not in BITS
+        out = builder.linear(hidden, EMBEDDING if tied else "lm_head", matrix)
+    return builder.node("Identity", [_scaled(builder, out, "lm_head")], "logits")
+
+
+def answer(builder: GraphBuilder) -> None:
+    """The likeliest token of "logits", its log-probability and its lead over the second logit."""
+    two = builder.constant("two", [2], np.int64)
+    likeliest = builder.node("TopK", ["logits", two], "/answer/TopK", outputs=["/answer/places"], axis=-1)
+    first, second = (builder.constant(name, at, np.int64) for name, at in (("first", 0), ("second", 1)))
+    builder.node("Gather", ["/answer/places", first], "token", axis=-1)
+    best = builder.node("Gather", [likeliest, first], "/answer/best", axis=-1)
+    next_best = builder.node("Gather", [likeliest, second], "/answer/next", axis=-1)
+    last = builder.constant("last", [-1], np.int64)
+    total = builder.node("ReduceLogSumExp", ["logits", last], "/answer/total", keepdims=0)
+    builder.node("Sub", [best, total], "top")
+    builder.node("Sub", [best, next_best], "margin")
+
+
+def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]) -> None:
+    """The logit of "this exit's token is the full model's", fp32, from a peek at the head's rows (see gate.py).
+
+    And the likeliest of the tokens that it looks at: a draft for which the head need not run.
+    """
+    name = f"gates.{split}"
+    with builder.at(builder.formats.head):
+        out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, peeked))
+    shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
+    two = builder.constant("two", [2], np.int64)
+    places = f"/{name}/TopK/places"
+    likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
+    first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
+    builder.node("Gather", [builder.constant("peeked", list(peeked), np.int64), first], "draft", axis=0)
+    # The likeliest two's log-probabilities to top, -margin and top - margin, and the exponentials of all three.
+    leads = builder.constant("leads", [[1, -1, 0], [0, 1, 1]], np.float32)
+    logs = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
+    exponentials = builder.node("Exp", [logs], f"/{name}/Exp")
+    features = builder.node("Concat", [logs, exponentials], f"/{name}/Concat", axis=-1)
+    top, margin, *of_exponentials = exits.tensor(f"{name}.weight", GATE_SHAPES["weight"])
+    weight = builder.constant(f"{name}.weight", np.array([top, -margin, 0, *of_exponentials])[:, None], np.float32)
+    bias = builder.constant(f"{name}.bias", exits.tensor(f"{name}.bias", GATE_SHAPES["bias"]), np.float32)
+    builder.node("Add", [builder.node("MatMul", [features, weight], f"/{name}/MatMul"), bias], "gate")
+
+
+def _head_weight(builder: GraphBuilder) -> str:
+    return f"{EMBEDDING if builder.arch.tied_head else 'lm_head'}.weight"
+
+
+def _scaled(builder: GraphBuilder, out: str, name: str) -> str:
+    """Logits in fp32, with all that a family does to them."""
+    plan = builder.plan
+    if builder.formats.activations != "fp32":
+        out = builder.cast(out, f"/{name}/Cast", "fp32")
+
+    def scalar(part: str, value: float) -> str:
+        return builder.constant(f"{name}.{part}", value, np.float32)
+
+    if plan.logit_divisor != 1.0:
+        out = builder.node("Div", [out, scalar("divisor", plan.logit_divisor)], f"/{name}/Div")
+    if plan.logit_softcap:
+        cap = scalar("softcap", plan.logit_softcap)
+        out = builder.node("Div", [out, cap], f"/{name}/softcap/Div")
+        out = builder.node("Tanh", [out], f"/{name}/softcap/Tanh")
+        out = builder.node("Mul", [out, cap], f"/{name}/softcap/Mul")
+    return out

@@ -1,0 +1,174 @@
+"""One home for each weight: an append-only external-data file that every graph of a bundle points into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from balcony_edge.bundle.manifest import Activations, Precision
+from balcony_edge.errors import ModelError
+from balcony_export.graphs.rounding import Blocks, rounded
+from balcony_export.model.checkpoint import Array
+
+FILE_NAME = "weights.bin"
+# Pages: ONNX Runtime maps external data at its offset.
+ALIGNMENT = 4096
+# What is read and converted at a time: an embedding of gigabytes never lies in memory whole.
+CHUNK_BYTES = 64 << 20
+BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
+DTYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+
+Shape = tuple[int, ...]
+# Rows [start, stop) of a tensor's leading dimension, fp32.
+Rows = Callable[[int, int], Array]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor lies in the weights file, in bytes."""
+
+    offset: int
+    length: int
+    shape: Shape
+    data_type: int
+
+
+class WeightFile:
+    """Writes tensors once by name and hands out ONNX initialisers that refer to them.
+
+    Without a folder nothing is read or written: places and ``size`` come out the same, for a dry run. ``progress`` is
+    called with the bytes written so far.
+    """
+
+    def __init__(self, folder: Path | None, progress: Callable[[int], None] | None = None) -> None:
+        self._stream = None if folder is None else (folder / FILE_NAME).open("wb")
+        self._progress = progress
+        self._places: dict[str, Place] = {}
+        self.size = 0
+
+    def flush(self) -> None:
+        """The graphs made so far can be loaded from now on."""
+        if self._stream is not None:
+            self._stream.flush()
+
+    def close(self) -> None:
+        """Flush and close; the graphs can be loaded from now on."""
+        if self._stream is not None:
+            self._stream.close()
+
+    def add(self, name: str, shape: Shape, precision: Activations, rows: Rows) -> str:
+        """Write a float tensor unless it is there; ``rows`` is only called when it must be. Returns the name.
+
+        Raises ModelError for a value that ``precision`` cannot hold.
+        """
+        if name not in self._places:
+            dtype = np.dtype(DTYPES[precision])
+
+            def pieces() -> Iterator[npt.NDArray[Any]]:
+                for start, stop in _chunks(shape):
+                    yield _narrowed(name, rows(start, stop), precision)
+
+            self._append(name, shape, dtype, pieces)
+        return name
+
+    def alias(self, name: str, other: str, shape: Shape) -> str:
+        """A second name and shape for the bytes of ``other``: a tied head and embedding share them so."""
+        place = self._places[other]
+        self._places[name] = Place(place.offset, place.length, shape, place.data_type)
+        return name
+
+    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: Rows) -> list[str]:
+        """Round a linear weight [out, in] to the nearest block values; returns the names that MatMulNBits takes.
+
+        ``.packed`` uint8 [out, blocks, size · bits / 8]; ``.scales`` [out, blocks]; and, unless symmetric,
+        ``.zeros`` uint8 [out, ⌈blocks · bits / 8⌉].
+        """
+        outputs, inputs = shape
+        count = -(-inputs // blocks.size)
+        parts: dict[str, tuple[Shape, Any]] = {
+            f"{name}.packed": ((outputs, count, blocks.size * blocks.bits // 8), np.uint8),
+            f"{name}.scales": ((outputs, count), DTYPES[blocks.scales]),
+        }
+        if not blocks.symmetric:
+            parts[f"{name}.zeros"] = ((outputs, -(-count * blocks.bits // 8)), np.uint8)
+        names = list(parts)
+        if names[0] in self._places:
+            return names
+        rest: list[list[npt.NDArray[Any]]] = [[] for _ in names[1:]]
+
+        def packed() -> Iterator[npt.NDArray[Any]]:
+            # One pass over the weight: scales and zero points wait, they are small.
+            for start, stop in _chunks(shape):
+                first, *others = rounded(rows(start, stop), blocks)
+                for kept, other in zip(rest, others, strict=True):
+                    kept.append(other)
+                yield first
+
+        self._append(names[0], *parts[names[0]], packed)
+        for part, kept in zip(names[1:], rest, strict=True):
+            part_shape, dtype = parts[part]
+            precision = blocks.scales if part.endswith(".scales") else None
+            self._append(part, part_shape, dtype, partial(_finished, part, kept, precision))
+        return names
+
+    def place(self, name: str) -> Place:
+        """Where a tensor lies."""
+        return self._places[name]
+
+    def initializer(self, name: str) -> onnx.TensorProto:
+        """The ONNX tensor that points at the bytes of ``name``."""
+        place = self._places[name]
+        tensor = onnx.TensorProto()
+        tensor.name = name
+        tensor.data_type = place.data_type
+        tensor.dims.extend(place.shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", FILE_NAME), ("offset", place.offset), ("length", place.length)):
+            entry = tensor.external_data.add()
+            entry.key, entry.value = key, str(value)
+        return tensor
+
+    def _append(self, name: str, shape: Shape, dtype: Any, pieces: Callable[[], Iterable[npt.NDArray[Any]]]) -> None:
+        """Reserve the place of a tensor and, with a file, write it piece by piece."""
+        dtype = np.dtype(dtype)
+        offset = -(-self.size // ALIGNMENT) * ALIGNMENT
+        length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        self._places[name] = Place(offset, length, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+        self.size = offset + length
+        if self._stream is None:
+            return
+        self._stream.seek(offset)
+        for piece in pieces():
+            self._stream.write(np.ascontiguousarray(piece, dtype).view(np.uint8).data)
+            if self._progress is not None:
+                self._progress(self._stream.tell())
+        if self._stream.tell() != self.size:
+            raise AssertionError(f"{name}: wrote {self._stream.tell() - offset} bytes, not {length}")
+
+
+def _chunks(shape: Shape) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that keep a piece in fp32 under CHUNK_BYTES."""
+    row = int(np.prod(shape[1:], dtype=np.int64)) * 4
+    step = max(1, CHUNK_BYTES // row)
+    for start in range(0, shape[0], step):
+        yield start, min(start + step, shape[0])
+
+
+def _narrowed(name: str, values: Array, precision: Activations) -> npt.NDArray[Any]:
+    if precision == "fp16" and (largest := float(np.abs(values).max(initial=0.0))) > np.finfo(np.float16).max:
+        raise ModelError(
+            f"{name} holds {largest:.3g}, more than fp16 can", "use bf16 (on CUDA), fp32, or int8 with fp32 activations"
+        )
+    return values.astype(DTYPES[precision], copy=False)
+
+
+def _finished(name: str, kept: list[npt.NDArray[Any]], precision: Activations | None) -> list[npt.NDArray[Any]]:
+    return [part if precision is None else _narrowed(name, part, precision) for part in kept]

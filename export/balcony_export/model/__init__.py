@@ -1,0 +1,1 @@
+"""The base as it comes: its architecture, its checkpoint, its rope, its defaults of generation."""

@@ -1,0 +1,65 @@
+"""Defaults of generation and the tokenizer: the small files of a model folder that go into a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from balcony_edge.bundle.manifest import Generation
+from balcony_edge.errors import ModelError
+from balcony_export.model.model_files import AGAIN, read_json_object
+
+TOKENIZER = "tokenizer.json"
+
+
+def read_generation(folder: Path) -> Generation:
+    """Start and end tokens: generation_config.json before config.json; whether prompts start with bos.
+
+    Raises ModelError naming the file that cannot be read or holds no token ids.
+    """
+    settings: dict[str, tuple[Any, Path]] = {}
+    for name in ("config.json", "generation_config.json"):
+        path = folder / name
+        if name == "config.json" or path.exists():
+            content = read_json_object(path).items()
+            settings |= {key: (value, path) for key, value in content if value is not None}
+    start = _token_ids(settings, "bos_token_id")
+    ends = _token_ids(settings, "eos_token_id")
+    first = start[0] if start else None
+    return Generation(bos_token_id=first, eos_token_ids=ends, add_bos=first is not None and first not in ends)
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raise ModelError unless ``tokenizer.json`` can be loaded as the device will, and its settings can be read."""
+    from tokenizers import Tokenizer
+
+    path = folder / TOKENIZER
+    if not path.is_file():
+        raise ModelError(
+            f"{folder} has no {TOKENIZER}",
+            "save the fast tokenizer beside the model: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
+        )
+    try:
+        Tokenizer.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
+    settings = folder / "tokenizer_config.json"
+    if settings.exists():
+        read_json_object(settings)
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        try:
+            template.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"cannot read {template}: {error}", AGAIN) from error
+
+
+def _token_ids(settings: dict[str, tuple[Any, Path]], key: str) -> list[int]:
+    """One id or a list of them, as a list; empty where the model has none."""
+    if key not in settings:
+        return []
+    value, path = settings[key]
+    ids = value if isinstance(value, list) else [value]
+    if any(not isinstance(token, int) or isinstance(token, bool) or token < 0 for token in ids):
+        raise ModelError(f"{path}: {key} is {value!r}, not a token id", "correct the file, or download the model again")
+    return [int(token) for token in ids]

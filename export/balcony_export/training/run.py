@@ -1,0 +1,228 @@
+"""From a base and text to a folder of trained exits: what stands behind ``balcony-edge train``."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balcony_edge.errors import DataError, ExitsError, ModelError
+from balcony_export.data import corpus, documents, self_text
+from balcony_export.exits import store
+from balcony_export.exits.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
+from balcony_export.exits.gate import Gate, frequent_tokens
+from balcony_export.exits.widths import check_width
+from balcony_export.model import architectures
+from balcony_export.model.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.blueprint import Blueprint
+from balcony_export.training import quality, run_folder
+from balcony_export.training.distill import distill
+from balcony_export.training.loop import TrainConfig
+from balcony_export.training.processes import Processes
+from balcony_export.training.run_folder import Metrics, Saving
+from balcony_export.training.sharpness import fit_sharpness
+
+MIN_LENGTH = 8
+# Of a streamed data set, so much text is taken that the run sees each token about once.
+CHARACTERS_A_TOKEN = 5
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to train on, and where to write it."""
+
+    folder: Path
+    """The base, a local model folder."""
+    name: str
+    """What exits.json calls the base."""
+    texts: tuple[Path, ...]
+    """Files, ``hub:owner/name``, or ``self`` alone (see corpus.documents and self_text)."""
+    out: Path
+    heldout: tuple[Path, ...] = ()
+    device: str = "auto"
+    save_every: int = 200
+    shard_base: bool = False
+    """Whether several processes share the base's layers among them instead of holding all of them each."""
+    begin: Path | None = None
+    """A folder of trained exits to go on from; None: exits begin as copies of a base layer."""
+    self_tokens: int | None = None
+    """How many tokens the base samples of its own text; None: what the run takes in, up to MAX_TOKENS."""
+
+
+def train_exits(job: Job, config: TrainConfig) -> store.Exits:
+    """Distil the exits, fit the gates, measure, write the folder. Resumes by itself.
+
+    In several processes (see processes.py) all return the same exits, and the first one writes them; ``job.out`` must
+    then be a folder that all of them see.
+    """
+    started = time.monotonic()
+    processes = Processes.launched(job.device)
+    blueprint = architectures.read(job.folder)
+    config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
+    _check(job, config, blueprint, processes)
+    digest = store.base_digest(job.folder)
+    opened = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
+    data = _load_corpus(
+        job, config, blueprint.arch.vocabulary, lambda: _sample(job, config, digest, opened(), processes)
+    )
+    config = replace(config, length=_fitting(data.train, config.length, "training"))
+    rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
+    earlier = None if job.begin is None else _earlier(job.begin, job.folder, config)
+    identity = _identity(config, digest, data, earlier)
+    saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, identity)
+    saving.check()
+    base = opened()
+    if processes.first:
+        names, count = documents.names(job.texts), processes.count
+        asked = {"base": job.name, "data": names, "processes": count, "training": config.as_dict()}
+        run_folder.prepare(job.out, asked)
+    processes.wait()
+    metrics = Metrics(job.out / "metrics.jsonl" if processes.first else None)
+
+    balconies = build(base, config.splits, config.norm_start, check_width(config.width), config.start)
+    if earlier is not None:
+        balconies.load(earlier)
+    if job.shard_base:
+        processes.share_layers(base.model.model.layers)
+    taught = balconies.some(config.only or config.splits)
+    distill(base, taught, data.train, rows, config, metrics, saving, processes)
+    if config.temperature != 1.0:
+        fit_sharpness(base, taught, rows[::2])
+    tokens = frequent_tokens(data.train, blueprint.arch.vocabulary)
+    seen, own = (observe(base, balconies, tokens, rows) for observe in (quality.observe, quality.observe_own))
+    gates, measured = quality.calibrate(seen, own)
+    trained = store.Exits(
+        splits=config.splits,
+        base_model=job.name,
+        base_sha256=digest,
+        training={
+            **config.as_dict(),
+            "seconds": round(time.monotonic() - started, 1),
+            **({} if earlier is None else {"begun_as": dict(earlier.training)}),
+        },
+        quality=measured,
+        tensors=_tensors(balconies, gates),
+        frequent_tokens=tokens,
+    )
+    if processes.first:
+        store.save(job.out, trained)
+        run_folder.draw(job.out)
+    return trained
+
+
+def _earlier(begin: Path, folder: Path, config: TrainConfig) -> store.Exits:
+    """The trained exits that a run goes on from. Raises ExitsError unless they are this base's, at these splits."""
+    earlier = store.load(begin)
+    earlier.check_base(folder)
+    if missing := sorted(set(config.splits) - set(earlier.splits)):
+        raise ExitsError(
+            f"{begin} has exits at {list(earlier.splits)}, none at {missing[0]}", "ask for some of its splits"
+        )
+    if earlier.width != config.width:
+        raise ExitsError(
+            f"the exits of {begin} are of width {earlier.width}, not {config.width}", f"use --width {earlier.width}"
+        )
+    return earlier
+
+
+def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
+    """Settings that no run on this base could use."""
+    context = blueprint.arch.context
+    choices = (
+        ("start", config.start, STARTS),
+        ("norm start", config.norm_start, NORM_STARTS),
+        ("dtype", config.dtype, tuple(DTYPES)),
+    )
+    for what, chosen, known in choices:
+        if chosen not in known:
+            raise ModelError(f"there is no {what} {chosen!r}", f"choose one of {', '.join(known)}")
+    if unknown := sorted(set(config.only) - set(config.splits)):
+        raise ModelError(f"--only {unknown[0]} is none of the splits {list(config.splits)}", "name some of them")
+    if config.only and job.begin is None:
+        raise ModelError("--only leaves the other exits as they begin, which is untrained", "give --from EXITS too")
+    starting_norm(blueprint, config.norm_start)
+    check_width(config.width)
+    _ = config.loss_function
+    if not 0 < config.learning_rate < math.inf:
+        raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
+    if config.rows < processes.count:
+        raise ModelError(
+            f"{config.rows} rows a step are too few for {processes.count} processes",
+            "give every process --rows of its own",
+        )
+    if config.length > context:
+        raise ModelError(
+            f"--length {config.length} is longer than the {context} tokens that the model was made for",
+            f"use --length {context} or less",
+        )
+
+
+def _load_corpus(
+    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.Rows]
+) -> corpus.Corpus:
+    tokenizer = load_tokenizer(job.folder)
+    ends = boundary_ids(tokenizer, architectures.read_config(job.folder))
+    render = documents.renderer(tokenizer)
+    if self_text.asked(job.texts):
+        given = corpus.load(job.heldout, tokenizer, *ends, job.heldout, render).heldout if job.heldout else None
+        return self_text.split(sampled(), ends, given)
+    streamed = CHARACTERS_A_TOKEN * config.steps * config.rows * config.length
+    data = corpus.load(job.texts, tokenizer, *ends, job.heldout, render, streamed)
+    for stream in (data.train, data.heldout):
+        if len(stream) and stream.max() >= vocabulary:
+            raise ModelError(
+                f"the tokenizer of {job.folder} makes token {stream.max()}; the model has only {vocabulary}",
+                "the tokenizer belongs to another model: download the folder again",
+            )
+    return data
+
+
+def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.Rows:
+    """The base's own text: sampled by the first process, read by the others."""
+    ends = boundary_ids(load_tokenizer(job.folder), architectures.read_config(job.folder))
+    tokens = job.self_tokens or min(config.steps * config.rows * config.length, self_text.MAX_TOKENS)
+    path = self_text.kept_in(job.texts) or job.out / "state" / "self.jsonl"
+    identity = {"base_sha256": base_sha256, "dtype": config.dtype}
+
+    def sample() -> self_text.Rows:
+        return self_text.sample(base, tokens, config.length, ends, config.seed, path, identity)
+
+    found = sample() if processes.first else []
+    processes.wait()
+    return found if processes.first else sample()
+
+
+def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:
+    """The row length that gives a short text at least two rows. Raises DataError if there is hardly any."""
+    length = min(wanted, len(stream) // 2)
+    if length < MIN_LENGTH:
+        raise DataError(
+            f"the {what} text has {len(stream)} tokens; at least {2 * MIN_LENGTH} are needed",
+            "give more text with --heldout FILE" if what == "held-out" else "give more text with --data FILE",
+        )
+    return length
+
+
+def _identity(
+    config: TrainConfig, base_sha256: str, data: corpus.Corpus, earlier: store.Exits | None
+) -> dict[str, Any]:
+    """What must be the same for a saved state to be continued."""
+    text = hashlib.sha256(data.train.tobytes()).hexdigest()
+    begun = {} if earlier is None else {"begin_sha256": store.tensors_digest(earlier)}
+    return {**config.as_dict(), "base_sha256": base_sha256, "text_sha256": text, **begun}
+
+
+def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, store.Array]:
+    """Exits and gates under the names of exits.safetensors."""
+    layers = balconies.state_dict().items()
+    named = {f"exits.{name}": value.detach().cpu().numpy().astype(np.float32) for name, value in layers}
+    for split, gate in gates.items():
+        named |= {f"gates.{split}.{name}": value for name, value in gate.tensors().items()}
+    return named

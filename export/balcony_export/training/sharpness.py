@@ -1,0 +1,57 @@
+"""How sharp an exit's distribution is: one factor on what its norm gives, fitted on held-out text.
+
+A loss at a temperature other than 1 teaches which tokens lead, but leaves the distribution at temperature 1 too flat or
+too sharp. One factor mends that for nothing: the order of the tokens, and so the agreement, stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from balcony_export.data import corpus
+from balcony_export.exits.balcony import Balconies
+from balcony_export.model.base import Base
+from balcony_export.training.best_so_far import heldout_kl
+
+COARSE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
+FINE = (-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06)
+
+
+def fit_sharpness(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict[int, float]:
+    """Scale each exit's norm by the factor of the lowest KL on ``rows`` [rows, length]; returns the factors."""
+    best = dict.fromkeys(balconies.splits, 1.0)
+    best = _best_of(base, balconies, rows, dict.fromkeys(best, COARSE))
+    best = _best_of(base, balconies, rows, {split: [factor + step for step in FINE] for split, factor in best.items()})
+    for split, factor in best.items():
+        _scale(base, balconies, split, factor)
+    return best
+
+
+def _best_of(
+    base: Base, balconies: Balconies, rows: corpus.Tokens, factors: dict[int, Sequence[float]]
+) -> dict[int, float]:
+    """Each exit's best of as many factors as all others have; the exits are left as they were."""
+    found: dict[int, list[tuple[float, float]]] = {split: [] for split in factors}
+    whole = {split: _weight(balconies, split).detach().clone() for split in factors}
+    for chosen in zip(*factors.values(), strict=True):
+        for split, factor in zip(factors, chosen, strict=True):
+            _scale(base, balconies, split, factor)
+        kl = heldout_kl(base, balconies, rows)
+        for split, factor in zip(factors, chosen, strict=True):
+            found[split].append((kl[str(split)], factor))
+            with torch.no_grad():
+                _weight(balconies, split).copy_(whole[split])
+    return {split: min(tried)[1] for split, tried in found.items()}
+
+
+@torch.no_grad()
+def _scale(base: Base, balconies: Balconies, split: int, factor: float) -> None:
+    """Multiply what the exit's norm gives."""
+    offset = base.blueprint.norm_offset
+    _weight(balconies, split).add_(offset).mul_(factor).sub_(offset)
+
+
+def _weight(balconies: Balconies, split: int) -> torch.nn.Parameter:
+    return balconies.at(split).norm.get_parameter("weight")

@@ -1,0 +1,1 @@
+"""A bundle against the checkpoint it was made from, stage by stage."""

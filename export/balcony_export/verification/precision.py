@@ -1,0 +1,155 @@
+"""What each precision and each exit costs on a text: divergence, agreement and perplexity beside the model in fp32."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Formats
+from balcony_edge.decoding.text import TextCodec
+from balcony_edge.errors import DataError
+from balcony_export.data import corpus
+from balcony_export.progress import Progress
+from balcony_export.verification.bundle_and_reference import Pair, open_pair
+from balcony_export.verification.measures import CHUNK, Doubles, Mean, divergence, log_probabilities, number
+from balcony_export.verification.report import align, figure
+
+# The reference's attention holds heads · window² scores.
+WINDOW = 1024
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One model on the text: ``kl_nats`` (model ‖ this) and ``agreement`` (same likeliest token) are means a position.
+
+    ``perplexity`` is exp of the mean negative log-likelihood of the text's next tokens. The reference has no other two.
+    """
+
+    name: str
+    perplexity: float
+    kl_nats: float | None = None
+    agreement: float | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The fp32 model first, then the bundle's full depth, then its exits from the deepest up."""
+
+    model: str
+    formats: Formats
+    positions: int
+    window: int
+    rows: list[Loss]
+
+    def to_json(self) -> str:
+        """All of it as a JSON object; what is not finite is null."""
+        rows = [
+            {
+                "name": row.name,
+                "kl_nats": number(row.kl_nats),
+                "agreement": number(row.agreement),
+                "perplexity": number(row.perplexity),
+            }
+            for row in self.rows
+        ]
+        content = {
+            "model": self.model,
+            "formats": self.formats.model_dump(),
+            "positions": self.positions,
+            "window": self.window,
+            "rows": rows,
+        }
+        return json.dumps(content, indent=1, allow_nan=False)
+
+    def table(self) -> str:
+        """An aligned table, one line a row."""
+        lines = [["", "KL nats", "agreement", "perplexity"]]
+        for row in self.rows:
+            agreement = "" if row.agreement is None else f"{row.agreement:.4f}"
+            lines.append([row.name, figure(row.kl_nats), agreement, figure(row.perplexity)])
+        return align(lines, left=(0,))
+
+
+@dataclass
+class _Running:
+    """Sums of one row."""
+
+    kl: Mean = field(default_factory=Mean)
+    agrees: Mean = field(default_factory=Mean)
+    surprise: Mean = field(default_factory=Mean)
+
+    def loss(self, name: str, reference: bool = False) -> Loss:
+        mean = self.surprise.value
+        # exp overflows from 709 nats on: nothing of use has such a loss.
+        perplexity = math.exp(mean) if mean < 700 else math.inf if mean >= 700 else math.nan
+        return Loss(name, perplexity) if reference else Loss(name, perplexity, self.kl.value, self.agrees.value)
+
+
+def measure(
+    bundle: Bundle, folder: Path, paths: Sequence[Path], window: int = WINDOW, provider: str = "auto"
+) -> Losses:
+    """Compare every depth of ``bundle`` with the fp32 model in ``folder`` on the texts in ``paths``.
+
+    Documents (see corpus.py) are cut into sequences of at most ``window`` tokens, or the bundle's context if that is
+    shorter; each begins with the model's start token where it has one. Hidden states are held for one sequence, logits
+    for a few of its positions. Raises DataError for a text with nothing to predict, and what ``open_pair`` raises.
+    """
+    window = min(window, bundle.manifest.architecture.context)
+    pieces = list(_windows(bundle, paths, window))
+    if not pieces:
+        raise DataError("the text has fewer than two tokens, or the window is of one", "give a longer --text")
+    pair = open_pair(bundle, folder, None, provider, window)
+    depths = [pair.ladder.full, *reversed(list(pair.ladder.exits))]
+    model, rows = _Running(), {depth: _Running() for depth in depths}
+    with Progress("text", len(pieces)) as progress:
+        for ids in pieces:
+            _add(pair, ids, model, rows)
+            progress.advance()
+    names = {depth: "bundle, full" if depth == pair.ladder.full else f"bundle, exit {depth}" for depth in depths}
+    return Losses(
+        model=bundle.manifest.base.model,
+        formats=bundle.manifest.formats,
+        positions=sum(map(len, pieces)),
+        window=window,
+        rows=[model.loss("model, fp32", reference=True), *(rows[depth].loss(names[depth]) for depth in depths)],
+    )
+
+
+def _windows(bundle: Bundle, paths: Sequence[Path], window: int) -> Iterator[list[int]]:
+    """Sequences of 2 to ``window`` ids."""
+    codec, generation = TextCodec(bundle), bundle.manifest.generation
+    start = [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
+    size = window - len(start)
+    for document in corpus.documents(paths) if size > 0 else ():
+        ids = codec.encode(document)[len(start) :]
+        for first in range(0, len(ids), size):
+            piece = [*start, *ids[first : first + size]]
+            if len(piece) > 1:
+                yield piece
+
+
+def _add(pair: Pair, ids: list[int], model: _Running, rows: dict[int, _Running]) -> None:
+    """Take in one sequence, a few positions at a time: the logits of all would be gigabytes."""
+    final = pair.reference.trace(ids).final
+    pair.put(ids)
+    for start in range(0, len(ids), CHUNK):
+        stop = min(start + CHUNK, len(ids))
+        # The last position predicts a token that the text does not have.
+        targets = np.asarray(ids[start + 1 : stop + 1], np.int64)
+        log_p = log_probabilities(pair.reference.logits(final[start:stop]))
+        _surprise(model, log_p, targets)
+        for depth, row in rows.items():
+            log_q = log_probabilities(pair.ladder.logits_view(depth, start, stop))
+            _surprise(row, log_q, targets)
+            row.kl.add(divergence(log_p, log_q))
+            row.agrees.add(log_p.argmax(axis=-1) == log_q.argmax(axis=-1))
+
+
+def _surprise(row: _Running, log_probability: Doubles, targets: np.ndarray) -> None:
+    row.surprise.add(-log_probability[np.arange(len(targets)), targets])

@@ -1,0 +1,216 @@
+"""The model that a bundle came from, run by transformers in fp32: what every stage of the bundle must equal.
+
+Exits are run as torch modules: one more layer of the base's last kind, called just as transformers calls the last one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.errors import ModelError, VerifyError
+from balcony_export.exits.balcony import narrow
+from balcony_export.exits.gate import Gate
+from balcony_export.exits.store import Exits
+from balcony_export.model import architectures
+
+Values = npt.NDArray[np.float32]
+# Trained exits; copies of the base's last layer; or nothing to compare exits with.
+ExitSource = Exits | Literal["init"] | None
+
+
+class MemoryShortError(VerifyError):
+    """This machine cannot hold the fp32 reference and the bundle at once."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One pass over a sequence of T tokens: fp32 [T, hidden] throughout.
+
+    ``hidden``: after each split's layers. ``final``: after all layers and the last norm, ready for the head. ``exits``:
+    what each exit hands to the head.
+    """
+
+    hidden: dict[int, Values]
+    final: Values
+    exits: dict[int, Values]
+
+
+class PassThrough(nn.Module):
+    """Stands where the decoder was: hands on what it is given, so that the family's own head is all that runs."""
+
+    def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+class Reference:
+    """The frozen model in fp32 on the CPU, cut at ``splits``. Raises ModelError if transformers cannot load it."""
+
+    def __init__(self, folder: Path, splits: Sequence[int], exits: ExitSource = None) -> None:
+        model = load_model(folder)
+        prefix = str(model.base_model_prefix)
+        self._body = getattr(model, prefix)
+        setattr(model, prefix, PassThrough())
+        self._model = model
+        self._layers = _layers(self._body, int(model.config.num_hidden_layers), folder)
+        self._splits = tuple(splits)
+        # An exit ends in a copy of the last norm: a family that keeps it elsewhere has exits of another kind.
+        self._exits = exits if isinstance(getattr(self._body, "norm", None), nn.Module) else None
+        self._exit_layer = self._layers[-1]
+        if isinstance(exits, Exits):
+            self._exit_layer = narrow(self._exit_layer, architectures.read(folder), exits.width)
+
+    @property
+    def compares_exits(self) -> bool:
+        """Whether a trace holds exits."""
+        return self._exits is not None
+
+    @torch.inference_mode()
+    def trace(self, ids: Sequence[int]) -> Trace:
+        """Run ``ids`` as one causal sequence from position 0."""
+        kept: dict[int, Tensor] = {}
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+        with ExitStack() as hooks:
+            for split in self._splits:
+
+                def keep(_: nn.Module, __: Any, output: Any, split: int = split) -> None:
+                    kept[split] = output[0] if isinstance(output, tuple) else output
+
+                hooks.callback(self._layers[split - 1].register_forward_hook(keep).remove)
+
+            def note(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+                calls.append((arguments[1:], {key: value for key, value in named.items() if key != "hidden_states"}))
+
+            hooks.callback(self._layers[-1].register_forward_pre_hook(note, with_kwargs=True).remove)
+            final = self._body(input_ids=torch.tensor([list(ids)]), use_cache=False).last_hidden_state
+        exits = {}
+        if self._exits is not None:
+            arguments, named = calls[0]
+            exits = {split: _values(self._exit(split, kept[split], arguments, named)) for split in self._splits}
+        return Trace({split: _values(hidden) for split, hidden in kept.items()}, _values(final), exits)
+
+    @torch.inference_mode()
+    def logits(self, normed: Values) -> Values:
+        """Logits [positions, V] of normed hidden states [positions, hidden], by the family's own head."""
+        logits = self._model(inputs_embeds=torch.from_numpy(normed)[None], use_cache=False).logits
+        return _values(logits)
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the exits are trained ones, each with its gate."""
+        return isinstance(self._exits, Exits)
+
+    @torch.inference_mode()
+    def gate(self, split: int, normed: Values) -> Values:
+        """The logits [positions] of a split's trained gate on its exit's normed hidden states [positions, hidden]."""
+        assert isinstance(self._exits, Exits)
+        peeked = torch.from_numpy(self.logits(normed)[:, list(self._exits.frequent_tokens)]).double()
+        first, second = peeked.log_softmax(-1).topk(2, dim=-1).values.unbind(-1)
+        logits = Gate.of(self._exits.gate(split)).logits(first.numpy(), (first - second).numpy())
+        return logits.astype(np.float32)
+
+    @torch.inference_mode()
+    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
+        """The ``count`` likeliest tokens after ``ids``, each after those before it; end tokens do not stop it.
+
+        Not ``generate``: the settings in generation_config.json (repetition penalties and the like) would steer it.
+        """
+        found: list[int] = []
+        step, cache = torch.tensor([list(ids)]), None
+        for _ in range(count):
+            out = self._body(input_ids=step, past_key_values=cache, use_cache=True)
+            cache = out.past_key_values
+            found.append(int(self.logits(_values(out.last_hidden_state[:, -1:])).argmax()))
+            step = torch.tensor([found[-1:]])
+        return found
+
+    def _exit(self, split: int, hidden: Tensor, arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
+        call = torch.func.functional_call
+        layer: dict[str, Tensor] = {}
+        norm: dict[str, Tensor] = {}
+        if isinstance(self._exits, Exits):
+            layer = {name: torch.from_numpy(value) for name, value in self._exits.layer(split).items()}
+            norm = {"weight": torch.from_numpy(self._exits.norm(split))}
+        # Without weights of its own an exit is the base's last layer and norm.
+        out = call(self._exit_layer, layer, (hidden, *arguments), named)
+        normed: Tensor = call(self._body.norm, norm, (out[0] if isinstance(out, tuple) else out,))
+        return normed
+
+
+def check_memory(bundle: Bundle, folder: Path) -> None:
+    """Raise MemoryShortError unless the fp32 reference and the bundle's weights fit the memory that is free."""
+    import psutil
+
+    needed = 4 * count_parameters(folder) + sum(entry.bytes for entry in bundle.manifest.files.values())
+    available = int(psutil.virtual_memory().available)
+    if needed > available:
+        raise MemoryShortError(
+            f"the fp32 reference beside the bundle needs {needed / 1e9:.1f} GB of memory; "
+            f"{available / 1e9:.1f} GB are free",
+            "run balcony-edge verify on a bigger machine",
+        )
+
+
+def count_parameters(folder: Path) -> int:
+    """Elements of all tensors in a model folder's safetensors, from their headers alone."""
+    # A folder may also hold the same weights under the vendor's own names (consolidated.safetensors).
+    paths = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
+    count = 0
+    for path in paths:
+        try:
+            with safe_open(path, "pt") as handle:
+                count += sum(math.prod(handle.get_slice(name).get_shape()) for name in handle.keys())  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot read {path}: {error}", "download the model again") from error
+    return count
+
+
+def load_model(folder: Path) -> Any:
+    """The whole model, frozen, in fp32 on the CPU, with eager attention. Raises ModelError."""
+    from transformers import AutoModelForCausalLM
+
+    try:
+        # eager: the one attention that has every family's quirks (sdpa knows no softcap).
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+        model, report = loaded
+    except Exception as error:  # transformers raises many kinds
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"transformers cannot load {folder}: {reason}", "download the model again") from error
+    if report["missing_keys"]:
+        raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
+    return model.requires_grad_(False).eval()
+
+
+def _layers(body: nn.Module, count: int, folder: Path) -> nn.ModuleList:
+    """The decoder's layers, under whatever name the family keeps them."""
+    for module in body.children():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module
+    raise ModelError(f"{folder}: transformers shows no list of {count} decoder layers", "upgrade transformers")
+
+
+def _values(tensor: Tensor) -> Values:
+    """The one sequence of a batch [1, …] as numpy."""
+    values: Values = tensor[0].float().numpy()
+    return values

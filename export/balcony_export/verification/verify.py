@@ -1,0 +1,201 @@
+"""Proof that a bundle computes what its model computes: stage by stage, on real prompts, against transformers in fp32.
+
+A stage whose numbers are all fp32 must equal the reference within LIMIT, scaled as ``Gap`` says; its greedy tokens must
+be the reference's own. A quantised one must be finite, and its divergence is reported. docs/verify.md explains.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.manifest import Formats
+from balcony_edge.errors import PromptError
+from balcony_export.verification.bundle_and_reference import Pair, encode_prompts, open_pair
+from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, divergence, log_probabilities
+from balcony_export.verification.reference import Trace
+from balcony_export.verification.report import Row, Verification
+
+# Room for sums in another order: random models of 6 layers, sixteen variants of ten families, stay below 6e-6.
+LIMIT = 1e-4
+DEFAULT_PROMPTS = ("Once upon a time", "The capital of France is", "def add(a, b):\n    return")
+DECODE = 32
+
+
+@dataclass
+class _Compared:
+    """Running figures of one row."""
+
+    stage: str
+    compares: str
+    exact: bool
+    gap: Gap = field(default_factory=Gap)
+    kl: Mean = field(default_factory=Mean)
+    note: str = ""
+    finite: bool = True
+
+    def row(self, max_kl: float | None = None) -> Row:
+        gap, kl = self.gap, self.kl.value if self.kl.count else None
+        passed = self.finite
+        if gap.scaled is not None:
+            # NaN is below nothing.
+            passed = passed and (gap.scaled <= LIMIT if self.exact else math.isfinite(gap.scaled))
+        note = self.note
+        if kl is not None and not math.isfinite(kl):
+            passed = False
+        elif kl is not None and max_kl is not None and kl > max_kl:
+            passed, note = False, f"KL above {max_kl:g}"
+        limit = LIMIT if self.exact and gap.scaled is not None else None
+        return Row(self.stage, self.compares, passed, gap.absolute, gap.scaled, limit, kl, note)
+
+
+@dataclass
+class _Greedy:
+    """Greedy tokens of both sides. ``ties``: prompts that parted where the model itself could have gone either way."""
+
+    equal: int = 0
+    total: int = 0
+    parted: int = 0
+    ties: int = 0
+
+    def row(self, exact: bool) -> Row:
+        note = f"{self.equal} of {self.total} tokens equal" + f", {self.ties} parted at a tie" * (self.ties > 0)
+        return Row("greedy", "tokens", not exact or self.parted == self.ties, note=note)
+
+
+def verify(
+    bundle: Bundle,
+    folder: Path,
+    prompts: list[list[int]] | None = None,
+    decode: int = DECODE,
+    *,
+    exits: Path | None = None,
+    max_kl: float | None = None,
+    provider: str = "auto",
+) -> Verification:
+    """Compare ``bundle`` with the model in ``folder`` on ``prompts`` (ids; default: three short texts).
+
+    Each prompt is continued greedily by ``decode`` tokens on both sides; then every stage is compared on the prompt and
+    the model's own continuation. ``exits``: where trained exits came from. ``max_kl``: nats a token that the full depth
+    may lie from the model. Raises PromptError for a prompt that does not fit, and what ``open_pair`` raises.
+    """
+    context = bundle.manifest.architecture.context
+    if prompts is None:
+        prompts = [ids[: max(1, context // 2)] for ids in encode_prompts(bundle, DEFAULT_PROMPTS)]
+    if not prompts or not all(prompts):
+        raise PromptError("there is no prompt to verify on, or one has no tokens", "give at least one token")
+    longest = max(len(ids) for ids in prompts)
+    if longest > context:
+        raise PromptError(f"a prompt has {longest} tokens; this bundle's context is {context}", "shorten the prompt")
+    pair = open_pair(bundle, folder, exits, provider, min(context, longest + decode))
+    compared = _rows(pair)
+    greedy = _Greedy()
+    positions = 0
+    for ids in prompts:
+        expected = pair.reference.greedy(ids, min(decode, context - len(ids)))
+        found = _decode(pair, ids, expected)
+        sequence = [*ids, *expected]
+        trace = pair.reference.trace(sequence)
+        pair.put(sequence)
+        _compare(pair, trace, compared)
+        _judge(pair, greedy, trace, len(ids), expected, found)
+        positions += len(sequence)
+    rows = [row.row(max_kl if row.stage == "full" else None) for row in compared.values()]
+    return Verification(
+        model=bundle.manifest.base.model,
+        formats=bundle.manifest.formats,
+        prompts=len(prompts),
+        positions=positions,
+        greedy_equal=greedy.equal,
+        greedy_total=greedy.total,
+        rows=[*rows, greedy.row(is_exact(bundle.manifest.formats))],
+    )
+
+
+def is_exact(formats: Formats, exits: bool = False) -> bool:
+    """Whether every number that the full depth (or, with ``exits``, an exit) is made of was kept in fp32."""
+    kept = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
+    return kept == {"fp32"}
+
+
+def _rows(pair: Pair) -> dict[str, _Compared]:
+    """The rows to fill, in the order in which a fault spreads: trunk, exits, head, full depth."""
+    formats = pair.bundle.manifest.formats
+    exact, exact_exits = is_exact(formats), is_exact(formats, exits=True)
+    rows = [_Compared(stage.name, "hidden", exact) for stage in pair.ladder.trunk]
+    rows[-1].compares = "hidden, normed"
+    for split, stage in pair.ladder.exits.items():
+        row = _Compared(stage.name, "hidden, normed", exact_exits)
+        if not pair.reference.compares_exits:
+            known = bool(pair.bundle.manifest.quality)
+            row.compares, row.note = "finite", "give --exits FOLDER to compare" if known else "not compared"
+        rows.append(row)
+        if pair.reference.has_gates:
+            rows.append(_Compared(f"gate {split}", "logits", exact_exits))
+    rows.append(_Compared("head", "logits of one input", exact))
+    rows.append(_Compared("full", "logits", exact))
+    return {row.stage: row for row in rows}
+
+
+def _decode(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
+    """The bundle's greedy tokens after ``ids``, one by one, up to and including the first that is not expected."""
+    ladder = pair.ladder
+    pair.put(ids)
+    found: list[int] = []
+    for token in expected:
+        found.append(int(ladder.next_logits(ladder.full).argmax()))
+        if found[-1] != token:
+            break
+        ladder.append(found[-1:])
+    return found
+
+
+def _judge(pair: Pair, greedy: _Greedy, trace: Trace, start: int, expected: list[int], found: list[int]) -> None:
+    """Count equal tokens; where the two part, ask whether the model's own logits decide between the two tokens."""
+    equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=False))
+    greedy.equal += equal
+    greedy.total += len(expected)
+    if equal == len(expected):
+        return
+    greedy.parted += 1
+    position = start + equal - 1
+    row = pair.reference.logits(trace.final[position : position + 1])[0]
+    # Both logits may lie LIMIT off, in opposite directions.
+    greedy.ties += bool(row[expected[equal]] - row[found[equal]] <= 2 * LIMIT * max(1.0, float(np.abs(row).max())))
+
+
+def _compare(pair: Pair, trace: Trace, rows: dict[str, _Compared]) -> None:
+    """Every stage on the ladder's whole sequence, in one batched pass."""
+    ladder, reference = pair.ladder, pair.reference
+    length = ladder.length
+    ladder.outputs(ladder.full, length)
+    for stage in ladder.trunk:
+        expected = trace.final if stage.graph.stop == ladder.full else trace.hidden[stage.graph.stop]
+        rows[stage.name].gap.add(pair.outputs(stage), expected)
+    for split in ladder.exits:
+        stage = ladder.outputs(split, length)
+        row, found = rows[stage.name], pair.outputs(stage)
+        row.finite = row.finite and bool(np.isfinite(found).all())
+        if reference.compares_exits:
+            row.gap.add(found, trace.exits[split])
+            _compare_logits(pair, split, trace.exits[split], row)
+        if (gate := rows.get(f"gate {split}")) is not None and stage.gates is not None:
+            gate.gap.add(stage.gates.host()[0, :length], reference.gate(split, trace.exits[split])[:, None])
+    _compare_logits(pair, ladder.full, trace.final, rows["full"], rows["head"])
+
+
+def _compare_logits(pair: Pair, depth: int, normed: Values, row: _Compared, head: _Compared | None = None) -> None:
+    """The divergence at a depth, and for the full one the logits' differences: end to end, and of the head alone."""
+    own = pair.outputs(pair.ladder.outputs(depth, len(normed)))
+    for start in range(0, len(normed), CHUNK):
+        part = slice(start, min(start + CHUNK, len(normed)))
+        expected = pair.reference.logits(normed[part])
+        found = pair.ladder.logits_view(depth, part.start, part.stop)
+        row.kl.add(divergence(log_probabilities(expected), log_probabilities(found)))
+        if head is not None:
+            row.gap.add(found, expected)
+            head.gap.add(found, pair.reference.logits(own[part]))

@@ -1,0 +1,138 @@
+"""Calibration: what is measured, and that it is cached per device and bundle."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from balcony_controller.cost import StageProfile
+from balcony_controller.shape import HEAD
+from balcony_edge import Bundle
+from balcony_edge.control.profile import MOST_MEASURED, Calibration, cache_file, load_or_measure
+from balcony_edge.control.stage_times import Measured, Stopwatch, measure, time_batch, time_single
+from balcony_edge.engine.ladder import Ladder
+from balcony_edge.engine.runtime import Runtime
+
+
+@pytest.fixture(scope="module")
+def runtime() -> Runtime:
+    return Runtime.start("cpu")
+
+
+@pytest.fixture(scope="module")
+def ladder(runtime: Runtime) -> Ladder:
+    return Ladder(Bundle.demo(), runtime)
+
+
+def test_every_stage_is_measured_for_every_size(ladder: Ladder) -> None:
+    profiles, disagreement = measure(ladder, positions=(1, 2, 4), limit_s=0.0)
+    assert 0.0 <= disagreement < math.inf
+    assert set(profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
+    for profile in profiles.values():
+        assert [count for count, _ in profile.points] == [1, 2, 4]
+        assert all(ms > 0 for _, ms in profile.points)
+    assert ladder.length == 0
+    assert ladder.observer is None
+
+
+def test_single_positions_are_timed_in_runs_and_batches_after_the_first_exit(ladder: Ladder) -> None:
+    """What went before each timed call, as decoding has it: the same depth, or a run ahead at the first exit."""
+    calls: list[tuple[str, int, bool]] = []
+
+    class Spy(Stopwatch):
+        def __call__(self, stage: str, count: int, elapsed_ms: float) -> None:
+            calls.append((stage, count, count == self.counted))
+            super().__call__(stage, count, elapsed_ms)
+
+    ladder.observer = watch = Spy()
+    watch.rounds_ms.append(0.0)
+    time_single(ladder, watch)
+    last = ladder.trunk[-1].name
+    assert [counted for stage, _, counted in calls if stage == last][-4:] == [False, True, True, True]
+    calls.clear()
+    time_batch(ladder, watch, 4)
+    timed = [index for index, (_, _, counted) in enumerate(calls) if counted]
+    deep = next(index for index in timed if calls[index][0] == ladder.trunk[1].name)
+    assert calls[deep][1] == 4
+    first = ladder.trunk[0].name
+    assert [count for stage, count, _ in calls[:deep] if stage == first][-3:] == [1, 1, 2]
+    ladder.observer = None
+    ladder.rewind(0)
+
+
+def test_the_second_run_reads_the_cache(
+    ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path))
+    bundle = Bundle.demo()
+    first = load_or_measure(bundle, runtime, ladder)
+    monkeypatch.setattr("balcony_edge.control.profile.measure", lambda *_: pytest.fail("measured again"))
+    assert load_or_measure(bundle, runtime, ladder) == first
+    assert [path.suffix for path in cache_file(bundle, runtime).parent.iterdir()] == [".json"]
+
+
+@pytest.mark.parametrize(
+    ("rounds_ms", "disagreement"),
+    [([9.0, 2.0, 2.0], 0.0), ([9.0, 1.0, 3.0], 0.5), ([9.0, 2.0, 2.0, 2.0, 8.0], 0.0), ([9.0, 1.0, 2.0, 3.0], 0.5)],
+    ids=["steady", "two that differ", "one burst", "spread"],
+)
+def test_how_far_rounds_disagree(
+    ladder: Ladder, monkeypatch: pytest.MonkeyPatch, rounds_ms: list[float], disagreement: float
+) -> None:
+    """The first round is not counted."""
+    times = iter([0.0] + [0.5] * (len(rounds_ms) - 3) + [2.0] * 9)
+    left = list(rounds_ms)
+
+    def time_single(ladder: Ladder, watch: Stopwatch) -> None:
+        watch.counted = 1
+        watch(HEAD, 1, left.pop(0))
+
+    monkeypatch.setattr("balcony_edge.control.stage_times.time_single", time_single)
+    found = measure(ladder, positions=(1,), limit_s=1.0, clock=lambda: next(times))
+    assert found.disagreement == pytest.approx(disagreement)
+
+
+def test_a_calibration_of_a_busy_machine_is_measured_again_until_it_is_steady(
+    ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The steadiest is used, and kept once it is steady; a machine that never is, is measured so often and no more."""
+    monkeypatch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", 0.1)
+    for number, (found, used) in enumerate([([0.3, 0.02], [0.3, 0.02]), ([0.3, 0.5, 0.2], [0.3, 0.3, 0.2])]):
+        monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / str(number)))
+        left = list(found)
+
+        def busy(ladder: Ladder, left: list[float] = left) -> Measured:
+            share = left.pop(0)
+            names = [HEAD, *(stage.name for stage in ladder.stages)]
+            return Measured({name: StageProfile(((1, 1.0 + share),)) for name in names}, share)
+
+        monkeypatch.setattr("balcony_edge.control.profile.measure", busy)
+        for start in range(MOST_MEASURED + 2):
+            calibration = load_or_measure(Bundle.demo(), runtime, ladder)
+            expected = used[min(start, len(used) - 1)]
+            assert calibration.disagreement == expected
+            assert calibration.profiles[HEAD].ms(1) == 1.0 + expected
+        assert not left
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"version": 0}', '{"version": 1, "bit_exact": true, "profiles": {}}'])
+def test_a_broken_cache_is_measured_again(
+    ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path))
+    path = cache_file(Bundle.demo(), runtime)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    calibration = load_or_measure(Bundle.demo(), runtime, ladder)
+    assert set(calibration.profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
+    assert Calibration.from_json(path.read_text()) == calibration
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(
+    ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / "file"))
+    assert load_or_measure(Bundle.demo(), runtime, ladder).profiles

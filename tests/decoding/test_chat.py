@@ -1,0 +1,93 @@
+"""Chat templates of a bundle: found, rendered in a sandbox, refused clearly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from balcony_edge import Bundle, BundleError, PromptError
+from balcony_edge.bundle.manifest import file_entry
+from balcony_edge.decoding.chat import ChatTemplate
+from balcony_edge.decoding.text import TextCodec
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+MESSAGES = [{"role": "user", "content": "Tell a story"}]
+
+
+def with_files(tmp_path: Path, **files: str) -> Bundle:
+    """The demo bundle with some files replaced or added, its manifest brought in line."""
+    target = tmp_path / "bundle"
+    shutil.copytree(Bundle.demo().path, target)
+    manifest: dict[str, Any] = json.loads((target / "balcony.json").read_text())
+    for name, content in files.items():
+        path = target / name.replace("__", ".")
+        path.write_text(content)
+        manifest["files"][path.name] = file_entry(path).model_dump()
+    (target / "balcony.json").write_text(json.dumps(manifest))
+    return Bundle(target)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])
+def test_settings_that_cannot_be_read(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BundleError, match=r"tokenizer_config\.json"):
+        ChatTemplate.of(with_files(tmp_path, tokenizer_config__json=text))
+
+
+@pytest.mark.parametrize("template", ["{{ messages[7].role }}", "{{ 1 / 0 }}", "{{ messages + 1 }}"])
+def test_templates_that_fail(tmp_path: Path, template: str) -> None:
+    found = ChatTemplate.of(with_files(tmp_path, chat_template__jinja=template))
+    assert found is not None
+    with pytest.raises(PromptError, match="chat template"):
+        found.render(MESSAGES)
+
+
+def config(**entries: object) -> str:
+    return json.dumps({"bos_token": "<s>", "eos_token": {"content": "</s>"}, **entries})
+
+
+def test_a_base_model_has_none() -> None:
+    codec = TextCodec(Bundle.demo())
+    assert codec.chat_template is None
+    with pytest.raises(PromptError, match="no chat template"):
+        codec.encode_chat(MESSAGES)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config__json": config(chat_template=TEMPLATE)},
+        {"tokenizer_config__json": config(chat_template=[{"name": "default", "template": TEMPLATE}])},
+        {"tokenizer_config__json": config(chat_template="ignored"), "chat_template__jinja": TEMPLATE},
+    ],
+)
+def test_templates_are_found_and_rendered(tmp_path: Path, files: dict[str, str]) -> None:
+    bundle = with_files(tmp_path, **files)
+    template = ChatTemplate.of(bundle)
+    assert template is not None
+    assert template.render(MESSAGES) == "<s><user>Tell a story<assistant>"
+    codec = TextCodec(bundle)
+    assert codec.decode(codec.encode_chat(MESSAGES)) == "<s><user>Tell a story<assistant>"
+
+
+def test_a_template_may_refuse_a_conversation() -> None:
+    template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {}, "b")
+    with pytest.raises(PromptError, match="roles must alternate"):
+        template.render(MESSAGES)
+
+
+def test_a_template_cannot_leave_its_sandbox() -> None:
+    template = ChatTemplate("{{ ''.__class__.__mro__[1].__subclasses__() }}", {}, "b")
+    with pytest.raises(PromptError, match="unsafe"):
+        template.render(MESSAGES)
+
+
+def test_a_template_that_cannot_be_read_names_its_bundle() -> None:
+    with pytest.raises(BundleError, match="some-bundle"):
+        ChatTemplate("{% for %}", {}, "some-bundle")

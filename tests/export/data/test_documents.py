@@ -1,0 +1,149 @@
+"""Training data in every form: the same documents from text, JSONL, Parquet, conversations and the Hub."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from balcony_edge.errors import DataError
+from balcony_export.data import corpus, documents
+
+DOCUMENTS = ["One day a dog ran.", "Two cats sat.\n\nThey slept.", "An owl."]
+TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
+
+
+def render(messages: list[dict[str, str]]) -> str:
+    return "|".join(f"{turn['role']}: {turn['content']}" for turn in messages)
+
+
+def write(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n\n" for row in rows))
+    return path
+
+
+def test_every_form_holds_the_same_documents(tmp_path: Path) -> None:
+    plain = tmp_path / "a.txt"
+    plain.write_text("<|endoftext|>\n".join(text + "\n" for text in DOCUMENTS))
+    rows = write(tmp_path / "b.jsonl", [{"text": text, "id": 3} for text in DOCUMENTS])
+    packed = tmp_path / "c.jsonl.gz"
+    packed.write_bytes(gzip.compress(rows.read_bytes()))
+    for path in (plain, rows, packed):
+        assert list(corpus.documents([path])) == DOCUMENTS
+    assert list(corpus.documents([plain, rows])) == [*DOCUMENTS, *DOCUMENTS]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.table({"url": ["a", "b", "c"], "text": DOCUMENTS}), tmp_path / "a.parquet")
+    assert list(corpus.documents([tmp_path / "a.parquet"])) == DOCUMENTS
+    parquet.write_table(arrow.table({"messages": [TURNS]}), tmp_path / "b.parquet")
+    assert list(corpus.documents([tmp_path / "b.parquet"], render)) == ["user: Hi|assistant: Hello!"]
+    (tmp_path / "c.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match=r"c\.parquet"):
+        list(corpus.documents([tmp_path / "c.parquet"]))
+
+
+def test_conversations_are_rendered_and_without_template_refused(tmp_path: Path) -> None:
+    shared = [
+        {"from": "system", "value": "Be kind."},
+        {"from": "human", "value": "Hi"},
+        {"from": "gpt", "value": "Yes"},
+    ]
+    path = write(tmp_path / "a.jsonl", [{"messages": TURNS}, {"conversations": shared}])
+    assert list(corpus.documents([path], render)) == [
+        "user: Hi|assistant: Hello!",
+        "system: Be kind.|user: Hi|assistant: Yes",
+    ]
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1 is a conversation"):
+        list(corpus.documents([path]))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 2: "),
+        ("[" * 100_000, "line 2: "),
+        ("3", "line 2: int is no row"),
+        ("{}", "line 2 has nothing"),
+        ('{"body": "x"}', "line 2 has body"),
+        ('{"text": 3}', "line 2 has text"),
+        ('{"messages": [{"role": "user"}]}', "line 2 is no conversation"),
+        ('{"messages": "hello"}', "line 2 is no conversation"),
+        ('{"messages": [{"role": "user", "content": 3}]}', "no text"),
+    ],
+)
+def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "fine"}\n' + line + "\n")
+    with pytest.raises(DataError, match=words) as caught:
+        list(corpus.documents([path], render))
+    assert caught.value.hint
+
+
+def test_the_hubs_data_sets_are_streamed_up_to_what_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[Any] = []
+
+    def load(name: str, config: str | None, split: str, streaming: bool) -> Any:
+        asked.append((name, config, split, streaming))
+        return ({"text": f"document {number}"} for number in range(10**9))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+    class Letters:
+        def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
+
+    data = corpus.load([Path("hub:owner/name:small:test")], Letters(), 0, streamed=1000)
+    assert asked == [("owner/name", "small", "test", True)]
+    assert 1000 <= len(data.train) + len(data.heldout) < 1200
+    next(corpus.documents([Path("hub:owner/name")]))
+    assert asked[-1] == ("owner/name", None, "train", True)
+    with pytest.raises(DataError, match="names no data set"):
+        next(corpus.documents([Path("hub:a:b:c:d")]))
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(DataError, match="no route"):
+        next(corpus.documents([Path("hub:owner/name")]))
+
+
+def test_a_form_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "find_spec", lambda name: None)
+    for source in ("a.parquet", "hub:owner/name"):
+        with pytest.raises(DataError, match=r"balcony-edge\[data\]"):
+            next(corpus.documents([Path(source)]))
+
+
+def test_a_template_leaves_the_ends_to_the_corpus() -> None:
+    class Tokenizer:
+        chat_template: str | None = "x"
+        bos_token, eos_token = "<s>", "</s>"
+
+        def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
+            assert not tokenize
+            if messages[0]["role"] != "user":
+                raise ValueError("user first")
+            return f"<s>[{messages[0]['content']}] {messages[1]['content']}</s>"
+
+    written = documents.renderer(Tokenizer())
+    assert written is not None
+    assert written(TURNS) == "[Hi] Hello!"
+    with pytest.raises(DataError, match="user first"):
+        written(TURNS[1:])
+    Tokenizer.chat_template = None
+    assert documents.renderer(Tokenizer()) is None
+
+
+def test_settings_name_data_without_folders() -> None:
+    assert documents.names([Path("/a/b.txt"), Path("hub:o/n"), Path("self")]) == ["b.txt", "hub:o/n", "self"]
+    assert np.array_equal(corpus.join([[5], []], 2, 1), [1, 5, 2, 1, 2])
