@@ -16,8 +16,8 @@ import json
 from pathlib import Path
 
 from balcony_controller.simulation.contest import ContestRow
-from balcony_edge.measure.contests import contest_rows
-from balcony_edge.measure.recording import load
+from balcony_edge.measure.parallel_contest import contest_rows
+from balcony_edge.measure.records import load
 from balcony_edge.measure.traces import find_traces
 
 HEAD = ("cost ÷ budget", "overspend", "forced", "÷ oracle", "over threshold", "over mix", "below all-knowing")

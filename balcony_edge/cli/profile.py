@@ -37,7 +37,7 @@ def profile(
     """
     from balcony_edge.profiling.build import install as write
     from balcony_edge.profiling.build import measure_device
-    from balcony_edge.telemetry.profile import profile_folder
+    from balcony_edge.telemetry.device_profile import profile_folder
     from balcony_profiles import to_toml
 
     measured = measure_device(

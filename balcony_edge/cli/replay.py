@@ -60,8 +60,8 @@ def replay(
     from balcony_controller.budget import BudgetSyntaxError
     from balcony_controller.simulation.contest import Contest, latency_ms_of
     from balcony_edge.measure import plots
-    from balcony_edge.measure.contests import contest_rows
-    from balcony_edge.measure.recording import load
+    from balcony_edge.measure.parallel_contest import contest_rows
+    from balcony_edge.measure.records import load
     from balcony_edge.measure.traces import find_traces
 
     if plot is not None:
@@ -91,7 +91,7 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     if out is None:
         raise RecordingError("--record needs a place to write to", "name one with -o records.json.gz")
     from balcony_edge.bundle.open import open_bundle
-    from balcony_edge.measure.recording import PROMPTS, record, save
+    from balcony_edge.measure.records import PROMPTS, record, save
     from balcony_edge.session import AdaptiveSession
 
     opened = open_bundle(None if bundle == "demo" else bundle)

@@ -93,7 +93,7 @@ def _view(as_json: bool) -> Iterator[Show]:
 
 
 def _print_json(snapshot: Snapshot, elapsed_s: float) -> None:
-    from balcony_edge.telemetry.public import signals
+    from balcony_edge.telemetry.presentation import signals
 
     document: dict[str, Any] = {"elapsed_s": round(elapsed_s, 3), "signals": signals(snapshot, time.monotonic())}
     print(json.dumps(document, ensure_ascii=False), flush=True)
@@ -109,7 +109,7 @@ class _LiveTable:
         from rich import box
         from rich.table import Table
 
-        from balcony_edge.telemetry.public import SIGNALS, rows
+        from balcony_edge.telemetry.presentation import SIGNALS, rows
 
         table = Table(box=box.SIMPLE_HEAD, caption="Ctrl-C ends")
         for title, style in (("signal", ""), ("value", "bold"), ("", "cyan"), ("source, or why it is unknown", "dim")):

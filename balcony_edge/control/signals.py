@@ -9,7 +9,7 @@ from balcony_controller.loads import missing
 from balcony_edge.errors import BudgetError
 from balcony_edge.telemetry import Sensors, Snapshot
 from balcony_edge.telemetry.device import identify
-from balcony_edge.telemetry.profile import find_profile
+from balcony_edge.telemetry.device_profile import find_profile
 from balcony_edge.telemetry.reading import NOT_SAMPLED
 
 

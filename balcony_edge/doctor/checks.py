@@ -6,8 +6,8 @@ import math
 import re
 
 from balcony_edge.doctor.problem import Problem, Severity
-from balcony_edge.telemetry.profile import FoundProfile
-from balcony_edge.telemetry.public import SIGNALS
+from balcony_edge.telemetry.device_profile import FoundProfile
+from balcony_edge.telemetry.presentation import SIGNALS
 from balcony_edge.telemetry.readers.jetson import DEVFREQ, JetsonReader
 from balcony_edge.telemetry.readers.nvml import REASONS
 from balcony_edge.telemetry.readers.power_mode import mode_names

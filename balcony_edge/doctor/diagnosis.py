@@ -13,13 +13,13 @@ from balcony_edge.doctor.checks import device_problems
 from balcony_edge.doctor.problem import Problem, Severity, worst
 from balcony_edge.doctor.runtime import RuntimeFound, examine_runtime
 from balcony_edge.telemetry import Poller, Snapshot
-from balcony_edge.telemetry.asked import HUNG_S
 from balcony_edge.telemetry.device import describe_device, identify
+from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
 from balcony_edge.telemetry.injected import BatterySource
-from balcony_edge.telemetry.profile import FoundProfile, find_profile
-from balcony_edge.telemetry.public import signals
+from balcony_edge.telemetry.presentation import signals
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Reading
+from balcony_edge.telemetry.schedule import HUNG_S
 
 LOOK_S = 1.3
 """Long enough for two looks of both tiers: loads and powers are differences."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from balcony_edge import __version__
 from balcony_edge.doctor.diagnosis import Diagnosis
 from balcony_edge.tables import table
-from balcony_edge.telemetry.public import rows
+from balcony_edge.telemetry.presentation import rows
 
 Line = tuple[str, str]
 """A line and its style for a terminal, empty for plain."""

@@ -20,7 +20,7 @@ from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.energy import WINDOW_S, Drawn, measure_power
 from balcony_edge.telemetry import Poller, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
-from balcony_edge.telemetry.profile import FoundProfile, find_profile
+from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
 from balcony_profiles import Cpu, Defaults, DeviceProfile, Identity, Matching, Measured, ModelledPower
 
 _TOKENS = 24

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from balcony_edge.telemetry.asked import HUNG_S, Asked, Tier
 from balcony_edge.telemetry.injected import BatterySource
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
+from balcony_edge.telemetry.schedule import HUNG_S, Asked, Tier
 from balcony_edge.telemetry.sources import FAST_SIGNALS, Source, device_sources
 
 GPU_LOAD_SMOOTHING_S = 0.75

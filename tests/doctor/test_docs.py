@@ -8,7 +8,7 @@ import pytest
 
 from balcony_edge.doctor.diagnosis import diagnose
 from balcony_edge.doctor.text import lines
-from balcony_edge.telemetry.public import SIGNALS
+from balcony_edge.telemetry.presentation import SIGNALS
 from balcony_profiles import DeviceProfile, names
 from helpers.boards import BOARDS, Tree
 from helpers.places import ROOT

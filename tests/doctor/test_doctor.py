@@ -14,8 +14,8 @@ from balcony_edge.doctor.problem import Problem, Severity, worst
 from balcony_edge.doctor.text import lines
 from balcony_edge.telemetry import FakeSensors
 from balcony_edge.telemetry.device import identify
-from balcony_edge.telemetry.profile import FoundProfile, find_profile
-from balcony_edge.telemetry.public import SIGNALS
+from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
+from balcony_edge.telemetry.presentation import SIGNALS
 from balcony_profiles import load
 from helpers.boards import BOARDS, Tree
 from helpers.command import cli, fails

@@ -17,8 +17,8 @@ from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.explain import figures, paragraph, read_log
 from balcony_edge.decoding.loop import confidence
 from balcony_edge.measure import plots
-from balcony_edge.measure.contests import contest_rows
-from balcony_edge.measure.recording import SHIPPED, load, record, save
+from balcony_edge.measure.parallel_contest import contest_rows
+from balcony_edge.measure.records import SHIPPED, load, record, save
 from balcony_edge.measure.traces import find_traces, read_trace
 from balcony_edge.telemetry import FakeSensors
 from helpers.command import cli, fails

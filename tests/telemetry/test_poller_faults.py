@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from balcony_edge.telemetry import Poller, Reading, Snapshot
-from balcony_edge.telemetry.asked import HUNG_S, SLOW_S
 from balcony_edge.telemetry.reading import UNITS
+from balcony_edge.telemetry.schedule import HUNG_S, SLOW_S
 from balcony_edge.telemetry.sources import Source
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import pytest
 
 from balcony_edge.cli.watch import _bars, _LiveTable
 from balcony_edge.telemetry import FakeSensors, Player
-from balcony_edge.telemetry.public import SIGNALS, show, signals
+from balcony_edge.telemetry.presentation import SIGNALS, show, signals
 from balcony_edge.telemetry.reading import UNITS, Reading
 from helpers.boards import Tree
 from helpers.command import cli, fails
