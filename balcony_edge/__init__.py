@@ -5,7 +5,7 @@
     with AdaptiveSession(budget="25ms") as session:
         print(session.generate("Once upon a time"))
 
-Names load when they are first used, so that importing the package costs next to nothing; nothing here ever imports
+Importing the package costs next to nothing: each name loads its module when it is first used. Nothing here imports
 torch, transformers, onnx or huggingface_hub.
 """
 
@@ -62,6 +62,7 @@ __all__ = [
     "open_bundle",
 ]
 
+# Which module defines each name.
 _HOMES = {
     "AdaptiveSession": "session",
     "Reply": "decoding.reply",

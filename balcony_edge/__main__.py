@@ -1,4 +1,4 @@
-"""``python -m balcony_edge``: the command line, for launchers that start modules (accelerate launch -m)."""
+"""``python -m balcony_edge`` is the command line too: some launchers (accelerate launch -m) start modules."""
 
 from balcony_edge.cli.app import main
 

@@ -1,4 +1,4 @@
-"""Where balcony-edge keeps what it can make or fetch again."""
+"""Where balcony-edge stores files that it can make or fetch again: stage times, bundles from the Hub."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import platformdirs
 
 
 def cache_folder() -> Path:
-    """The user's cache folder of balcony-edge (``BALCONY_CACHE_DIR`` moves it)."""
+    """The folder: ``BALCONY_CACHE_DIR`` if that is set, else the system's usual place for caches."""
     return Path(os.environ.get("BALCONY_CACHE_DIR") or platformdirs.user_cache_dir("balcony-edge"))

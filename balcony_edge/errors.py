@@ -1,26 +1,28 @@
-"""Every error that balcony-edge raises on purpose: what happened, why, and the next thing to do.
+"""The errors that balcony-edge raises on purpose. Each says what happened, why, and what to do next.
 
 BalconyError
-├── RuntimeMissingError   no ONNX Runtime, or two that overwrite each other
-├── ModelError            a model folder or checkpoint that cannot be used
-├── DataError             training or evaluation text that cannot be used
-├── ExitsError            a folder of trained exits that cannot be used
-├── BundleError           a bundle that is missing, broken or tampered with
-├── VerifyError           a bundle that does not compute what its model does, or cannot be compared with it
-├── HubError              a bundle that cannot be sent to, or had from, where it is shared
-├── RecordingError           records, traces or decision logs that cannot be used
-├── PromptError           a prompt that cannot be run
-├── RecordingError            a recording of sensors that cannot be written or played
-├── DeviceProfileError    a device profile that is missing or malformed
-├── BudgetError           a budget that cannot be read or cannot be kept on this device
-└── ProviderError         an execution provider that was asked for and not obtained
+├── RuntimeMissingError   ONNX Runtime is missing, or two distributions overwrite each other
+├── ModelError            a model folder or checkpoint cannot be used
+├── DataError             training or evaluation text cannot be used
+├── ExitsError            a folder of trained exits cannot be used
+├── BundleError           a bundle is missing, broken or tampered with
+├── VerifyError           a bundle does not compute what its model does, or cannot be compared with it
+│   └── MemoryShortError  too little memory for the comparison (balcony_export.verification.reference)
+├── HubError              a bundle cannot be sent to, or fetched from, the place where it is shared
+├── PromptError           a prompt, or the settings of a reply, cannot be run
+├── RecordingError        a sensor recording, reply records, a load trace or a decision log cannot be used
+├── DeviceProfileError    a device profile is missing, malformed or cannot be written
+├── BudgetError           a budget cannot be read, or this device lacks the signals that it needs
+└── ProviderError         an execution provider was asked for and is not available
+
+A wrong argument of a library call (a negative rate, an unknown signal) is a plain ValueError.
 """
 
 from __future__ import annotations
 
 
 class BalconyError(Exception):
-    """Base of all. ``str(error)`` is one paragraph: the message, then the next step."""
+    """Base of all errors. ``message`` says what happened, ``hint`` what to do; ``str(error)`` has both."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.message = message
@@ -49,19 +51,22 @@ class BundleError(BalconyError):
 
 
 class VerifyError(BalconyError):
-    """A bundle that does not compute what its model does, or that cannot be compared with it."""
+    """A bundle that does not compute what its model does, or that cannot be compared with it.
+
+    Its subclass MemoryShortError (in balcony_export, with the code that raises it) means: too little memory to compare.
+    """
 
 
 class HubError(BalconyError):
-    """A bundle that cannot be sent to, or had from, the Hugging Face Hub or a shared folder."""
+    """A bundle that cannot be sent to, or fetched from, the Hugging Face Hub or a shared folder."""
 
 
 class PromptError(BalconyError):
-    """A prompt that cannot be run."""
+    """A prompt that cannot be run: empty, too long, not in the vocabulary, or with settings out of range."""
 
 
 class RecordingError(BalconyError):
-    """A recording of sensors or of replies, a load trace or a log of decisions that cannot be read or written."""
+    """A sensor recording, reply records, a load trace or a decision log that cannot be read or written."""
 
 
 class DeviceProfileError(BalconyError):
@@ -69,8 +74,8 @@ class DeviceProfileError(BalconyError):
 
 
 class BudgetError(BalconyError):
-    """A budget that cannot be read, or that this device cannot measure."""
+    """A budget that cannot be read, or that needs signals which this device lacks."""
 
 
 class ProviderError(BalconyError):
-    """An execution provider that was asked for and not obtained."""
+    """An execution provider (CPU, CUDA) that was asked for and is not available, or that a bundle does not fit."""

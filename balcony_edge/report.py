@@ -1,4 +1,4 @@
-"""What a reply cost and what it gave up."""
+"""The report of a reply: what it cost, and how much quality it gave up for that."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of one reply. Times in milliseconds; None where nothing was measured.
+    """Figures of one reply. Times are in milliseconds; None means that nothing was measured.
 
-    ``mean_ms`` is over the tokens after the first, whose time (``first_token_ms``) is the prompt's.
-    ``reused_tokens`` of the prompt stood in the caches from before.
-    ``verified`` tokens of shallow exits were later compared with the full model's answer; ``agreed`` of them matched.
-    ``drafted`` tokens of exits were held back for a deep pass to verify; ``accepted`` of them were the full model's.
-    ``paused_ms``: waited between tokens for a limit of power, battery or GPU. ``floor_wins``: the least agreement made
-    tokens dearer than the budget.
-    ``bit_exact``: on this machine, what a deep pass verifies has the bits of plain decoding.
+    Attributes:
+        budget: the budget as text; ``budget_ms`` its milliseconds per token, None for other kinds of budget.
+        prompt_tokens: tokens of the prompt; ``reused_tokens`` of them were still in the caches.
+        tokens: emitted tokens.
+        first_token_ms: from the start of the reply to its first token, the prompt included.
+        mean_ms: mean time of a token after the first.
+        depth_counts: emitted tokens by depth (base layers run). ``full_depth`` is the whole model's depth.
+        verified: tokens emitted at an exit that a deep pass compared later with the full model's answer.
+        agreed: how many of ``verified`` were the full model's token.
+        drafted: tokens of exits that were held as drafts. ``accepted`` of them were the full model's and were emitted.
+        bit_exact: whether a deep pass gives the same bits on this machine as token-by-token decoding.
+        paused_ms: time waited between tokens, to stay within a limit of power, battery or GPU.
+        floor_wins: whether the least agreement that was asked for made tokens dearer than the budget.
+        machine: load, power and heat of the device when the report was made, on one line.
     """
 
     budget: str
@@ -49,30 +56,33 @@ class Report:
 
     @property
     def lossless(self) -> bool:
-        """Whether every token is the full model's own: from the full depth, or drafted and confirmed by it."""
+        """Whether every token is the full model's own: decoded at full depth, or a draft that it accepted."""
         return set(self.depth_counts) <= {self.full_depth}
 
     @property
     def out_of_reach(self) -> bool:
-        """Whether the budget was missed with every token at the shallowest depth: this device cannot keep it."""
+        """Whether this device cannot keep the budget: it was missed although every token left at the first exit."""
         if self.budget_ms is None or self.mean_ms is None:
             return False
         return self.mean_ms > self.budget_ms and set(self.depth_shares) == {self.shallowest_depth}
 
     @property
     def depth_shares(self) -> dict[int, float]:
-        """Share of the tokens per depth."""
+        """Depth → share of the tokens that were emitted at it (0 to 1); depths without tokens are left out."""
         return {depth: count / self.tokens for depth, count in self.depth_counts.items() if count}
 
     @property
     def agreement(self) -> float | None:
-        """Measured share of tokens that are the full model's: full-depth tokens are, exits' as far as verified."""
+        """Share of the tokens that are the full model's (0 to 1), over those that are known; None if none is.
+
+        Full-depth tokens are the full model's by definition. Tokens of exits count once they have been verified.
+        """
         full = self.depth_counts.get(self.full_depth, 0)
         known = full + self.verified
         return None if not known else (full + self.agreed) / known
 
     def line(self) -> str:
-        """All of it on one line."""
+        """The whole report on one line, as ``balcony-edge run`` prints it."""
 
         def number(value: float | None, form: str) -> str:
             return "unknown" if value is None else format(value, form)

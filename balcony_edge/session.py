@@ -1,4 +1,7 @@
-"""AdaptiveSession: prompt in, tokens out, under a budget."""
+"""AdaptiveSession: a prompt goes in, tokens come out, under a budget.
+
+It puts the parts together: bundle, engine (the ladder of stages), governor, sensors and the loop of replies.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ from balcony_edge.bundle.open import open_bundle
 from balcony_edge.control.adapter import ladder_shape, quality_model
 from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
-from balcony_edge.control.signals import SignalFeed, first_look, require
-from balcony_edge.decoding.loop import Checked, Emitted
-from balcony_edge.decoding.reply import Figures, Reply, Surroundings, Token
+from balcony_edge.control.signals import SignalFeed, first_snapshot, require_signals
+from balcony_edge.decoding.loop import Emitted, Verified
+from balcony_edge.decoding.reply import Figures, Reply, SessionHooks, Token
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
@@ -41,20 +44,35 @@ from balcony_edge.telemetry import Poller, Sensors, Snapshot
 
 
 class AdaptiveSession:
-    """A bundle, loaded, with a controller that picks the depth of every token.
-
-    ``bundle``: a path, a Bundle, or None for the embedded demo. ``budget``: "25ms", "40tok/s", "full", a Budget or
-    None (full depth, lossless); it can be set again at any time, also while tokens stream. ``provider``: "auto",
-    "cpu" or "cuda". ``sensors``: a telemetry poller (default: this device's own); it is started and stopped with
-    the session. ``speculate``: whether exits may draft for the full model, which costs no quality; None means where it
-    pays and this machine's kernels give batches the bits of single positions; True pads single positions where that
-    makes it so. ``min_agreement``: share of the full model's tokens that no budget may push below. ``limits``: of heat
-    and battery. ``power_model``: watts to go by where there is no sensor. ``log``: of every decision. Raises
-    BundleError, BudgetError, ProviderError or RuntimeMissingError.
+    """A loaded bundle and a controller that picks the depth of every token.
 
         with AdaptiveSession("bundle/", budget="25ms") as session:
             for token in session.stream("Once upon a time"):
                 print(token.text, end="", flush=True)
+
+    A session holds one sequence of tokens at a time: a new reply ends the one before.
+
+    Args:
+        bundle: a folder, a Hub id (owner/name), a Bundle, or None for the built-in demo.
+        budget: "25ms", "40tok/s", "full", a Budget, or None for full depth (lossless). ``session.budget`` can be set
+            again at any time, also while tokens stream.
+        provider: "auto", "cpu" or "cuda".
+        threads: CPU threads of the process; None means one per physical core.
+        max_context: largest number of positions; None means the model's own context.
+        sensors: where the signals come from; None means this device. They are started and stopped with the session.
+        speculate: whether exits may draft tokens for the full model to verify, which costs no quality. None means:
+            where it is faster and this machine computes a batch with the bits of single positions. True also pads
+            single positions to two where that gives them the bits of a batch.
+        min_agreement: share of the full model's tokens (0 to 1) below which no budget may push a reply.
+        limits: of temperature and battery level; beyond them only the shallowest exit runs, with pauses.
+        power_model: estimated watts, used where no sensor tells the power.
+        log: where to write every decision.
+
+    Raises:
+        BundleError: the bundle cannot be used, or speculation was asked for and is not bit-exact here.
+        HubError: the bundle cannot be fetched from the Hub.
+        BudgetError: the budget cannot be read, or this device lacks a signal that it needs.
+        ProviderError, RuntimeMissingError: ONNX Runtime or the provider is not available.
     """
 
     def __init__(
@@ -100,7 +118,7 @@ class AdaptiveSession:
         )
         self._power_model = power_model
         self.ends = frozenset(manifest.generation.eos_token_ids)
-        # An open NVML handle keeps a laptop's GPU awake: only where that GPU decodes.
+        # An open NVML handle keeps a laptop's GPU awake, so NVML is only asked where that GPU decodes.
         self._sensors: Sensors = sensors or Poller(nvml=runtime.provider == "cuda")
         self._feed = SignalFeed(self._sensors)
         self._sensors.start()
@@ -116,14 +134,14 @@ class AdaptiveSession:
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the sensors say of this device right now."""
+        """The latest reading of every sensor of this device."""
         return self._sensors.snapshot
 
     # --- the budget -----------------------------------------------------------------------------------------------
 
     @property
     def budget(self) -> Budget:
-        """The budget in force."""
+        """The budget in force. Setting it raises BudgetError like the constructor."""
         return self.governor.budget
 
     @budget.setter
@@ -148,18 +166,24 @@ class AdaptiveSession:
     ) -> Iterator[Token]:
         """Tokens one at a time, until an end token (not yielded), ``max_new_tokens`` or a full context.
 
-        ``prompt``: text or token ids. ``stop``: more ids that end the reply. Raises PromptError at once for a prompt
-        or settings that cannot be run.
+        Args:
+            prompt: text, or token ids.
+            max_new_tokens: largest number of new tokens.
+            temp, top_k, top_p, min_p, repeat_penalty, seed: how tokens are drawn, see ``Sampler``; ``temp`` 0: greedy.
+            stop: more token ids that end the reply.
+
+        Raises:
+            PromptError: for a prompt or settings that cannot be run. It is raised by the call, not by the iterator.
         """
         sampler = Sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
         if max_new_tokens < 1:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
-        self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
+        self.ladder.check_memory(min(len(ids) + max_new_tokens, self.ladder.context))
         return iter(self.reply(ids, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
-        """The whole reply as text; ``settings`` as in ``stream``."""
+        """The whole reply as text; ``settings`` are those of ``stream``."""
         return "".join(token.text for token in self.stream(prompt, max_new_tokens, **settings))
 
     def reply(
@@ -172,11 +196,18 @@ class AdaptiveSession:
         ends: frozenset[int] | None = None,
         fresh: bool = False,
     ) -> Reply:
-        """One reply to checked token ids, as an object: iterate over it, then read its figures.
+        """One reply as an object: iterate over it for its tokens, then read its figures.
 
-        ``decider``: who decides about depth, the governor by default; ``sampler``: greedy by default; ``ends``: the
-        ids that end it, the bundle's by default; ``fresh``: nothing in the caches is used again. The reply takes the
-        session's ladder when its first token is asked for: one that still runs then ends.
+        Nothing runs before the first token is asked for. Then the reply takes over the session's ladder, and a reply
+        that still runs ends.
+
+        Args:
+            ids: token ids of the prompt; they are not checked.
+            max_new_tokens: largest number of new tokens.
+            decider: what decides about depth; the session's governor by default.
+            sampler: how tokens are drawn; greedy by default.
+            ends: token ids that end the reply; the bundle's end tokens by default.
+            fresh: run the whole prompt, even where the caches already hold its beginning.
         """
         governed = decider is None or decider is self.governor
         return Reply(
@@ -188,16 +219,19 @@ class AdaptiveSession:
             max_new_tokens,
             text=self.codec.stream(list(ids)),
             fresh=fresh,
-            around=Surroundings(
-                self._take,
-                # What others have heard, the governor has not.
-                self._feed.look if governed else SignalFeed(self._sensors).look,
+            hooks=SessionHooks(
+                self._begin_reply,
+                # A feed of its own: signals that another decider has seen are still new to the governor.
+                self._feed.new_signals if governed else SignalFeed(self._sensors).new_signals,
                 self._write_log if governed and self._log is not None else None,
             ),
         )
 
     def logits(self, token_ids: Sequence[int], depth: int | str = "full") -> npt.NDArray[np.float32]:
-        """Logits fp32 [positions, vocabulary] of ``token_ids`` at one depth, for evaluation. Ends a running reply."""
+        """Logits fp32 [positions, vocabulary] of ``token_ids`` at one depth, for evaluation. Ends a running reply.
+
+        ``depth``: one of the bundle's depths, or "full". Raises PromptError for another depth or unusable ids.
+        """
         wanted = self.ladder.full if depth == "full" else depth
         if wanted not in self.ladder.depths:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
@@ -208,28 +242,32 @@ class AdaptiveSession:
         return self.ladder.logits(int(wanted))
 
     def save_prompt(self, prompt: str | Sequence[int], path: str | Path) -> int:
-        """Run ``prompt`` through every depth and keep its caches in ``path`` (safetensors); the number of its tokens.
+        """Run ``prompt`` through every depth and write its caches to ``path`` (safetensors); returns its token count.
 
-        Later prompts that begin with it cost only what they add, also in another process: see ``load_prompt``.
+        After ``load_prompt(path)``, prompts that begin with this one cost only what they add, also in another process.
+        Ends a running reply. Raises PromptError.
         """
         self.end_reply()
         self.ladder.resume(self._prompt_ids(prompt))
         for depth in self.ladder.depths:
-            self.ladder.outputs(depth, self.ladder.length)
+            self.ladder.advance(depth, self.ladder.length)
         prompt_cache.save(self.ladder, Path(path))
         return self.ladder.length
 
     def load_prompt(self, path: str | Path) -> int:
-        """Take a saved prompt's caches; the number of its tokens. Raises PromptError if they are not this bundle's."""
+        """Read the caches that ``save_prompt`` wrote; returns the number of tokens. Ends a running reply.
+
+        Raises PromptError if the file is broken or was made with another bundle.
+        """
         self.end_reply()
         return prompt_cache.load(self.ladder, Path(path))
 
     # --- figures --------------------------------------------------------------------------------------------------
 
     def report(self) -> Report:
-        """Figures of the last reply, also while it streams."""
+        """Figures of the last reply so far; it may still stream."""
         reply = self._reply
-        figures, checked = (Figures(), Checked()) if reply is None else (reply.figures, reply.checked)
+        figures, verified = (Figures(), Verified()) if reply is None else (reply.figures, reply.verified)
         return Report(
             budget=str(self.budget),
             budget_ms=self.budget.latency_ms,
@@ -241,8 +279,8 @@ class AdaptiveSession:
             depth_counts=dict(figures.depth_counts),
             shallowest_depth=self.ladder.depths[0],
             full_depth=self.ladder.full,
-            verified=checked.tokens,
-            agreed=checked.agreed,
+            verified=verified.tokens,
+            agreed=verified.agreed,
             drafted=0 if reply is None else reply.drafted,
             accepted=0 if reply is None else reply.accepted,
             bit_exact=self.ladder_profile.bit_exact,
@@ -252,9 +290,9 @@ class AdaptiveSession:
         )
 
     def audit(self) -> Report:
-        """Verify the tokens of the last reply that no deep pass has seen, in one batched pass, and report.
+        """Verify those tokens of the last reply that no deep pass has verified yet, then report.
 
-        The pass is not charged to the reply; it ends a reply that still streams.
+        That takes one more batched pass, which is not charged to the reply. A reply that still streams ends.
         """
         if self._reply is not None:
             self._reply.audit()
@@ -277,7 +315,10 @@ class AdaptiveSession:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def end_reply(self) -> None:
-        """What is about to be run takes the ladder; the reply that held it can no longer be audited."""
+        """End the reply that holds the ladder, so that the ladder can be used for something else.
+
+        That reply can no longer be audited.
+        """
         if self._reply is not None:
             self._reply.release()
 
@@ -292,8 +333,8 @@ class AdaptiveSession:
             )
         return ids
 
-    def _take(self, reply: Reply) -> None:
-        """A reply begins: it has the ladder now, and reports are about it."""
+    def _begin_reply(self, reply: Reply) -> None:
+        """The reply holds the ladder from now on, and reports are about it."""
         self.end_reply()
         self._reply = reply
 
@@ -302,15 +343,15 @@ class AdaptiveSession:
         self._log.step(self.governor, [item.depth for item in step.emitted], step.elapsed_ms, self._feed.signals)
 
     def _require(self, budget: Budget) -> None:
-        """Refuse a budget whose signals this device lacks; the first look then is the governor's too."""
+        """Refuse a budget that needs signals which this device lacks. The governor is told what was found."""
         if missing(budget, Signals()):
-            require(budget, first_look(self._sensors), self._power_model)
-            if (signals := self._feed.look()) is not None:
+            require_signals(budget, first_snapshot(self._sensors), self._power_model)
+            if (signals := self._feed.new_signals()) is not None:
                 self.governor.observe_signals(signals)
 
 
 def parse_budget(budget: str | Budget | None) -> Budget:
-    """A budget from its text. Raises BudgetError pointing at what cannot be read."""
+    """A budget from its text. Raises BudgetError, which points at what cannot be read."""
     try:
         return Budget.parse(budget)
     except BudgetSyntaxError as error:

@@ -1,4 +1,4 @@
-"""Tables for people: rows as lines with aligned columns."""
+"""Plain text tables with aligned columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Collection, Sequence
 
 
 def table(rows: Sequence[Sequence[str]], left: Collection[int] | None = None) -> str:
-    """Columns of equal width: those in ``left`` flush left, the others flush right; None: all flush left."""
+    """The rows as lines of text, each column as wide as its widest cell.
+
+    ``left``: indices of the columns that are aligned left; the others are aligned right. None aligns all left.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

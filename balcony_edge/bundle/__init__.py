@@ -1,1 +1,1 @@
-"""The bundle: its manifest (the one home of the schema), opened, checked, written whole and shared."""
+"""The bundle: its manifest (the schema is defined here alone), and opening, checking, writing and sharing it."""

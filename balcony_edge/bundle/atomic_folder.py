@@ -1,7 +1,7 @@
-"""A folder written whole or not at all, also when the writer is killed; the next run cleans up and starts afresh.
+"""Writes a folder whole or not at all, even if the writer is killed. The next run cleans up what a killed one left.
 
-Beside the target ``out``: ``.out.partial`` is being written, ``.out.previous`` is the folder that it replaces, and
-``.out.lock`` is held by whoever writes. The target itself only ever changes by renames.
+Beside the target ``out`` lie ``.out.partial`` (being written), ``.out.previous`` (the folder that is replaced) and
+``.out.lock`` (held by the writer). The target itself only changes by renames.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ NO_PERMISSION = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """An empty folder that becomes ``out`` when the block ends well; after an error nothing of it stays.
+    """An empty folder that becomes ``out`` when the block ends without an error; else it is deleted.
 
-    A bundle at ``out`` stands until then, and comes back if a killed run had moved it aside. Raises BundleError if
-    ``out`` holds anything but a bundle, if another process is writing it or the disk refuses.
+    A bundle at ``out`` stays until then. If a killed run had moved one aside, it is put back first.
+
+    Raises:
+        BundleError: ``out`` holds something other than a bundle, another process is writing it, or the disk refuses.
+        ModelError: a file that the block reads cannot be read.
     """
-    # Through links: the bundle is replaced where it lies, on the same file system.
+    # Links are resolved: renames need the folder itself, on its own file system.
     out = out.expanduser().resolve()
     work, previous = (out.with_name(f".{out.name}.{what}") for what in ("partial", "previous"))
     made = [folder for folder in out.parents if not folder.exists()]
@@ -66,7 +69,7 @@ def _check_replaceable(out: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, out: Path) -> Iterator[None]:
-    """Hold the lock file ``path``, which goes with its holder: the kernel frees it when that process dies."""
+    """Hold the lock file ``path``. The kernel frees the lock when its holder dies."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
@@ -79,7 +82,7 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
         except BaseException:
             os.close(descriptor)
             raise
-        # A holder deletes the file as it leaves: a lock on a deleted file guards nothing.
+        # The holder before may have deleted the file meanwhile, and a lock on a deleted file protects nothing.
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             break
         os.close(descriptor)
@@ -91,7 +94,7 @@ def _locked(path: Path, out: Path) -> Iterator[None]:
 
 
 def _clean_up(out: Path, work: Path, previous: Path) -> None:
-    """What a killed run left: its unfinished folder goes, and a bundle that it had moved aside comes back."""
+    """Undo what a killed run left: put a bundle back that it had moved aside, and delete its unfinished folder."""
     if previous.exists() and not out.exists():
         previous.rename(out)
     for leftover in (work, previous):
@@ -100,7 +103,7 @@ def _clean_up(out: Path, work: Path, previous: Path) -> None:
 
 
 def _swap(work: Path, out: Path, previous: Path) -> None:
-    """Put ``work`` in the place of ``out``; a failure puts the old one back."""
+    """Replace ``out`` by ``work``. If that fails, the old folder is put back."""
     if out.exists():
         out.rename(previous)
     try:
@@ -110,12 +113,12 @@ def _swap(work: Path, out: Path, previous: Path) -> None:
             previous.rename(out)
         raise
     _sync_one(out.parent)
-    # The new one stands: what cannot be removed now is the next run's business.
+    # The new folder is in place. What cannot be deleted now, the next run deletes.
     shutil.rmtree(previous, ignore_errors=True)
 
 
 def _sync(folder: Path) -> None:
-    """Bytes on the disk before the rename: a power cut must not leave a whole name with half its contents."""
+    """Write all bytes to the disk, so that a power cut after the rename cannot leave half-written files."""
     for path in sorted(folder.rglob("*")):
         _sync_one(path)
     _sync_one(folder)
@@ -130,10 +133,10 @@ def _sync_one(path: Path) -> None:
 
 
 def _explained(error: OSError, out: Path) -> ModelError | BundleError:
-    """An error of the system in words; which file it was about says whether reading or writing failed."""
+    """A system error in words. The file that it names tells whether reading or writing failed."""
     reason = error.strerror or str(error)
     what = f"cannot write the bundle {out}: {reason}"
-    # First: a copy that runs out of space names the file that it copies from.
+    # Before the name is looked at: a copy that runs out of space names the file that it copies from.
     if error.errno in NO_SPACE:
         return BundleError(what, f"free some space, or {ELSEWHERE}")
     if isinstance(error.filename, str) and not _is_output(Path(error.filename).absolute(), out):
@@ -144,7 +147,7 @@ def _explained(error: OSError, out: Path) -> ModelError | BundleError:
 
 
 def _is_output(path: Path, out: Path) -> bool:
-    """Whether ``path`` is the target, a folder that leads to it, or one of the names beside it."""
+    """Whether ``path`` is the target, a folder above or below it, or one of the working names beside it."""
     if out.is_relative_to(path) or path.is_relative_to(out):
         return True
     return path.is_relative_to(out.parent) and path.relative_to(out.parent).parts[0].startswith(f".{out.name}.")

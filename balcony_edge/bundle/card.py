@@ -1,4 +1,4 @@
-"""The head of a model card: what the Hugging Face Hub reads of a bundle."""
+"""The front matter of a model card: the YAML block that the Hugging Face Hub reads."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ TAGS = ("balcony-edge", "early-exit", "adaptive-computation", "onnx")
 
 
 def front_matter(manifest: Manifest, licence: Mapping[str, str] | None = None) -> str:
-    """The YAML block. ``licence``: the Hub's own keys (license, license_name, license_link) as far as known."""
+    """The YAML block for a bundle. ``licence``: the Hub's keys license, license_name, license_link, as far as known."""
     fields: dict[str, str] = {"library_name": "balcony-edge", "pipeline_tag": "text-generation"}
     if HUB_ID.fullmatch(manifest.base.model):
         fields["base_model"] = manifest.base.model
     fields |= licence or {}
-    # A JSON string is a YAML string whatever it holds.
+    # Every JSON string is also a YAML string.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()]
     return "".join([MARK, *lines, "tags:\n", *(f"- {tag}\n" for tag in TAGS), MARK])
 
 
 def split_card(text: str) -> tuple[str, str]:
-    """A card as its front matter without the marks, empty where there is none, and the rest."""
+    """Split a card's text into its front matter (without the marks; empty if there is none) and the rest."""
     text = text.replace("\r\n", "\n")
     if text.startswith(MARK):
         head, mark, rest = text[len(MARK) :].partition(f"\n{MARK}")

@@ -1,6 +1,7 @@
-"""Which files an ONNX graph refers to, read from its bytes: a device has no onnx package, and asks before it loads.
+"""Checks which files an ONNX graph takes weights from, before ONNX Runtime loads it.
 
-Only the messages on the way to tensors are entered (onnx.proto's field numbers); all else is skipped by its length.
+A device has no onnx package, so the graph's bytes are parsed here. Only the protobuf messages on the way to tensors are
+read (field numbers of onnx.proto); everything else is skipped by its length.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from balcony_edge.errors import BundleError
 
-# message → {field number: message inside}. Functions and training graphs hold tensors too.
+# Message → {field number: message in that field}. Functions and training graphs contain tensors too.
 CHILDREN = {
     "Model": {7: "Graph", 20: "TrainingInfo", 25: "Function"},
     "TrainingInfo": {1: "Graph", 2: "Graph"},
@@ -26,9 +27,9 @@ AGAIN = "do not use this bundle unless you know who made it; export it again"
 
 
 def check_external_data(graph: Path, name: str, files: dict[str, int]) -> None:
-    """Raise BundleError unless every tensor of ``graph`` that lies outside it lies in one of the bundle's own files.
+    """Raise BundleError unless all weights outside of ``graph`` lie within the bundle's own files.
 
-    ``name``: the graph's name in the manifest; ``files``: bytes of each file there. Offsets and lengths must fit.
+    ``name``: the graph's name in the manifest. ``files``: size in bytes of each file that the manifest lists.
     """
     try:
         for entries in external_tensors(graph.read_bytes()):
@@ -38,11 +39,11 @@ def check_external_data(graph: Path, name: str, files: dict[str, int]) -> None:
 
 
 def external_tensors(content: bytes) -> Iterator[dict[str, str]]:
-    """The external-data entries (location, offset, length, …) of each tensor that has some, wherever it hides.
+    """The external-data entries (location, offset, length, …) of every tensor in the graph that has any.
 
-    Raises ValueError or IndexError for bytes that are no protobuf message.
+    ``content``: the graph's bytes. Raises ValueError or IndexError if they are not a protobuf message.
     """
-    # A stack, not recursion: how deep graphs nest is the author's choice.
+    # A stack and not recursion: a hostile graph may nest as deeply as it likes.
     stack = [("Model", memoryview(content))]
     while stack:
         kind, message = stack.pop()
@@ -63,7 +64,7 @@ def external_tensors(content: bytes) -> Iterator[dict[str, str]]:
 def _check(entries: dict[str, str], graph: Path, name: str, files: dict[str, int]) -> None:
     location = entries.get("location", "")
     place = str(PurePosixPath(name).parent / location)
-    # A plain name beside the graph: ONNX Runtime gives some longer ones a meaning of their own.
+    # Only a plain file name beside the graph is allowed: ONNX Runtime treats some paths specially.
     if location != PurePosixPath(location).name or place not in files:
         raise BundleError(f"{graph} takes weights from {location!r}, which is none of the bundle's files", AGAIN)
     offset = _number(entries, "offset", 0)
@@ -80,7 +81,7 @@ def _number(entries: dict[str, str], key: str, default: int) -> int:
 
 
 def _entry(message: memoryview) -> tuple[str, str]:
-    """A StringStringEntryProto: key and value, each at most once."""
+    """Key and value of a StringStringEntryProto. Raises ValueError if one of them is there twice."""
     found: dict[int, str] = {}
     for field, value in _fields(message):
         if field in found:
@@ -90,7 +91,7 @@ def _entry(message: memoryview) -> tuple[str, str]:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """(field number, bytes) of the length-delimited fields of a message; numbers are skipped."""
+    """(field number, bytes) of each length-delimited field of a message; fields with numbers are skipped."""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)

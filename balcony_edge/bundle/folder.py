@@ -1,4 +1,4 @@
-"""The bundle: a folder with ``balcony.json``, ONNX graphs that share one weights file, and a tokenizer."""
+"""The bundle's folder: ``balcony.json``, ONNX graphs that share one weights file, and a tokenizer."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from balcony_edge.errors import BundleError
 
 
 class Bundle:
-    """A verified bundle folder.
+    """A bundle folder that was checked. ``path`` is the folder, ``manifest`` the content of its balcony.json.
 
-    ``Bundle(path)`` checks the manifest, that every file is there, its size and digest, and that no graph takes
-    weights from elsewhere; BundleError names the first culprit. Files that the manifest does not list are never read.
-    ``Bundle.demo()`` is the one that comes with the package.
+    ``Bundle(path)`` checks the manifest, the size and digest of every file that it lists, and that no graph takes
+    weights from elsewhere. Files that the manifest does not list are never read. ``Bundle.demo()`` is the bundle that
+    comes with the package.
+
+    Raises:
+        BundleError: which names the first file that is wrong.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -27,13 +30,13 @@ class Bundle:
                 self._verify(root, name, entry)
         sizes = {name: entry.bytes for name, entry in self.manifest.files.items()}
         for name in sizes:
-            # Also the graph that others load from here (full.onnx, for onnxruntime-genai).
+            # All of them, also those that only other programs load (full.onnx, for onnxruntime-genai).
             if name.endswith(".onnx"):
                 check_external_data(self.path / name, name, sizes)
 
     @classmethod
     def demo(cls) -> Bundle:
-        """The embedded demo bundle: a small story teller."""
+        """The demo bundle that comes with the package: a small model that tells stories. Raises BundleError."""
         path = Path(str(resources.files("balcony_edge"))) / "demo"
         if not (path / MANIFEST_NAME).exists():
             raise BundleError(
@@ -43,21 +46,21 @@ class Bundle:
         return cls(path)
 
     def file(self, name: str) -> Path:
-        """The path of the manifest, the card or a file that the manifest lists. Raises BundleError for another."""
+        """The path of the manifest, the card, or a file that the manifest lists. Raises BundleError for other names."""
         if name not in (MANIFEST_NAME, CARD_NAME) and name not in self.manifest.files:
             raise BundleError(f"the bundle {self.path} has no {name} in its manifest", "export the bundle again")
         return self.path / name
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Depths at which a token can be emitted, in base layers, ascending; the last one is the full model."""
+        """The depths at which a token can be emitted, in base layers, ascending. The last one is the full model."""
         return (*(graph.stop for graph in self.manifest.exits), self.manifest.architecture.layers)
 
     def _verify(self, root: Path, name: str, entry: FileEntry) -> None:
         path = self.path / name
         again = "copy the bundle again, or export it again"
         try:
-            # A link could lead out of the bundle even where the name does not.
+            # A symbolic link could lead out of the bundle even if the name does not.
             if not path.resolve().is_relative_to(root):
                 raise BundleError(f"{path} leads outside the bundle", again)
             if not path.is_file():

@@ -1,7 +1,7 @@
-"""Bundles that are shared: sent to, and had from, a model repository of the Hugging Face Hub or a folder.
+"""Sharing bundles: sends them to, and gets them from, a model repository of the Hugging Face Hub or a folder.
 
-Both homes hold a bundle in the same way: the files that the manifest names, the manifest, and the model card. Only
-these are sent or taken, whatever else lies there, and what was taken is verified before it gets its name.
+Both kinds of home store the same files: those that the manifest lists, the manifest, and the model card. Nothing else
+is sent or taken, and what was taken is checked before it gets its final name.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Parts = dict[str, Path | bytes]
 
 
 class Home(Protocol):
-    """Where bundles are shared. Raises HubError."""
+    """A place where a bundle is shared. Its methods raise HubError."""
 
     def send(self, parts: Parts, private: bool) -> str:
-        """Store a bundle's files; the address at which people find it."""
+        """Store a bundle's files (by name: a path or the content); returns the address at which people find it."""
         ...
 
     def take(self, into: Path, revision: str | None) -> None:
-        """Put a bundle's files into an empty folder, unverified."""
+        """Put a bundle's files into an empty folder, unchecked."""
         ...
 
 
 def home(repo: str) -> Home:
-    """The home that a user names: ``owner/name`` on the Hub; a folder if it exists, or as ./folder or file:///folder.
+    """The home that a user names: ``owner/name`` on the Hub, or a folder.
 
-    Raises HubError for anything else.
+    A folder is a name that exists, ./folder, or file:///folder. Raises HubError for anything else.
     """
     if repo.startswith("file:"):
         address = urlsplit(repo)
@@ -55,14 +55,21 @@ def home(repo: str) -> Home:
 
 
 def push(bundle: Bundle, repo: str, private: bool = False) -> str:
-    """Share a verified bundle; its address. ``private`` counts where a Hub repository is made by this push."""
+    """Share a bundle; returns its address. ``private``: if this creates a repository on the Hub, make it private.
+
+    Raises HubError.
+    """
     return home(repo).send(_parts(bundle), private)
 
 
 def pull(repo: str, out: Path, revision: str | None = None) -> Manifest:
-    """A shared bundle as the folder ``out``, whole and verified or not at all.
+    """Get a shared bundle as the folder ``out``, whole and checked or not at all; returns its manifest.
 
-    A bundle that was at ``out`` is replaced. Raises HubError, or BundleError if the home holds a broken bundle.
+    A bundle at ``out`` is replaced. ``revision``: branch, tag or commit, for the Hub.
+
+    Raises:
+        HubError: the bundle cannot be fetched.
+        BundleError: it is broken, or ``out`` cannot be written.
     """
     source = home(repo)
     with whole_folder(out) as work:
@@ -75,10 +82,12 @@ def pull(repo: str, out: Path, revision: str | None = None) -> Manifest:
 
 
 def fetch(repo: str, revision: str | None = None, offline: bool = False) -> Path:
-    """The local folder of a bundle on the Hub, downloaded through the Hub's cache if that lacks it.
+    """The local folder of a bundle on the Hub; what the Hub's cache lacks is downloaded.
 
-    The Hub's cache keeps a snapshot as links to files elsewhere, which ONNX Runtime may refuse for weights and a
-    bundle refuses always; so the folder is one of our own, of hard links that cost no space.
+    The Hub's cache stores a snapshot as symbolic links out of its folder, which bundles refuse and ONNX Runtime may
+    refuse too. So the bundle gets a folder of its own, of hard links, which take no space.
+
+    Raises HubError or BundleError.
     """
     source = HubHome(repo)
     manifest, commit = source.manifest(revision, offline)
@@ -94,23 +103,23 @@ def fetch(repo: str, revision: str | None = None, offline: bool = False) -> Path
 
 
 class FolderHome:
-    """A folder that holds one bundle: a disk that is carried around, or a share."""
+    """A folder that holds one bundle, on a network share or a disk that is carried around."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def send(self, parts: Parts, private: bool) -> str:
-        """The files as copies; ``private`` means nothing here. A bundle in the folder is replaced as a whole."""
+        """Copy the files to the folder; a bundle that is there is replaced. ``private`` means nothing here."""
         with whole_folder(self.folder) as work:
             for name, part in parts.items():
                 self._write(part, work / name)
         return str(self.folder)
 
     def take(self, into: Path, revision: str | None) -> None:
-        """The files as copies. A folder has no revisions."""
+        """Copy the files from the folder. Raises HubError for a revision: a folder has none."""
         if revision is not None:
             raise HubError(f"{self.folder} is a folder and has no revisions", "leave --revision out")
-        bundle = Bundle(self.folder)  # verified first: a name may be a link that leads anywhere
+        bundle = Bundle(self.folder)  # checked first: a name may be a link that leads anywhere
         for name in _names(bundle.manifest):
             path = bundle.file(name)
             if name != CARD_NAME or (path.is_file() and not path.is_symlink()):
@@ -135,9 +144,9 @@ class HubHome:
         self.repo = repo
 
     def send(self, parts: Parts, private: bool) -> str:
-        """One commit with all files; the repository is made if it is not there.
+        """Upload all files in one commit; the repository is created if it does not exist.
 
-        Graphs of an earlier push with other splits go; other files of the repository stay.
+        Graphs that an earlier push left and this bundle lacks are deleted. Other files in the repository stay.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
@@ -145,7 +154,7 @@ class HubHome:
             raise HubError(f"cannot push to {self.repo}: the Hub needs a login for that", LOG_IN)
         api = HfApi()
         try:
-            # None leaves the choice to the owner's settings on the Hub: public unless an organisation says otherwise.
+            # None leaves the choice to the owner's settings on the Hub, which are public as a rule.
             url = api.create_repo(self.repo, private=True if private else None, exist_ok=True)
             stale = [name for name in api.list_repo_files(self.repo) if name.endswith(".onnx") and name not in parts]
             api.create_commit(
@@ -162,14 +171,17 @@ class HubHome:
         return str(url)
 
     def take(self, into: Path, revision: str | None) -> None:
-        """Downloaded straight into the folder, from one commit."""
+        """Download the files into the folder, all from one commit."""
         manifest, commit = self.manifest(revision)
         self.download(manifest, commit, into)
-        # Notes that the client leaves about the download.
+        # The client leaves notes about the download there.
         shutil.rmtree(into / ".cache", ignore_errors=True)
 
     def manifest(self, revision: str | None, offline: bool = False) -> tuple[Manifest, str]:
-        """The manifest that a revision holds, and the commit that the revision names."""
+        """The manifest in a revision, and the commit that the revision stands for. ``offline``: only from the cache.
+
+        Raises HubError or BundleError.
+        """
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -181,12 +193,15 @@ class HubHome:
                     f"{self.repo} on the Hugging Face Hub holds no bundle: it has no {MANIFEST_NAME}",
                     f"if it is a base model, make a bundle of it: balcony-edge export {self.repo} -o bundle/",
                 ) from error
-            raise self._not_had(error) from error
-        # The cache files every snapshot under its commit.
+            raise self._not_fetched(error) from error
+        # The cache stores every snapshot in a folder named after its commit.
         return read_manifest(path.parent), path.parent.name
 
     def download(self, manifest: Manifest, commit: str, into: Path | None = None, offline: bool = False) -> Path:
-        """The bundle's files of a commit: in ``into``, or in the Hub's cache."""
+        """Download the bundle's files of a commit to ``into``, or to the Hub's cache; returns the folder.
+
+        Raises HubError.
+        """
         from huggingface_hub import snapshot_download
 
         try:
@@ -200,20 +215,20 @@ class HubHome:
                 )
             )
         except Exception as error:  # the client's errors share no base
-            raise self._not_had(error) from error
+            raise self._not_fetched(error) from error
 
-    def _not_had(self, error: Exception) -> HubError:
+    def _not_fetched(self, error: Exception) -> HubError:
         reason, hint = explain(error, self.repo)
         return HubError(f"cannot get {self.repo} from the Hugging Face Hub: {reason}", hint)
 
 
 def _names(manifest: Manifest) -> list[str]:
-    """What belongs to a bundle, the manifest last: it makes a folder a bundle. The card may be missing."""
+    """The names of a bundle's files; the card may be missing. The manifest is last, since it makes a folder a bundle."""
     return [*sorted({*manifest.files, CARD_NAME}), MANIFEST_NAME]
 
 
 def _parts(bundle: Bundle) -> Parts:
-    """The files to send, by name; a card without front matter, or none at all, gets what the Hub needs to know."""
+    """The files to send, by name. A card that is missing or has no front matter gets the front matter the Hub needs."""
     parts: Parts = {name: bundle.file(name) for name in _names(bundle.manifest)}
     card = bundle.file(CARD_NAME)
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.manifest.base.model}\n"
@@ -223,7 +238,7 @@ def _parts(bundle: Bundle) -> Parts:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the two caches lie on different disks."""
+    """Make a hard link, or a copy if the two caches are on different disks."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)

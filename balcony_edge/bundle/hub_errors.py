@@ -1,4 +1,4 @@
-"""What the Hugging Face Hub's client raises, as one reason and the next thing to do."""
+"""Explains what the Hugging Face Hub's client raises: one line with the reason, and what to do next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LOG_IN = "log in with hf auth login, or set HF_TOKEN"
 
 
 def require_client() -> None:
-    """Raise HubError naming the extra unless huggingface_hub is installed."""
+    """Raise HubError, with the extra to install, if huggingface_hub is missing."""
     try:
         import huggingface_hub  # noqa: F401
     except ImportError as error:
@@ -19,9 +19,10 @@ def require_client() -> None:
 
 
 def explain(error: Exception, repo: str) -> tuple[str, str]:
-    """Why ``repo`` was not had or not written, in one line, and a hint.
+    """Why ``repo`` could not be read or written, in one line, and a hint.
 
-    The client raises many kinds, some of which it lends from its HTTP library: the known ones first, then any.
+    The client raises many kinds of error, some of them its HTTP library's. Known kinds have words of their own; for
+    all others the reason is the first line of the error.
     """
     from huggingface_hub import errors
 

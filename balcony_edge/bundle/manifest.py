@@ -1,4 +1,4 @@
-"""``balcony.json``, a manifest: the exporter writes it, the runtime reads it, and its schema has its one home here."""
+"""The manifest of a bundle, ``balcony.json``: its schema. The exporter writes it, the runtime reads it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from balcony_edge.errors import BundleError
 
 MANIFEST_NAME = "balcony.json"
-# The model card: for people, and edited where bundles are shared. No digest guards it, nothing reads it.
+# The model card. People edit it where bundles are shared, so it has no digest; the runtime does not read it.
 CARD_NAME = "README.md"
 SCHEMA_VERSION = 3
-# What can be a repository of the Hugging Face Hub: owner/name.
+# The form of a repository's name on the Hugging Face Hub: owner/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
@@ -27,12 +27,15 @@ Exactness = Literal["bit", "float"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class _Record(BaseModel):
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
-class Architecture(_Record):
-    """The numbers that graphs and caches need. Sizes are counts of elements; ``layers`` counts decoder layers."""
+class Architecture(_Part):
+    """The base model's sizes, as graphs and caches need them, in elements. ``layers``: decoder layers.
+
+    ``context``: largest number of positions. ``tied_head``: the LM head is the embedding.
+    """
 
     family: str
     hidden: int
@@ -46,12 +49,16 @@ class Architecture(_Record):
     tied_head: bool
 
 
-class Formats(_Record):
-    """How a bundle keeps its numbers, and for which ONNX Runtime provider its graphs were built.
+class Formats(_Part):
+    """The number formats in a bundle, and the ONNX Runtime provider that its graphs were built for.
 
-    ``base``, ``exits`` and ``head`` are those of the weights (the embedding goes with the head); ``activations`` those
-    of the hidden states between graphs, ``cache`` those of keys and values. Weights of int8 and int4 share one scale
-    per ``block_size`` or, where a matrix divides less evenly, per fewer; they have zero points unless ``symmetric``.
+    Attributes:
+        base, exits, head: of the weights. The embedding has the head's format.
+        activations: of the hidden states that one graph hands to the next.
+        cache: of keys and values.
+        block_size: how many weights of int8 or int4 share one scale. A matrix whose inputs this does not divide has
+            smaller blocks.
+        symmetric: whether quantised weights have scales only; else they have zero points too.
     """
 
     provider: Provider = "cpu"
@@ -64,20 +71,25 @@ class Formats(_Record):
     symmetric: bool = True
 
 
-class BaseInfo(_Record):
-    """Which frozen base this is: its name, and the digest of its checkpoint files."""
+class BaseInfo(_Part):
+    """The frozen base model: its name, and the digest of its checkpoint files."""
 
     model: str
     sha256: str
 
 
-class Graph(_Record):
-    """One ONNX graph. ``start`` and ``stop`` count the base layers run before and after it.
+class Graph(_Part):
+    """One ONNX graph of a bundle.
 
-    kind "segment": base layers ``start+1 … stop``; "exit": the Balcony of split ``stop``; "head": LM head.
-    ``caches``: how many layers keep a KV cache in it. ``gate``: whether an exit also answers its gate.
-    ``weight_bytes``: the weights that one token reads. ``legacy_file``: the same graph for ONNX Runtime 1.23, which
-    takes a sliding window for one position wider than later versions do; only where the two differ.
+    Attributes:
+        kind: "segment" (base layers ``start`` + 1 to ``stop``), "exit" (the Balcony at split ``stop``) or "head".
+        file: its name in the bundle.
+        start, stop: base layers that were run before it, and after it.
+        caches: how many of its layers have a KV cache.
+        gate: whether an exit also outputs its gate's logit.
+        weight_bytes: bytes of weights that one token reads.
+        legacy_file: the same graph for ONNX Runtime 1.23, in which a sliding window is one position wider than in later
+            versions; None where that makes no difference.
     """
 
     kind: Literal["segment", "exit", "head"]
@@ -90,13 +102,16 @@ class Graph(_Record):
     legacy_file: str | None = None
 
 
-class GateBins(_Record):
-    """Agreement on the base's own text by calibrated gate probability: ``edges`` separate bins, ``share`` weighs them.
+class GateBins(_Part):
+    """How often exits agree with the full model, by bins of a gate's calibrated probability, on the base's own text.
 
-    ``agreement[depth][bin]``: how often the exit at ``depth`` gave the full model's token in that bin;
-    ``drafted[bin]``: how often the likeliest of the tokens that the gate looks at was it. ``judged[bin][judge's bin]``
-    and ``following[depth][bin][bin there]``: of a bin's tokens, the shares of what the judge, and the gate of a deeper
-    exit, then said.
+    Attributes:
+        edges: probabilities that separate the bins, ascending; one fewer than there are bins.
+        share: share of the tokens in each bin.
+        agreement: depth → per bin, how often the exit at that depth gave the full model's token.
+        drafted: per bin, how often the gate draft was the full model's token; None without gate drafts.
+        judged: [bin][judge's bin], the shares of a bin's tokens in the judge's bins; None without a judge.
+        following: depth → [bin][bin there], the shares of a bin's tokens in the bins of a deeper exit's gate.
     """
 
     edges: list[float]
@@ -117,12 +132,15 @@ class GateBins(_Record):
         return self
 
 
-class JudgeRecord(_Record):
-    """How likely an exit's token is the full model's, once the exit has answered; fitted on held-out text.
+class JudgeRecord(_Part):
+    """Predicts whether an exit's token is the full model's, once the exit has answered; fitted on held-out text.
 
-    score = ``gate`` · gate logit + ``top`` · log-probability of the token + ``margin`` · logit gap to the second +
-    ``previous`` · ``top`` of the position before (``previous_mean`` where that is unknown) + ``offset``.
-    ``edges`` of sigmoid(score) separate the bins, ``share`` weighs them; ``agreement[bin]`` was measured.
+    score = ``gate`` × gate logit + ``top`` × log-probability of the token + ``margin`` × its lead in logits over the
+    second + ``previous`` × the log-probability at the position before (``previous_mean`` if that is unknown)
+    + ``offset``.
+
+    ``edges`` of sigmoid(score) separate bins; ``share`` of the tokens lies in each, and ``agreement`` is how often the
+    exit gave the full model's token there.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -146,8 +164,11 @@ class JudgeRecord(_Record):
         return self
 
 
-class ExitQuality(_Record):
-    """What training measured for one exit on held-out text."""
+class ExitQuality(_Part):
+    """What was measured of one exit on held-out text.
+
+    ``agreement``: how often its token is the full model's. ``kl_nats``: mean divergence from the full model, in nats.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -164,23 +185,36 @@ class ExitQuality(_Record):
         return self
 
 
-class Generation(_Record):
-    """Defaults of generation; ids index the vocabulary."""
+class Generation(_Part):
+    """Token ids that begin and end texts. ``add_bos``: prompts begin with ``bos_token_id``."""
 
     bos_token_id: int | None = None
     eos_token_ids: list[int] = Field(default_factory=list)
     add_bos: bool = False
 
 
-class FileEntry(_Record):
+class FileEntry(_Part):
     """Size and digest of one file of the bundle."""
 
     bytes: int
     sha256: str
 
 
-class Manifest(_Record):
-    """All of ``balcony.json``."""
+class Manifest(_Part):
+    """All of ``balcony.json``.
+
+    Attributes:
+        schema_version: version of this schema.
+        base, architecture: the frozen base model.
+        splits: depths at which the trunk is cut, in base layers.
+        formats: number formats of weights, activations and caches.
+        exactness: "bit" if the graphs compute a batch with the bits of single positions, else "float".
+        minimum_onnxruntime: the oldest version that can run it.
+        graphs: segments, exits and the head.
+        quality: depth of an exit → what was measured of it.
+        generation: token ids that begin and end texts.
+        files: name → size and digest of the bundle's files; those of the card are not checked.
+    """
 
     schema_version: Literal[3]
     base: BaseInfo
@@ -223,7 +257,7 @@ class Manifest(_Record):
             for name in filter(None, (graph.file, graph.legacy_file)):
                 if name not in self.files:
                     raise ValueError(f"graph file {name} is not among the bundle's files")
-                # By the ending alone ONNX Runtime chooses another format, whose insides are not checked here.
+                # For another ending ONNX Runtime expects another format, whose contents are not checked here.
                 if not name.endswith(".onnx"):
                     raise ValueError(f"graph file {name} does not end in .onnx")
         for name in self.files:
@@ -234,12 +268,12 @@ class Manifest(_Record):
 
     @property
     def segments(self) -> list[Graph]:
-        """The trunk, from the embedding up."""
+        """The segments of the trunk, from the embedding up."""
         return sorted((graph for graph in self.graphs if graph.kind == "segment"), key=lambda graph: graph.start)
 
     @property
     def exits(self) -> list[Graph]:
-        """The Balconies, shallowest first."""
+        """The exits, shallowest first."""
         return sorted((graph for graph in self.graphs if graph.kind == "exit"), key=lambda graph: graph.stop)
 
     @property
@@ -249,7 +283,7 @@ class Manifest(_Record):
 
     @property
     def digest(self) -> str:
-        """One digest for the whole bundle: calibrations are cached under it."""
+        """One sha256 for the whole bundle, from its files' names and digests. Caches use it as a key."""
         lines = (f"{name} {entry.sha256}" for name, entry in sorted(self.files.items()))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -264,9 +298,9 @@ def file_entry(path: Path) -> FileEntry:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle folder, checked in itself; the files that it names are not looked at.
+    """The manifest of a bundle folder. It is checked, but the files that it lists are not.
 
-    Raises BundleError.
+    Raises BundleError if it is missing, broken or of another version.
     """
     path = folder / MANIFEST_NAME
     try:

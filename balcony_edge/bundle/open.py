@@ -1,4 +1,4 @@
-"""A bundle from whatever names one: a path, a Hub id, or nothing (the embedded demo)."""
+"""Opens a bundle by whatever names it: a path, a Hub id, or nothing (the built-in demo)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from balcony_edge.errors import BundleError
 
 
 def open_bundle(bundle: str | Path | Bundle | None, *, revision: str | None = None, offline: bool = False) -> Bundle:
-    """A bundle from a path, a Hub id (``owner/name``, fetched once), a bundle, or None for the demo.
+    """Open and check a bundle.
 
-    A path that exists goes before a Hub id. ``revision`` and ``offline`` (only what the caches hold) are for Hub
-    ids. Raises BundleError or HubError.
+    Args:
+        bundle: a folder; a Hub id (owner/name), which is downloaded once; a Bundle, which is returned; or None for the
+            built-in demo. A folder of that name goes before a Hub id.
+        revision: branch, tag or commit, for a Hub id.
+        offline: download nothing, for a Hub id.
+
+    Raises:
+        BundleError: there is no usable bundle.
+        HubError: the Hub cannot be reached or has no such bundle.
     """
     if isinstance(bundle, Bundle):
         return bundle

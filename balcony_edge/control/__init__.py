@@ -1,1 +1,1 @@
-"""What the controller is told of a bundle and a device, and what it decided."""
+"""Connects the controller: what it is told about a bundle and a device, and the log of what it decides."""

@@ -1,4 +1,4 @@
-"""A ladder and what was measured of its exits, as the controller sees them."""
+"""Translates a ladder and its bundle into the controller's own types: their shape and their quality."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balcony_edge.engine.ladder import Ladder
 
 
 def ladder_shape(ladder: Ladder) -> LadderShape:
-    """The ladder as the controller sees it."""
+    """Depths and stages of a ladder, as the controller knows them."""
     return LadderShape(
         depths=ladder.depths,
         trunk=tuple((stage.name, stage.graph.stop) for stage in ladder.trunk),
@@ -21,7 +21,7 @@ def ladder_shape(ladder: Ladder) -> LadderShape:
 
 
 def quality_model(bundle: Bundle) -> QualityModel:
-    """The measured agreement of a bundle's exits: by gate, and by judge where the bundle has them."""
+    """What the bundle says of its exits' agreement with the full model: by gate, and by judge where it has one."""
     found = bundle.manifest.quality
     bins = {split: row.bins for split, row in found.items()}
     tables = {
@@ -33,8 +33,8 @@ def quality_model(bundle: Bundle) -> QualityModel:
 
 
 def _judge(record: JudgeRecord) -> Judge:
-    """The manifest's edges are probabilities, the controller's are of the score."""
-    kept = [min(1.0 - 1e-12, max(1e-12, edge)) for edge in record.edges]
-    edges = [math.log(edge / (1.0 - edge)) for edge in kept]
+    """The controller's judge. Its edges are scores (logits), while the manifest's are probabilities."""
+    inside = [min(1.0 - 1e-12, max(1e-12, edge)) for edge in record.edges]
+    edges = [math.log(edge / (1.0 - edge)) for edge in inside]
     weights = {name: float(getattr(record, name)) for name in Judge.FEATURES}
     return Judge(weights, record.offset, edges, record.share, record.agreement, record.previous_mean)

@@ -1,4 +1,4 @@
-"""The log of a governor's decisions: one JSON line for each step that showed tokens."""
+"""The decision log: one JSON line for each step of decoding, with what the governor decided and why."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KIND = "balcony-edge decisions"
 
 
 class DecisionLog:
-    """Writes a log to ``path``, line by line: what was decided last is there even if the process dies.
+    """Writes a decision log to ``path``. Each line is written at once, so it is there even if the process dies.
 
-    Raises RecordingError when the file cannot be written.
+    Raises RecordingError if the file cannot be written, also from its methods.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class DecisionLog:
             ) from error
 
     def start(self, governor: Governor) -> None:
-        """The first line: what the tokens were decided for."""
+        """Write the first line: the budget, the depths and the least agreement that decisions are made for."""
         self._write(
             {
                 "kind": KIND,
@@ -46,7 +46,7 @@ class DecisionLog:
         )
 
     def step(self, governor: Governor, depths: Sequence[int], elapsed_ms: float, signals: Signals) -> None:
-        """A step has shown tokens of ``depths``."""
+        """Write one step: it emitted tokens of these ``depths`` in ``elapsed_ms``, under these ``signals``."""
         self._write(
             {
                 "token": self._token,
@@ -71,7 +71,7 @@ class DecisionLog:
         self._token += len(depths)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> DecisionLog:
@@ -90,7 +90,7 @@ class DecisionLog:
 
 
 def _plain(value: Any) -> Any:
-    """JSON knows no NaN and no infinity: None there."""
+    """The value with None for NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):

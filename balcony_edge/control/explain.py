@@ -1,4 +1,4 @@
-"""What a log of decisions tells: a paragraph, and the figures that it is made of."""
+"""Explains a decision log: its figures, and a paragraph that says them in words."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 from balcony_edge.control.decision_log import KIND
 from balcony_edge.errors import RecordingError
 
-# The first steps of a log, during which the speed is still being learnt.
+# The device's speed is still being learnt during these first tokens, so they say nothing about it.
 LEARNING_TOKENS = 20
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(head, steps) of a log that ``run --log`` wrote. A last line that was cut off is left out.
+    """The head and the steps of a log that ``run --log`` wrote. A last line that was cut off is left out.
 
-    Raises RecordingError for anything else.
+    Raises RecordingError for any other file.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         head = json.loads(lines[0])
         if head["kind"] != KIND:
-            raise ValueError("its first line is another")
+            raise ValueError("its first line does not say so")
         steps = []
         for number, line in enumerate(lines[1:], start=2):
             try:
@@ -35,15 +35,15 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             _ = step["tokens"], step["depths"], step["elapsed_ms"], step["slowdown"], step["debt_ms"], step["options"]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RecordingError(
-            f"{path} is no log of decisions: {error}", "write one with balcony-edge run --log FILE …"
+            f"{path} is not a decision log: {error}", "write one with balcony-edge run --log FILE …"
         ) from error
     if not steps:
-        raise RecordingError(f"{path} holds no decision", "let the run show some tokens")
+        raise RecordingError(f"{path} holds no decision", "let the run emit some tokens")
     return dict(head), steps
 
 
 def figures(head: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a log: counts are tokens, times milliseconds."""
+    """The figures of a log, as ``explain --json`` prints them: counts are tokens, times milliseconds."""
     depths = Counter(depth for step in steps for depth in step["depths"])
     full = head["depths"][-1]
     timed = steps[1:]
@@ -70,12 +70,12 @@ def figures(head: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _value(step: dict[str, Any]) -> Any:
-    """An option's value; one that was not to be had (null in the log) comes last."""
+    """A sort key for a step's options: their value. An option that was not available (null in the log) comes last."""
     return lambda name: float("-inf") if step["options"][name] is None else step["options"][name]
 
 
 def paragraph(found: dict[str, Any]) -> str:
-    """The figures as people would say them."""
+    """The figures in words."""
     full = found["full"]
     shares = ", ".join(
         f"{share:.0%} {'at full depth' if int(depth) == full else f'at exit {depth}'}"
@@ -95,15 +95,20 @@ def paragraph(found: dict[str, Any]) -> str:
         said.append(f"For {found['lossless_share']:.0%} of the tokens the budget afforded lossless decoding.")
     low, high = found["slowdown"]
     if high / low > 1.1:
-        said.append(f"The device's speed moved: everything took {low:.2f} to {high:.2f} times its calibrated times.")
+        said.append(f"The device's speed moved: everything took {low:.2f} to {high:.2f} times as long as profiled.")
     else:
-        said.append(f"The device was steady, at {(low + high) / 2:.2f} times its calibrated times.")
+        said.append(f"The device was steady: everything took {(low + high) / 2:.2f} times as long as profiled.")
     if found["verdicts"]:
-        names = {"emit": "shown", "hold": "held as drafts", "verify": "verified", "deepen": "dropped for a deep pass"}
+        names = {
+            "emit": "emitted",
+            "hold": "held as drafts",
+            "verify": "verified",
+            "deepen": "rejected for a deep pass",
+        }
         counts = ", ".join(f"{count} {names[name]}" for name, count in sorted(found["verdicts"].items()))
-        said.append(f"The last token of an exit in each step was best {counts}.")
+        said.append(f"The best verdicts on the last token of an exit in each step: {counts}.")
     if found["pause_ms"]:
-        said.append(f"Pauses of {found['pause_ms']:.0f} ms in all kept limits of power, battery or GPU.")
+        said.append(f"Pauses of {found['pause_ms']:.0f} ms in all served limits of power, battery or GPU.")
     if found["cut_tokens"]:
         said.append(f"Heat or a low battery allowed only the shallowest exit for {found['cut_tokens']} tokens.")
     if found["floor_tokens"]:

@@ -1,8 +1,8 @@
-"""Measure this device once per bundle: what each stage costs by positions, and whether batching is bit-exact.
+"""The ladder profile: what each stage of a bundle costs on this device, and whether batches are bit-exact here.
 
-The result is cached per device and bundle, so that only a first run pays the second that it takes. Where other work on
-the machine has made its rounds disagree (by MOST_DISAGREEMENT), the next start measures once more, and the steadier one
-is kept; after MOST_MEASURED times that is that.
+It takes about a second to measure and is cached per device and bundle, so that only the first start pays for it. If
+other work on the machine made the rounds of a measurement disagree, the next start measures once more and the steadier
+result is cached; after MOST_MEASURED measurements it stays as it is.
 """
 
 from __future__ import annotations
@@ -21,21 +21,25 @@ from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.cache import cache_folder
-from balcony_edge.control.stage_times import Measured, measure, some_ids
+from balcony_edge.control.stage_times import StageTimes, measure, some_ids
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 
 CACHE_VERSION = 3
-# How far rounds may lie from their median, as a share of it, and how often a machine that is never quiet is measured.
+# How far rounds may lie from their median (as a share of it), and how often a machine that is never quiet is measured.
 MOST_DISAGREEMENT = 0.1
 MOST_MEASURED = 3
 
 
 @dataclass(frozen=True)
 class LadderProfile:
-    """``profiles`` by stage name in milliseconds; ``bit_exact``: batched and single positions gave the same bits.
+    """What was measured of a ladder on this device.
 
-    ``disagreement`` of the rounds that the profiles were measured in; they are the steadiest of ``measured`` times.
+    Attributes:
+        profiles: stage name → milliseconds of a call by its number of positions.
+        bit_exact: whether positions fed together and one by one give the same bits.
+        disagreement: how far the rounds of the measurement lay from their median, as a share of it.
+        measured: how often it was measured; these are the steadiest results.
     """
 
     profiles: dict[str, StageProfile]
@@ -45,18 +49,18 @@ class LadderProfile:
 
     @property
     def is_final(self) -> bool:
-        """Whether no further measurement is worth its second."""
+        """Whether the profile is good enough, or was measured often enough."""
         return self.disagreement <= MOST_DISAGREEMENT or self.measured >= MOST_MEASURED
 
     def to_json(self) -> str:
-        """As it lies in the cache."""
+        """The text of its cache file."""
         points = {name: profile.points for name, profile in self.profiles.items()}
         content = {"version": CACHE_VERSION, "bit_exact": self.bit_exact, "profiles": points}
         return json.dumps({**content, "disagreement": self.disagreement, "measured": self.measured})
 
     @classmethod
     def from_json(cls, text: str) -> LadderProfile:
-        """Raises ValueError, KeyError or TypeError for anything but a calibration of this version."""
+        """The profile in a cache file's text. Raises ValueError, KeyError or TypeError for any other text."""
         content = json.loads(text)
         if content["version"] != CACHE_VERSION:
             raise ValueError("another version")
@@ -68,7 +72,10 @@ class LadderProfile:
 
 
 def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
-    """Where the calibration of this device and bundle is kept (``BALCONY_CACHE_DIR`` moves it)."""
+    """The file in which the profile of this bundle on this device is cached; it need not exist.
+
+    ``padded``: whether the ladder pads single positions, which changes their cost.
+    """
     machine = (
         platform.machine(),
         cpu_model(),
@@ -80,13 +87,14 @@ def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
         onnxruntime().__version__,
     )
     key = hashlib.sha256(repr((bundle.manifest.digest, machine)).encode()).hexdigest()[:24]
+    # The folder has its name from earlier versions, whose files are still good.
     return cache_folder() / "calibration" / f"{key}.json"
 
 
 def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderProfile:
-    """The cached calibration, or a fresh one (about a second), which is then cached. ``ladder`` is left empty.
+    """The cached profile, or a new one (about a second), which is then cached. The ladder is empty afterwards.
 
-    A cached one whose rounds disagreed too much is measured once more, and the steadier of the two is cached.
+    If the rounds of a cached profile disagreed too much, it is measured once more and the steadier one is cached.
     """
     path = cache_file(bundle, runtime, ladder.padded)
     known: LadderProfile | None = None
@@ -102,17 +110,17 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
     if known is None:
         found = LadderProfile(fresh.profiles, batching_is_bit_exact(ladder), fresh.disagreement)
     else:
-        better = fresh if fresh.disagreement < known.disagreement else Measured(known.profiles, known.disagreement)
+        better = fresh if fresh.disagreement < known.disagreement else StageTimes(known.profiles, known.disagreement)
         found = LadderProfile(better.profiles, known.bit_exact, better.disagreement, known.measured + 1)
     _write(path, found.to_json())
     return found
 
 
 def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
-    """Whether this machine's kernels give the same bits for positions fed one by one and fed together.
+    """Whether this machine computes the same bits for positions that are fed one by one and fed together.
 
-    Compares every stage's outputs and caches and the full depth's logits. True makes catch-up and verification
-    lossless to the last bit; False means float-exact only. Leaves the ladder empty.
+    If so, catch-up and verification are lossless to the last bit; else they are exact only up to rounding. Compares
+    outputs and caches of every stage, and the full depth's logits, over ``positions``. The ladder is empty afterwards.
     """
     positions = min(positions, ladder.context)
     ids = some_ids(ladder, positions)
@@ -136,7 +144,7 @@ def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
 
 
 def cpu_model() -> str:
-    """The processor's own name, empty where the system does not say."""
+    """The name of the processor; empty where the system does not tell."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -145,7 +153,7 @@ def cpu_model() -> str:
 
 
 def _power_mode() -> str:
-    """A Jetson's power mode: another one is another device for timing."""
+    """A Jetson's power mode, empty elsewhere. Each mode has times of its own."""
     try:
         return Path("/var/lib/nvpmodel/status").read_text().strip()
     except OSError:
@@ -153,7 +161,7 @@ def _power_mode() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write whole or not at all; a cache that cannot be written is only slower next time."""
+    """Write a file whole or not at all. Errors are ignored: without the cache the next start is only slower."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent)

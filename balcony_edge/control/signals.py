@@ -1,4 +1,4 @@
-"""What the governor hears of this device, and budgets refused that need a signal which this device lacks."""
+"""The signals that the governor observes of this device, and the check that a budget has the signals it needs."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from balcony_edge.errors import BudgetError
 from balcony_edge.telemetry import Sensors, Snapshot
 from balcony_edge.telemetry.device import identify
 from balcony_edge.telemetry.device_profile import find_profile
-from balcony_edge.telemetry.reading import NOT_SAMPLED
+from balcony_edge.telemetry.reading import NOT_YET_READ
 
 
 def signals_of(snapshot: Snapshot) -> Signals:
-    """A snapshot as plain values; the time is that of the newest reading."""
+    """A snapshot as the controller's plain values, unknown ones None. Its time is that of the newest reading."""
 
     def flag(value: float | None) -> bool | None:
         return None if value is None else bool(value)
@@ -35,15 +35,15 @@ def signals_of(snapshot: Snapshot) -> Signals:
 
 
 class SignalFeed:
-    """One decider's looks at the machine: each snapshot is passed on once. ``signals`` are the latest passed on."""
+    """Passes the sensors' snapshots on to one decider, each once. ``signals`` are the last that were passed on."""
 
     def __init__(self, sensors: Sensors) -> None:
         self._sensors = sensors
         self._seen: Snapshot | None = None
         self.signals = Signals()
 
-    def look(self) -> Signals | None:
-        """The signals, or None where the sensors have said nothing new."""
+    def new_signals(self) -> Signals | None:
+        """The present signals, or None if they were passed on already."""
         snapshot = self._sensors.snapshot
         if snapshot is self._seen:
             return None
@@ -52,19 +52,22 @@ class SignalFeed:
         return self.signals
 
 
-def first_look(sensors: Sensors, wait_s: float = 2.0) -> Snapshot:
-    """The first snapshot in which every sensor was asked; what has not answered by then is unknown."""
+def first_snapshot(sensors: Sensors, wait_s: float = 2.0) -> Snapshot:
+    """The first snapshot for which every sensor was read; after ``wait_s`` seconds the one there is."""
     until = time.monotonic() + wait_s
     while time.monotonic() < until:
         snapshot = sensors.snapshot
-        if all(reading.reason != NOT_SAMPLED for _, reading in snapshot):
+        if all(reading.reason != NOT_YET_READ for _, reading in snapshot):
             return snapshot
         time.sleep(0.02)
     return sensors.snapshot
 
 
-def require(budget: Budget, snapshot: Snapshot, power_model: PowerModel | None) -> None:
-    """Raise BudgetError if the budget needs what this device does not tell, with the sensors' own reasons."""
+def require_signals(budget: Budget, snapshot: Snapshot, power_model: PowerModel | None) -> None:
+    """Raise BudgetError if the budget needs a signal that this device lacks. The message has the sensors' reasons.
+
+    With a ``power_model`` the power need not be measured.
+    """
     lacking = missing(budget, signals_of(snapshot), power_model is not None)
     if not lacking:
         return
@@ -79,9 +82,10 @@ def require(budget: Budget, snapshot: Snapshot, power_model: PowerModel | None) 
 
 
 def read_power_model(text: str | None) -> PowerModel | None:
-    """``4:14`` (watts at rest and while decoding), or ``profile`` (this device's published limit, none at rest).
+    """The power model of an option's text; None for None.
 
-    Raises BudgetError.
+    ``4:14`` are watts at rest and while decoding. ``profile`` takes the limit in the device profile, and 0 W at rest.
+    Raises BudgetError for any other text, and if no device profile has a limit.
     """
     if text is None:
         return None
@@ -91,7 +95,7 @@ def read_power_model(text: str | None) -> PowerModel | None:
         limit_w = None if found.profile is None else found.profile.limits.power_w
         if limit_w is None:
             name = found.by if found.profile is None else found.profile.name
-            raise BudgetError(f"the device's profile gives no watts ({name})", hint)
+            raise BudgetError(f"the device profile gives no watts ({name})", hint)
         return PowerModel(0.0, limit_w)
     try:
         idle_w, active_w = (float(part) for part in text.split(":"))

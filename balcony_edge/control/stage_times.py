@@ -1,8 +1,8 @@
-"""What each stage of a ladder costs by how many positions it takes at once, timed as decoding calls it.
+"""Times each stage of a ladder by the number of positions in a call, in the order in which decoding would call it.
 
-A call costs more where its weights have left the processor's caches: on small models half as much again. So single
-positions are timed in runs of tokens at one depth, as plain decoding goes; larger numbers of them after tokens at the
-first exit, as a deep pass comes.
+The order matters: a call takes longer if its weights have left the processor's caches (on small models by half). So
+single positions are timed in runs of tokens at one depth, as in plain decoding, and batches after a few tokens at the
+first exit, as in a deep pass.
 """
 
 from __future__ import annotations
@@ -17,25 +17,29 @@ import numpy as np
 from balcony_controller.cost import StageProfile
 from balcony_edge.engine.ladder import Ladder
 
+# Numbers of positions that are timed, and for how many seconds.
 POSITIONS = (1, 2, 4, 8, 16, 32)
 LIMIT_S = 1.0
-# Tokens in a row at one depth; the first, which finds other weights in the caches, does not count.
+# Tokens in a row at one depth. The first does not count: it finds other weights in the processor's caches.
 RUN = 4
 # Tokens at the first exit before a deep pass.
 LEAD = 2
-# Somewhat into the context, where most tokens are decoded.
+# The position where timing starts: most tokens are decoded some way into the context.
 START = 64
 
 
-class Measured(NamedTuple):
-    """Profiles by stage name, and how far the rounds lay from their median: the middle distance, as a share of it."""
+class StageTimes(NamedTuple):
+    """Times of all stages. ``disagreement``: median distance of the rounds from their median, as a share of it."""
 
     profiles: dict[str, StageProfile]
     disagreement: float
 
 
 class Stopwatch:
-    """Collects the times of calls of ``counted`` positions, while that is a number."""
+    """A ladder's observer that collects the times of calls with ``counted`` positions; with None it collects nothing.
+
+    ``times`` are milliseconds by stage and number of positions, ``rounds_ms`` their sums by round.
+    """
 
     def __init__(self) -> None:
         self.counted: int | None = None
@@ -43,13 +47,13 @@ class Stopwatch:
         self.rounds_ms: list[float] = []
 
     def __call__(self, stage: str, count: int, elapsed_ms: float) -> None:
-        """A ladder's observer."""
+        """Note one graph run, if it counts."""
         if count == self.counted:
             self.times.setdefault((stage, count), []).append(elapsed_ms)
             self.rounds_ms[-1] += elapsed_ms
 
     def forget(self) -> None:
-        """As if nothing had been timed yet."""
+        """Remove all times."""
         self.times.clear()
         self.rounds_ms.clear()
 
@@ -59,11 +63,12 @@ def measure(
     positions: tuple[int, ...] = POSITIONS,
     limit_s: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Measured:
-    """Median milliseconds of every stage and the head for each number of positions that fits the context.
+) -> StageTimes:
+    """Median milliseconds of every stage, and of the head, for each number of ``positions`` that fits the context.
 
-    Rounds over all stages are interleaved until ``limit_s`` (default LIMIT_S) is over, after three at the least: a
-    burst of other work on the machine must not fall on one stage alone. ``ladder`` is left empty.
+    Every round times all stages once, so that a burst of other work on the machine does not fall on one stage alone.
+    There are at least three rounds, and more until ``limit_s`` seconds (LIMIT_S by default) are over. The ladder is
+    empty afterwards.
     """
     limit_s = LIMIT_S if limit_s is None else limit_s
     sizes = [size for size in positions if size <= min(ladder.context, 64)]
@@ -77,7 +82,7 @@ def measure(
             for size in sizes:
                 time_single(ladder, watch) if size == 1 else time_batch(ladder, watch, size)
             if rounds == 0:
-                # The first round pays for lazy set-up.
+                # The first round includes set-up work of ONNX Runtime.
                 watch.forget()
             rounds += 1
     finally:
@@ -90,11 +95,11 @@ def measure(
         for name in {name for name, _ in watch.times}
     }
     middle = statistics.median(watch.rounds_ms)
-    return Measured(profiles, statistics.median(abs(total - middle) for total in watch.rounds_ms) / middle)
+    return StageTimes(profiles, statistics.median(abs(total - middle) for total in watch.rounds_ms) / middle)
 
 
 def time_single(ladder: Ladder, watch: Stopwatch) -> None:
-    """Runs of tokens at each depth."""
+    """Time single positions: a run of tokens at each depth."""
     start = min(START, ladder.context - min(RUN, ladder.context))
     for depth in ladder.depths:
         _consume(ladder, start)
@@ -105,7 +110,7 @@ def time_single(ladder: Ladder, watch: Stopwatch) -> None:
 
 
 def time_batch(ladder: Ladder, watch: Stopwatch, size: int) -> None:
-    """``size`` positions at once: of the first depth by itself, then of all deeper ones after it has run ahead."""
+    """Time ``size`` positions in one call: at the first depth, then at all deeper ones after it has run ahead."""
     start = min(START, ladder.context - size)
     first = ladder.depths[0]
     _consume(ladder, start)
@@ -129,15 +134,15 @@ def _consume(ladder: Ladder, to: int) -> None:
     ladder.append(some_ids(ladder, to - ladder.length))
     if to:
         for depth in ladder.depths:
-            ladder.outputs(depth, to)
+            ladder.advance(depth, to)
 
 
 def _take(ladder: Ladder, depth: int, count: int) -> None:
-    """So many more tokens, at a depth."""
+    """Append ``count`` tokens and run them at a depth."""
     ladder.append(some_ids(ladder, count))
     ladder.logits_view(depth, ladder.length - count, ladder.length)
 
 
 def some_ids(ladder: Ladder, count: int) -> list[int]:
-    """Tokens of any kind, the same ones each time."""
+    """``count`` arbitrary token ids, the same each time."""
     return [int(token) for token in np.random.default_rng(count).integers(0, ladder.vocabulary, count)]

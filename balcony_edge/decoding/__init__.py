@@ -1,1 +1,1 @@
-"""One reply: the decode loop and the driver around it, text in and out, chat templates."""
+"""From a prompt to a reply: text to ids, the decode loop, the reply around it, chat templates."""

@@ -1,4 +1,4 @@
-"""Chat templates: messages to the text that an instruction-tuned model was trained on."""
+"""Chat templates turn messages into the text that an instruction-tuned model was trained on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Message = Mapping[str, str]
 
 
 class ChatTemplate:
-    """The bundle's own Jinja template, run in a sandbox: it comes with the model and may be anybody's."""
+    """A model's Jinja template. It runs in a sandbox, since it comes with the model and can be anybody's program.
+
+    ``name``: how messages call the bundle. Raises BundleError for a template that cannot be parsed.
+    """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], name: str) -> None:
         from jinja2 import TemplateSyntaxError
@@ -36,14 +39,17 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, bundle: Bundle) -> ChatTemplate | None:
-        """The template of a bundle (``chat_template.jinja``, or inside tokenizer_config.json); None without one."""
+        """A bundle's template, from chat_template.jinja or tokenizer_config.json; None if it has none.
+
+        Raises BundleError if one of these files cannot be read.
+        """
         config: dict[str, Any] = {}
         if "tokenizer_config.json" in bundle.manifest.files:
             config = _settings(bundle.file("tokenizer_config.json"))
         source = config.get("chat_template")
         if "chat_template.jinja" in bundle.manifest.files:
             source = _text(bundle.file("chat_template.jinja"))
-        if isinstance(source, list):  # several named templates: the default one
+        if isinstance(source, list):  # several named templates: take the default one
             named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
             source = next(named, {}).get("template")
         if not isinstance(source, str):
@@ -56,10 +62,13 @@ class ChatTemplate:
         return cls(source, special, str(bundle.path))
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The text of a conversation, up to where the assistant's reply begins. Raises PromptError if refused."""
+        """The text of a conversation, up to where the assistant's reply begins.
+
+        ``messages``: each with ``role`` and ``content``. Raises PromptError if the template refuses them.
+        """
         try:
             return self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
-        except Exception as error:  # the template is anybody's program: it can fail in any way
+        except Exception as error:  # somebody else's program can fail in any way
             raise PromptError(
                 f"the model's chat template refuses these messages: {error}", "use --no-chat-template"
             ) from error

@@ -1,9 +1,11 @@
-"""Decoding over one ladder: exits, deep passes and self-speculation, as a decider (the governor, as a rule) wants it.
+"""The decode loop over a ladder: early exits, deep passes and self-speculation in one.
 
-A token that an exit has given and that was not emitted yet is a *draft*. A deep pass verifies the drafts held at its
-positions, all in one batched call: it accepts those up to the first wrong one, emits them and one token of the full
-model's own, and rewinds the rest. Plain decoding, early exits and lossless self-speculation are the same loop under
-different verdicts. The order of the questions is ``balcony_controller.driver.decode_step``'s, as in replay.
+A *draft* is a token of an exit that was not emitted yet. A *deep pass* runs the full depth for all positions that lack
+it, in one batched call, and verifies the drafts held there. It accepts them up to the first wrong one, emits these and
+one token of the full model's own, and rewinds the caches over the rejected ones.
+
+Plain decoding, early exits and lossless self-speculation are this loop with different verdicts of the decider, which
+is the governor as a rule. ``balcony_controller.driver.decode_step`` asks it in the same order here and in replay.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Logits, Sample, Sampler
 from balcony_edge.engine.stage import Head
 
-# A deep pass also looks at so many exits' tokens before its own positions: feedback for a few more rows of the head.
+# A deep pass also verifies up to this many emitted tokens right before its own positions. That tells the controller how
+# good the exits are, for a few more rows of the head.
 FEEDBACK_ROWS = 4
 
 
 class Draft(NamedTuple):
-    """A token of the exit at ``depth``, after the token at ``position``.
+    """A token of the exit at ``depth`` that follows the token at ``position``.
 
-    ``likeliest``: the exit's likeliest token, whatever was drawn; ``expected``: the agreement forecast for it.
-    ``from_gate``: it is not the exit's token, but what its gate found likeliest.
+    ``sample``: the token and the probabilities it was drawn from. ``likeliest``: the exit's likeliest token, which need
+    not be the one drawn. ``expected``: predicted probability that the full model agrees. ``from_gate``: it is a gate
+    draft, not the exit's own token.
     """
 
     position: int
@@ -38,31 +42,35 @@ class Draft(NamedTuple):
 
 
 class Emitted(NamedTuple):
-    """A token that leaves: the depth that it is of, and the exit whose draft a deep pass accepted, if it was one."""
+    """An emitted token, and the depth whose answer it is. ``drafted_at``: the exit that drafted it, if one did."""
 
     token: int
     depth: int
     drafted_at: int | None = None
 
 
-class Checked(NamedTuple):
-    """How many emitted tokens of exits a deep pass has compared with the full model's choices, and how many agreed."""
+class Verified(NamedTuple):
+    """How many tokens emitted at exits were compared with the full model's later, and how many of them agreed."""
 
     tokens: int = 0
     agreed: int = 0
 
-    def plus(self, outcomes: Sequence[Outcome]) -> Checked:
-        """With these added."""
+    def plus(self, outcomes: Sequence[Outcome]) -> Verified:
+        """The counts with these outcomes added."""
         if not outcomes:
             return self
-        return Checked(self.tokens + len(outcomes), self.agreed + sum(outcome.agreed for outcome in outcomes))
+        return Verified(self.tokens + len(outcomes), self.agreed + sum(outcome.agreed for outcome in outcomes))
 
 
 class Decoder:
-    """One reply's tokens: ``tokens`` begins as the prompt (already in the ladder) and grows by what is emitted.
+    """Decodes one reply, step by step. The ladder must hold the prompt, and nobody else may use it meanwhile.
 
-    ``unverified`` are exits' tokens that were emitted and that no deep pass has seen; ``checked`` counts those that one
-    has; ``drafted`` and ``accepted`` count the drafts of self-speculation.
+    Attributes:
+        full: depth of the whole model.
+        tokens: the prompt's ids and those emitted so far.
+        unverified: tokens that were emitted at exits and that no deep pass has verified yet.
+        verified: counts of those that one has.
+        drafted, accepted: counts of the drafts that were held for a deep pass, and of those that it accepted.
     """
 
     def __init__(
@@ -75,16 +83,17 @@ class Decoder:
         self.full = ladder.full
         self.tokens = list(prompt)
         self.unverified: list[Draft] = []
-        self.checked = Checked()
+        self.verified = Verified()
         self.drafted = self.accepted = 0
         self._held: list[Draft] = []
         self._candidate = Draft(0, 0, Sample(0, None), 0, 0.0, False)
+        # Position, depth and top log-probability of the last token that an exit gave.
         self._top: tuple[int, int, float] = (-1, 0, 0.0)
 
     def step(self, most: int) -> Sequence[Emitted]:
-        """The next tokens, one at least and ``most`` at the most, at the price of one deep pass at the most.
+        """The next tokens: at least one, at most ``most``, with at most one deep pass.
 
-        The last one is in ``tokens``, but not yet in the ladder.
+        The last of them is in ``tokens``, but not in the ladder yet.
         """
         ladder = self._ladder
         if len(self.tokens) > ladder.length:
@@ -93,34 +102,37 @@ class Decoder:
         return decode_step(self._decider, self, most)
 
     def verify_emitted(self) -> None:
-        """Compare all emitted tokens that no deep pass has seen with the full model's choices."""
+        """Compare all emitted tokens that no deep pass has verified with the full model's."""
         waiting, self.unverified = self.unverified, []
         outcomes: list[Outcome] = []
         while waiting:
-            # Deep passes have left gaps: as many as lie within one call of the head.
+            # Other tokens may lie between them: take as many as fit into one call of the head.
             first = waiting[0].position
             group = [draft for draft in waiting if draft.position < first + Head.MAX_ROWS]
             waiting = waiting[len(group) :]
             answers = self._ladder.answers(self._ladder.full, first, group[-1].position + 1)
             outcomes += [_outcome(draft, answers, first) for draft in group]
-        self.checked = self.checked.plus(outcomes)
+        self.verified = self.verified.plus(outcomes)
         self._decider.verified(outcomes)
 
     # --- what a step asks (driver.StepDecoder) ---
 
     def look(self, split: int) -> float | None:
-        """Advance the stages up to an exit; its gate's logit for the last token."""
+        """Advance the stages up to the exit at ``split``; returns its gate's logit for the last token."""
         ladder = self._ladder
-        ladder.outputs(split, ladder.length)
+        ladder.advance(split, ladder.length)
         return ladder.gate(split)
 
     def ask(self, depth: int, takes_gate_draft: bool) -> Confidence | None:
-        """An exit's token, or its gate's draft, becomes the candidate; how sure the exit is, None of a gate's draft."""
+        """Make the exit's token, or its gate draft, the candidate.
+
+        Returns how sure the exit is of its token; None for a gate draft.
+        """
         ladder = self._ladder
         position = ladder.length - 1
         found: Confidence | None
         if self._sampler.plain_greedy:
-            # Of sampled tokens a gate's one draft would be the right one too seldom.
+            # Only greedily: a gate gives one draft, which a sampled token would equal too seldom.
             if takes_gate_draft and (draft := ladder.draft(depth)) is not None:
                 self._candidate = Draft(position, depth, Sample(draft, None), draft, 0.0, True)
                 return None
@@ -136,7 +148,11 @@ class Decoder:
         return self._with_previous(found, depth)
 
     def can_hold(self, most: int) -> bool:
-        """Not an end token, nor beyond the context, nor more drafts than tokens are wanted or the head has rows."""
+        """Whether the candidate may be held as a draft while at most ``most`` tokens are wanted.
+
+        It may not if it is an end token, if the context is full, or if one more draft would be more than the head has
+        rows for.
+        """
         ladder = self._ladder
         return (
             len(self._held) + 1 < min(most, Head.MAX_ROWS - FEEDBACK_ROWS)
@@ -145,41 +161,41 @@ class Decoder:
         )
 
     def take(self, expected: float) -> None:
-        """The candidate joins the drafts of this step."""
+        """Add the candidate to the drafts of this step."""
         draft = self._candidate._replace(expected=expected)
         self._held.append(draft)
         self.tokens.append(draft.sample.token)
 
     def go_on(self) -> None:
-        """The draft taken last is in the ladder: the next position follows it."""
+        """Put the last draft into the ladder, so that the next position follows it."""
         self._ladder.append(self.tokens[-1:])
 
     def emit(self) -> Sequence[Emitted]:
-        """The drafts of this step, unverified."""
-        # An end token is decided, but not emitted to anybody.
+        """Emit the drafts of this step unverified."""
+        # Nobody reads an end token, so it needs no verification.
         self.unverified += [draft for draft in self._held if draft.sample.token not in self._ends]
         return [Emitted(draft.sample.token, draft.depth) for draft in self._held]
 
     def deep_pass(self) -> Sequence[Emitted]:
-        """Full depth for all positions; the drafts that it accepts, and its own token."""
+        """Run the full depth for all positions; returns the drafts that it accepts and its own next token."""
         ladder, held = self._ladder, self._held
         first = ladder.length - 1 if not held else held[0].position
-        before = self._contiguous(first)
-        truth = _Truth(ladder, self._sampler, first - len(before))
-        outcomes = [truth.outcome(draft) for draft in before]
-        self.checked = self.checked.plus(outcomes)
+        before = self._take_unverified_before(first)
+        full_model = _FullModel(ladder, self._sampler, first - len(before))
+        outcomes = [full_model.outcome(draft) for draft in before]
+        self.verified = self.verified.plus(outcomes)
         emitted: list[Emitted] = []
-        # Of the tokens in the ladder, those up to and with position ``first`` are certain.
+        # The tokens after position ``first`` are drafts.
         del self.tokens[first + 1 :]
         for draft in held:
-            outcomes.append(truth.outcome(draft))
-            token, accepted = truth.verify(draft, self.tokens)
+            outcomes.append(full_model.outcome(draft))
+            token, accepted = full_model.verify(draft, self.tokens)
             emitted.append(Emitted(token, ladder.full, draft.depth if accepted else None))
             self.tokens.append(token)
             if not accepted or token in self._ends:
                 break
         else:
-            token = truth.choose(self.tokens)
+            token = full_model.choose(self.tokens)
             emitted.append(Emitted(token, ladder.full))
             self.tokens.append(token)
         ladder.rewind(len(self.tokens) - 1)
@@ -190,8 +206,8 @@ class Decoder:
 
     # --- inside ---
 
-    def _contiguous(self, first: int) -> list[Draft]:
-        """Emitted but unverified tokens right before position ``first``, taken off the list."""
+    def _take_unverified_before(self, first: int) -> list[Draft]:
+        """Remove and return the unverified tokens right before position ``first``, at most FEEDBACK_ROWS."""
         count = 0
         waiting = self.unverified
         while count < min(FEEDBACK_ROWS, len(waiting)) and waiting[-1 - count].position == first - 1 - count:
@@ -201,15 +217,15 @@ class Decoder:
         return taken
 
     def _with_previous(self, found: Confidence, depth: int) -> Confidence:
-        """With ``previous`` where the same exit gave the token before."""
+        """Add ``previous`` to the confidence if the same exit gave the token before."""
         position = self._ladder.length - 1
         before, at, top = self._top
         self._top = (position, depth, found.top)
         return found._replace(previous=top) if (before, at) == (position - 1, depth) else found
 
 
-class _Truth:
-    """The full model's word on the positions from ``start`` on, by its logits or, greedy, by its likeliest tokens."""
+class _FullModel:
+    """The full model's answers from position ``start`` on: its likeliest tokens or, for sampling, its logits."""
 
     def __init__(self, ladder: Ladder, sampler: Sampler, start: int) -> None:
         self._start = start
@@ -222,11 +238,11 @@ class _Truth:
             self._answers = FromLogits(self._logits)
 
     def outcome(self, draft: Draft) -> Outcome:
-        """Whether the exit's likeliest token is the full model's."""
+        """Whether the exit's likeliest token is the full model's likeliest."""
         return _outcome(draft, self._answers, self._start)
 
     def verify(self, draft: Draft, tokens: Sequence[int]) -> tuple[int, bool]:
-        """(token, whether it is the draft) that follows ``tokens``."""
+        """The token that follows ``tokens``, and whether it is the draft."""
         row = draft.position - self._start
         if self._logits is None:
             token = self._answers.token(row)
@@ -234,7 +250,7 @@ class _Truth:
         return self._sampler.verify(draft.sample, self._logits[row], tokens)
 
     def choose(self, tokens: Sequence[int]) -> int:
-        """The token after ``tokens``."""
+        """The full model's own token after ``tokens``."""
         row = len(tokens) - 1 - self._start
         if self._logits is None:
             return self._answers.token(row)
@@ -242,6 +258,6 @@ class _Truth:
 
 
 def _outcome(draft: Draft, answers: Answers, start: int) -> Outcome:
-    """``answers``: the full model's, of positions from ``start`` on."""
+    """Compare a draft with the full model's ``answers``, whose first row is position ``start``."""
     agreed = draft.likeliest == answers.token(draft.position - start)
     return Outcome(draft.depth, draft.expected, agreed, draft.from_gate)

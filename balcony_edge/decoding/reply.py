@@ -1,4 +1,4 @@
-"""One reply under a decider: its tokens as they leave, paused and charged as the decider says, and its figures."""
+"""One reply: emits tokens one by one, at the depths and with the pauses that a decider chooses, and counts."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ from typing import NamedTuple
 
 from balcony_controller import Decider, Signals
 from balcony_controller.driver import Step, drive
-from balcony_edge.decoding.loop import Checked, Decoder, Emitted
+from balcony_edge.decoding.loop import Decoder, Emitted, Verified
 from balcony_edge.decoding.text import TextStream
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler
 
 
 class Token(NamedTuple):
-    """One token as it leaves. ``text`` may be empty (half a character); ``depth`` counts the base layers run.
+    """One emitted token.
 
-    ``latency_ms`` is the wait since the token before it. ``drafted_at``: the exit that drafted a token of the full
-    model's, which a deep pass then accepted; such tokens come several at a time.
+    Attributes:
+        text: the text that it completes; empty for half a character.
+        id: its id in the vocabulary.
+        depth: how many base layers were run for it.
+        latency_ms: milliseconds since the token before it.
+        drafted_at: the exit that drafted it, if a deep pass then accepted it. Such tokens come several at a time.
     """
 
     text: str
@@ -32,9 +36,14 @@ class Token(NamedTuple):
 
 @dataclass
 class Figures:
-    """What a reply has come to so far. Times in milliseconds; those of the first step are the prompt's.
+    """Counts and times of a reply so far; times are in milliseconds.
 
-    ``timed_tokens`` took ``decode_ms``: all but the first step's. An end token is timed, but not among ``tokens``.
+    Attributes:
+        prompt_tokens: tokens of the prompt; ``reused_tokens`` of them were still in the caches.
+        tokens, depth_counts: emitted tokens, in all and by depth. An end token does not count.
+        first_ms: time of the first step, which runs the prompt.
+        timed_tokens, decode_ms: tokens and time of all later steps. Here an end token counts.
+        paused_ms: time waited between steps.
     """
 
     prompt_tokens: int = 0
@@ -48,24 +57,34 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What a reply needs of the session around it.
+class SessionHooks:
+    """What a reply needs from the session around it.
 
-    ``take``: called as the reply begins, which then has the ladder to itself. ``look``: a new look at the machine,
-    or None. ``on_step``: told of each step after the decider has been.
+    ``begin``: called as the reply begins; from then on the ladder is the reply's. ``new_signals``: what the sensors say
+    now, or None if that is nothing new. ``on_step``: called after each step, once the decider knows of it.
     """
 
-    take: Callable[[Reply], None] = lambda reply: None
-    look: Callable[[], Signals | None] = lambda: None
+    begin: Callable[[Reply], None] = lambda reply: None
+    new_signals: Callable[[], Signals | None] = lambda: None
     on_step: Callable[[Step[Emitted]], None] | None = None
 
 
 class Reply:
-    """Iterate over it for its Tokens, up to an end token (not yielded), ``most`` tokens or a full context.
+    """One reply. Iterate over it for its Tokens: up to an end token (not yielded), ``most`` tokens or a full context.
 
-    Begun by the first token asked for. Whatever the decider, a reply is driven the same way: a pause where it wants
-    one, a step, the account, the sensors. ``text``: where pieces of text come from; without it they are empty.
-    ``fresh``: nothing that stands in the caches is used again.
+    Nothing runs before the first token is asked for. With every decider a reply goes the same way: a pause if the
+    decider wants one, a step, its time charged to the decider, new signals passed on to it.
+
+    Args:
+        ladder: the stages that decode; the reply replaces its sequence.
+        decider: what decides about depth.
+        sampler: how tokens are drawn.
+        ids: token ids of the prompt.
+        ends: token ids that end the reply.
+        most: largest number of new tokens.
+        text: where the tokens' text comes from; without it the texts are empty.
+        fresh: run the whole prompt, even where the caches already hold its beginning.
+        hooks: the session around the reply.
     """
 
     def __init__(
@@ -79,7 +98,7 @@ class Reply:
         *,
         text: TextStream | None = None,
         fresh: bool = False,
-        around: Surroundings | None = None,
+        hooks: SessionHooks | None = None,
     ) -> None:
         self.ids = list(ids)
         self.figures = Figures(prompt_tokens=len(ids))
@@ -90,46 +109,46 @@ class Reply:
         self._most = min(most, ladder.context - len(ids))
         self._text = text
         self._fresh = fresh
-        self._around = around or Surroundings()
+        self._hooks = hooks or SessionHooks()
         self._decoder: Decoder | None = None
         self._pieces: list[str] = []
         self._begun: float | None = None
-        self._stopped = self._taken = self._is_read = False
+        self._stopped = self._released = self._is_read = False
 
     # --- what came of it ---
 
     @property
     def tokens(self) -> list[int]:
-        """The token ids emitted so far, an end token included."""
+        """The token ids emitted so far, including an end token."""
         return [] if self._decoder is None else self._decoder.tokens[len(self.ids) :]
 
     @property
-    def checked(self) -> Checked:
-        """Emitted tokens of exits that a deep pass has compared with the full model's."""
-        return Checked() if self._decoder is None else self._decoder.checked
+    def verified(self) -> Verified:
+        """Counts of the tokens emitted at exits that a deep pass has compared with the full model's since."""
+        return Verified() if self._decoder is None else self._decoder.verified
 
     @property
     def drafted(self) -> int:
-        """Drafts that were held for a deep pass."""
+        """Number of drafts that were held for a deep pass."""
         return 0 if self._decoder is None else self._decoder.drafted
 
     @property
     def accepted(self) -> int:
-        """Those of them that were the full model's tokens."""
+        """Number of drafts that a deep pass accepted."""
         return 0 if self._decoder is None else self._decoder.accepted
 
     def audit(self) -> None:
-        """End the reply and compare what no deep pass has seen with the full model's tokens, in one batched pass.
+        """End the reply, and verify in one batched pass those of its tokens that no deep pass has verified.
 
-        Not charged to the reply. Does nothing where another reply has taken the ladder.
+        The pass is not charged to the reply. Does nothing if the ladder was released to somebody else.
         """
-        self._stopped = self._taken = True
+        self._stopped = self._released = True
         if self._decoder is not None:
             self._decoder.verify_emitted()
 
     def release(self) -> None:
-        """The ladder is somebody else's from now on: the reply ends and can no longer be audited."""
-        self._stopped = self._taken = True
+        """End the reply, since somebody else needs the ladder. It can no longer be audited."""
+        self._stopped = self._released = True
         if self._decoder is not None:
             self._decoder.unverified = []
 
@@ -146,14 +165,14 @@ class Reply:
                 figures.tokens += 1
                 figures.depth_counts[depth] += 1
                 yield Token(piece, token, depth, latency_ms, drafted_at)
-                if self._taken:
+                if self._released:
                     return
                 latency_ms = 0.0
 
     def steps(self) -> Iterator[Step[Emitted]]:
-        """The reply step by step, for who times it: no text is made, and ``figures`` count no tokens by depth."""
+        """The reply step by step, for measurements: no text is made, and ``figures`` do not count emitted tokens."""
         self._begun = time.perf_counter()
-        self._around.take(self)
+        self._hooks.begin(self)
         ladder, sampler, figures = self._ladder, self._sampler, self.figures
         if self._fresh:
             ladder.rewind(0)
@@ -168,7 +187,7 @@ class Reply:
             repeatable=sampler.repeatable,
             greedy=sampler.plain_greedy,
         )
-        on_step = self._around.on_step
+        on_step = self._hooks.on_step
         for step in steps:
             figures.paused_ms += step.pause_ms
             if step.first:
@@ -180,23 +199,23 @@ class Reply:
                 on_step(step)
             yield step
 
-    # --- what the driver runs on (driver.Machine) ---
+    # --- what the loop of steps asks (driver.Machine) ---
 
     @property
     def ended(self) -> bool:
-        """An end token was emitted, or the ladder was taken."""
+        """Whether an end token was emitted, or the reply was ended from outside."""
         return self._stopped
 
     def pause(self, pause_ms: float) -> None:
-        """Wait."""
+        """Wait for so many milliseconds."""
         time.sleep(pause_ms / 1e3)
 
     def signals(self) -> Signals | None:
-        """A new look at the machine, if there is one."""
-        return self._around.look()
+        """What the sensors say now; None if that is nothing new."""
+        return self._hooks.new_signals()
 
     def step(self, most: int) -> tuple[Sequence[Emitted], float]:
-        """One step on the ladder: (tokens, milliseconds); the first one's are the prompt's too."""
+        """Decode one step: (emitted tokens, milliseconds). The time of the first step includes the prompt's."""
         assert self._decoder is not None
         begun = time.perf_counter() if self._begun is None else self._begun
         self._begun = None

@@ -1,4 +1,4 @@
-"""Text and token ids: the bundle's own tokenizer, and pieces of text as they become whole."""
+"""Text to token ids and back, with the bundle's own tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from balcony_edge.errors import BundleError, PromptError
 
 
 class TextCodec:
-    """Encodes prompts and decodes streams of ids."""
+    """Encodes prompts and decodes ids. Raises BundleError if the bundle's tokenizer cannot be read."""
 
     def __init__(self, bundle: Bundle) -> None:
         path = bundle.file("tokenizer.json")
@@ -28,9 +28,9 @@ class TextCodec:
         self.chat_template = ChatTemplate.of(bundle)
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, the start token in front where the model was trained with one.
+        """Token ids of a prompt, with the start token first if the model was trained with one.
 
-        An empty prompt is the start token alone. Raises PromptError if the model has none.
+        An empty prompt becomes the start token alone. Raises PromptError if the model has none.
         """
         ids = [*self._start, *self.encode_bare(prompt)]
         if not ids and self._fallback is not None:
@@ -40,13 +40,14 @@ class TextCodec:
         return self.check(ids)
 
     def encode_bare(self, text: str) -> list[int]:
-        """Token ids of a text alone: no start token in front."""
+        """Token ids of a text, without a start token."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, each message with ``role`` and ``content``, by the model's own template.
+        """Token ids of a conversation, made with the model's chat template.
 
-        Raises PromptError if the model has none or refuses the messages.
+        ``messages``: each with ``role`` and ``content``. Raises PromptError if the model has no template or refuses
+        them.
         """
         if self.chat_template is None:
             raise PromptError("this model has no chat template", "give plain text, or use --no-chat-template")
@@ -55,7 +56,7 @@ class TextCodec:
         return self.check(self.encode_bare(text))
 
     def check(self, ids: list[int]) -> list[int]:
-        """The ids, if all are of the vocabulary. Raises PromptError naming the first that is not."""
+        """Return the ids if all are in the vocabulary. Raises PromptError, which names the first that is not."""
         for token in ids:
             if not 0 <= token < self._vocabulary:
                 raise PromptError(
@@ -69,20 +70,20 @@ class TextCodec:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
 
     def stream(self, prompt: list[int]) -> TextStream:
-        """A decoder for the tokens that follow ``prompt``."""
+        """A stream that decodes the tokens which follow ``prompt``, one by one."""
         return TextStream(self._tokenizer, prompt)
 
 
 class TextStream:
-    """Turns ids into text one at a time; a character split over tokens comes with its last one."""
+    """Turns ids into text, one at a time. A character that is split over tokens comes with the last of them."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
         self._tokenizer = tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
-        # A few tokens of context: some decoders drop the space before a text's first word.
+        # A few tokens of context: some decoders leave out the space before a text's first word.
         for token in prompt[-4:]:
             self._stream.step(tokenizer, token)
 
     def step(self, token: int) -> str:
-        """The text that this token completes, possibly empty."""
+        """The text that this token completes; it may be empty."""
         return self._stream.step(self._tokenizer, token) or ""

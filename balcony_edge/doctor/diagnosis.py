@@ -23,7 +23,7 @@ from balcony_edge.telemetry.schedule import HUNG_S
 
 LOOK_S = 1.3
 """Long enough for two looks of both tiers: loads and powers are differences."""
-_PENDING = "not sampled yet"
+_PENDING = "not read yet"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The engine: stages (one ONNX graph, its KV cache, a cursor) and the ladder that they form."""
+"""The engine runs a bundle's graphs: stages (one ONNX graph, its KV cache, a cursor) and the ladder they form."""

@@ -1,7 +1,7 @@
-"""What the head answers at some positions: the likeliest tokens, and how sure of them it is.
+"""What the LM head answers at some positions: the likeliest token of each, and how sure the head is of it.
 
-Read off the logits, or given by the head's own graph: bundles for GPUs compute it there, so that a greedy token brings
-no logits to the host. On a CPU, where they are at hand, numpy takes less time than the graph's TopK.
+Bundles for GPUs compute this inside the head's graph, so that greedy decoding copies no logits to the host. On a CPU
+the logits are at hand, and numpy finds the likeliest token faster than the graph's TopK would.
 """
 
 from __future__ import annotations
@@ -17,54 +17,60 @@ from balcony_edge.engine.sampling import Logits
 
 
 class Answers(Protocol):
-    """Rows of answers, one a position; they last until the head's next call."""
+    """The answers at several positions, one row each. They are valid until the head's next call."""
 
     def token(self, row: int) -> int:
-        """The likeliest token; of equals the first."""
+        """The likeliest token; the lowest id among equals."""
         ...
 
     def confidence(self, row: int) -> Confidence:
-        """How sure the head is of it."""
+        """How sure the head is of that token."""
         ...
 
 
 class FromLogits:
-    """Answers of logits fp32 [rows, V]."""
+    """Answers computed from logits fp32 [rows, vocabulary]."""
 
     def __init__(self, logits: Logits) -> None:
         self._logits = logits
         self._tokens: list[int] | None = None
 
     def token(self, row: int) -> int:
-        """The likeliest token; of equals the first."""
+        """The likeliest token; the lowest id among equals."""
         tokens = self._tokens
         if tokens is None:
-            # Looked for once, and not at all where nobody asks.
+            # Computed once for all rows, and only if somebody asks.
             tokens = self._tokens = self._logits.argmax(axis=-1).tolist()
         return tokens[row]
 
     def confidence(self, row: int) -> Confidence:
-        """How sure the head is of it."""
+        """How sure the head is of that token."""
         return confidence(self._logits[row], self.token(row))
 
 
 class FromHead:
-    """Answers of the head's own graph, each [rows]: ``tokens`` int64, ``tops`` and ``margins`` fp32."""
+    """Answers that the head's graph computed, each [rows]: ``tokens`` int64, ``tops`` and ``margins`` fp32.
+
+    ``tops`` and ``margins`` are the fields of Confidence.
+    """
 
     def __init__(self, tokens: npt.NDArray[np.int64], tops: Logits, margins: Logits) -> None:
         self._tokens, self._tops, self._margins = tokens, tops, margins
 
     def token(self, row: int) -> int:
-        """The likeliest token; of equals the first."""
+        """The likeliest token; the lowest id among equals."""
         return int(self._tokens[row])
 
     def confidence(self, row: int) -> Confidence:
-        """How sure the head is of it."""
+        """How sure the head is of that token."""
         return Confidence(float(self._tops[row]), float(self._margins[row]))
 
 
 def confidence(logits: Logits, likeliest: int) -> Confidence:
-    """Log-probability of the likeliest token of logits [V], and its lead over the second."""
+    """The confidence of fp32 logits [vocabulary]: log-probability of the token ``likeliest``, and its lead in logits.
+
+    ``logits`` are changed for a moment and put back: a copy would take longer than the computation.
+    """
     best = logits[likeliest]
     shares = logits - best
     np.exp(shares, out=shares)

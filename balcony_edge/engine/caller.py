@@ -1,4 +1,4 @@
-"""One graph's calls over ranges of positions: what changes from call to call is bound by address."""
+"""Calls of one graph over ranges of positions, without copies: inputs and outputs are bound by address."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 
 from balcony_edge.engine.memory import Buffer
 
-# The bytes of one row, of all positions' rows, and how many bytes a row has. Copied as such: numpy takes twice as long.
+# Bytes of one position's row, bytes of all positions' rows, and the size of a row. Copying a memoryview takes half as
+# long as copying a numpy array.
 _Row = tuple[memoryview, memoryview, int]
 
 
-class Control:
-    """The lengths that attention needs, shared by all stages and written in place before each call.
+class AttentionLengths:
+    """Input tensors with the lengths that attention needs, shared by all stages.
 
-    On a GPU, attention wants ``total_sequence_length`` on the host and the others on the device.
+    They are written in place before each call, so they are bound once. On a GPU, attention wants
+    ``total_sequence_length`` on the host and the others on the device.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -32,7 +34,7 @@ class Control:
         }
 
     def set(self, start: int, stop: int) -> None:
-        """The next call consumes positions [start, stop)."""
+        """Say that the next call consumes positions [start, stop)."""
         seqlens, total, position = self._on_host
         assert total is not None
         total[()] = stop
@@ -47,13 +49,16 @@ class Control:
 class Caller:
     """Runs one graph from buffers to buffers.
 
-    A single position, the common case of decoding, has a binding of its own on the CPU that never changes: its row is
-    copied in and out, which costs a tenth of binding anew. ``inputs`` and ``outputs`` map tensor names to the buffers
-    that they read and write by position; the fixed ones (lengths, caches) stay bound. With ``to_top`` outputs go to the
-    first rows of their buffers, wherever the inputs lie.
+    Decoding mostly runs single positions. On the CPU these have a binding of their own that never changes: their row
+    is copied in and out, which costs a tenth of binding it anew.
 
-    ``padded`` runs a single position as two, the second of zeros: some kernels give other bits for one row than for
-    several (int4 on AVX2). What the second row leaves in the caches is overwritten by the next position.
+    Args:
+        session: the ONNX Runtime session of the graph.
+        inputs, outputs: tensor name → buffer, of which a range of positions is read or written.
+        fixed_inputs, fixed_outputs: tensor name → buffer that is bound once as a whole (lengths, caches).
+        to_top: write outputs to the first rows of their buffers, whatever positions the inputs have.
+        padded: run a single position as two, the second all zeros. Some kernels (int4 on AVX2) give other bits for
+            one row than for several. What the second row leaves in the caches is overwritten by the next position.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class Caller:
 
     @staticmethod
     def _row(bind: Any, name: str, buffer: Buffer, rows: int) -> _Row:
-        """A row of its own, bound, and the positions that it is copied from or to."""
+        """Bind a new buffer for one row; returns it with the buffer that it is copied from or to."""
         row = Buffer((1, rows, *buffer.shape[2:]), buffer.dtype)
         row.element = buffer.element
         row.bind(bind, name)
@@ -105,7 +110,7 @@ class Caller:
         return row.host_bytes()[:size], buffer.host_bytes(), size
 
     def __call__(self, start: int, stop: int) -> None:
-        """Run positions [start, stop)."""
+        """Run the graph for positions [start, stop). ``elapsed_ms`` is then the time of the graph alone."""
         if stop - start == 1 and self._single is not None:
             for row, values, size in self._rows_in:
                 at = start * size

@@ -1,4 +1,7 @@
-"""How much memory a bundle takes, known before it is loaded: an estimate to print, a refusal instead of a kill."""
+"""How much memory a bundle needs, estimated from its manifest before anything is loaded.
+
+The estimate is printed, and a bundle or reply that cannot fit is refused: otherwise the system would kill the process.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from balcony_edge.errors import BundleError, PromptError
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Python, ONNX Runtime and its arenas, measured on x86-64 with the smallest bundles.
 RUNTIME_BYTES = 80 << 20
-# Left to the system and to others.
+# Memory that is left to the system and to other programs.
 RESERVE_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes: ``weights`` of all graphs; ``position``: caches and hidden states of all stages for one position."""
+    """Sizes in bytes: ``weights`` of all graphs, and ``position``, the caches and hidden states of one position."""
 
     weights: int
     position: int
 
     @classmethod
     def of(cls, manifest: Manifest) -> Footprint:
-        """From the manifest alone."""
+        """The footprint of a bundle, from its manifest alone."""
         arch, formats = manifest.architecture, manifest.formats
         weights = sum(entry.bytes for entry in manifest.files.values())
         cache = 2 * arch.kv_heads * arch.head_dim * ELEMENT_BYTES[formats.cache]
@@ -34,18 +37,21 @@ class Footprint:
         return cls(weights, sum(graph.caches * cache + hidden for graph in stages) + 8)
 
     def total(self, positions: int) -> int:
-        """Bytes of a process with ``positions`` in its caches."""
+        """Bytes of a whole process with room for ``positions`` in its caches."""
         return RUNTIME_BYTES + self.weights + self.position * positions
 
     def line(self, context: int) -> str:
-        """For people, before anything is loaded."""
+        """The estimate as one line for people, for a context of that many tokens."""
         return (
             f"memory: about {size(self.total(0))} and {size(self.position * context)} more when the context of "
             f"{context} tokens is full"
         )
 
     def check_weights(self, name: str, available: int | None) -> None:
-        """Raises BundleError where the weights cannot fit into ``available`` bytes (None: unknown, no check)."""
+        """Raise BundleError if the weights cannot fit into ``available`` bytes (None: unknown, no check).
+
+        ``name``: how the message calls the bundle.
+        """
         if available is not None and self.total(0) + RESERVE_BYTES > available:
             raise BundleError(
                 f"{name} takes about {size(self.total(0))} of memory; {size(available)} are free",
@@ -53,7 +59,7 @@ class Footprint:
             )
 
     def check_positions(self, more: int, available: int | None) -> None:
-        """Raises PromptError where caches for ``more`` positions cannot fit into ``available`` bytes."""
+        """Raise PromptError if caches for ``more`` positions cannot fit into ``available`` bytes (None: no check)."""
         if available is not None and more > 0 and self.position * more + RESERVE_BYTES > available:
             fits = max(0, (available - RESERVE_BYTES) // self.position)
             raise PromptError(
@@ -63,12 +69,16 @@ class Footprint:
 
 
 def size(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes for people: "1.2 GB", "340 MB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
 def available_bytes(read: Callable[[str], str] | None = None) -> int | None:
-    """Memory that this process can still take: the machine's, or what its control group leaves; None if unknown."""
+    """Bytes of memory that this process can still take; None if unknown.
+
+    That is what the machine has free, or less where the process's control group (a container) allows less. ``read``:
+    path → text of a file; a test gives its own.
+    """
     import psutil
 
     read = read or (lambda path: Path(path).read_text())

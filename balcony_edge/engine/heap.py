@@ -1,8 +1,8 @@
-"""Keeps what a graph's loading throws away out of the process's memory.
+"""Returns the memory to the system that ONNX Runtime frees while it loads a graph.
 
-ONNX Runtime reads weights into buffers, packs them into others and frees the first. glibc's malloc maps large buffers
-by themselves, which go back to the system when they are freed; but each such return lets it take larger ones from the
-heap, where the packed weights then lie between holes.
+ONNX Runtime reads weights into buffers, packs them into other buffers and frees the first. glibc's malloc maps large
+buffers separately and unmaps them when they are freed. But each time it does, it raises the size from which it maps:
+later buffers come from the heap, and the freed ones stay there as holes between the packed weights.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from typing import Any
 # From glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
-# Where glibc begins, and where this leaves it: a step's logits (half a megabyte of a large vocabulary) are of the heap.
+# The size from which buffers are mapped: glibc's first value while a graph loads, and a larger one afterwards, so that
+# a step's logits (half a megabyte for a large vocabulary) come from the heap.
 WITHIN_BYTES = 128 << 10
 AFTER_BYTES = 4 << 20
 
 
 @contextlib.contextmanager
-def nothing_kept() -> Iterator[None]:
-    """Large buffers that are freed within go back to the system, and so does what is free at the end.
+def return_freed_memory() -> Iterator[None]:
+    """Within the block, large buffers go back to the system when they are freed; so does the heap's free end after it.
 
-    Afterwards malloc takes buffers of up to AFTER_BYTES from the heap, as it does by itself once it has freed one so
-    large, but adapts no more. Elsewhere than with glibc nothing happens.
+    After the block malloc takes buffers of up to AFTER_BYTES from the heap and no longer adapts that size. Without
+    glibc nothing happens.
     """
     libc = _glibc()
     if libc is None:

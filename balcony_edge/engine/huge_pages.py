@@ -1,8 +1,8 @@
-"""Moves weights into huge pages: decoding reads all of them for every token, and looks up each page's address anew.
+"""Moves weights into huge pages, which makes decoding faster: fewer pages, fewer address look-ups.
 
-ONNX Runtime packs weights into ordinary memory, which most systems put into pages of 4 KB unless a program asks for
-others ("madvise"). What that is worth: docs/measurements.md. Linux only; where the system's setting is "never", or the
-environment says ``BALCONY_HUGE_PAGES=0``, nothing happens.
+Decoding reads all weights for every token. ONNX Runtime packs them into ordinary memory, and most systems use pages of
+4 KB unless a program asks for larger ones (madvise). docs/measurements.md has the gain. Linux only. Nothing happens
+where the system's setting is "never" or the environment has ``BALCONY_HUGE_PAGES=0``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import numpy as np
 
 from balcony_edge.engine.libc import libc
 
-# From the kernel's mman-common.h; COLLAPSE is of Linux 6.1.
+# From the kernel's mman-common.h. MADV_COLLAPSE exists since Linux 6.1.
 MADV_HUGEPAGE = 14
 MADV_COLLAPSE = 25
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 MAPS = Path("/proc/self/maps")
-# So many blocks are moved at once: a call has a price, and between calls there is a look at the clock.
+# Blocks moved by one call. More cost fewer calls; but the clock is only checked between calls.
 PIECE = 16
-# Private and writable, of no file: what malloc maps.
+# Lines of /proc/self/maps for private, writable memory without a file: what malloc maps.
 OWN = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s*(?:\[heap\]|\[anon:.*\])?$", re.MULTILINE)
 
 Advise = Callable[[int, int, int], int]
@@ -34,10 +34,11 @@ Advise = Callable[[int, int, int], int]
 
 @contextlib.contextmanager
 def huge_pages(settings: Path = SETTINGS, maps: Path = MAPS) -> Iterator[None]:
-    """Memory that is filled within is moved into huge pages at the end, unless an exception leaves.
+    """Move the memory that is filled within the block into huge pages, at the block's end.
 
-    Only blocks of a huge page's size that are filled whole: the process takes no more memory than before. Where free
-    memory lies in pieces the system must make room first, so this takes at most as long as what was done within.
+    Only blocks of a huge page's size that are filled completely are moved, so the process takes no more memory than
+    before. Where free memory is fragmented the system must make room first; therefore the move is stopped after as
+    much time as the block itself took. After an exception nothing is moved.
     """
     size = block_bytes(settings)
     before = set(filled(size, maps)) if size else set()
@@ -50,7 +51,7 @@ def huge_pages(settings: Path = SETTINGS, maps: Path = MAPS) -> Iterator[None]:
 
 
 def block_bytes(settings: Path = SETTINGS) -> int:
-    """Bytes of a huge page; 0 where there are none to be had."""
+    """Bytes of a huge page; 0 where they cannot be used."""
     if os.environ.get("BALCONY_HUGE_PAGES") == "0":
         return 0
     try:
@@ -61,7 +62,10 @@ def block_bytes(settings: Path = SETTINGS) -> int:
 
 
 def filled(size: int, maps: Path = MAPS) -> Iterator[int]:
-    """Addresses of the blocks of ``size`` bytes of the process's own memory whose every page is there."""
+    """Addresses of blocks of ``size`` bytes in the process's own memory of which every page is in use.
+
+    ``size``: a multiple of the page size. ``maps``: a file in the form of /proc/self/maps.
+    """
     try:
         text = maps.read_text(errors="replace")
     except OSError:
@@ -76,25 +80,20 @@ def filled(size: int, maps: Path = MAPS) -> Iterator[int]:
                 yield from (start + size * int(index) for index in np.flatnonzero(whole))
 
 
-def move(stretches: Iterable[tuple[int, int]], madvise: Advise, in_time: Callable[[], bool]) -> int:
-    """Make huge pages of memory from start to stop each; returns of how many bytes.
+def move(stretches: Iterable[tuple[int, int]], madvise: Advise, in_time: Callable[[], bool]) -> None:
+    """Turn each (start, stop) of addresses into huge pages, at once as long as ``in_time`` says so.
 
-    What is left when time or free huge pages run out, and all of it before Linux 6.1, is marked: the system moves it in
-    its own time.
+    When time or free huge pages run out, and before Linux 6.1, the rest is only marked: the system moves it later.
     """
-    moved = 0
     at_once = True
     for start, stop in stretches:
         at_once = at_once and in_time() and madvise(start, stop - start, MADV_COLLAPSE) == 0
-        if at_once:
-            moved += stop - start
-        elif madvise(start, stop - start, MADV_HUGEPAGE):
+        if not at_once and madvise(start, stop - start, MADV_HUGEPAGE):
             break
-    return moved
 
 
 def runs(blocks: Sequence[int], size: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the stretches, of PIECE blocks at the most, that ascending blocks of ``size`` bytes fill."""
+    """Adjacent blocks of ``size`` bytes joined to (start, stop), at most PIECE blocks each; ``blocks`` ascend."""
     first = 0
     for index in range(1, len(blocks) + 1):
         if index - first == PIECE or index == len(blocks) or blocks[index] != blocks[index - 1] + size:

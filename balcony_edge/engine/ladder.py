@@ -1,7 +1,8 @@
-"""The ladder: the trunk's segments, the exits that hang from its splits, and the one head they share.
+"""The ladder of stages: the trunk's segments, the exits that hang from its splits, and the one head they share.
 
-One rule is prefill, decoding, catch-up and verification: to advance a stage to a position, first advance the stage
-below it, then feed all missing positions in one batched call. Nothing is computed before a token needs it.
+One rule does everything: to advance a stage to a position, first advance the stage below it, then feed it all positions
+that it lacks in one batched call. That is prefill, decoding, catch-up of skipped layers and verification of drafts.
+Nothing is computed before a token needs it.
 """
 
 from __future__ import annotations
@@ -14,27 +15,38 @@ from balcony_controller.shape import HEAD
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Graph
 from balcony_edge.engine.answers import Answers
-from balcony_edge.engine.caller import Control
+from balcony_edge.engine.caller import AttentionLengths
 from balcony_edge.engine.footprint import Footprint, available_bytes
-from balcony_edge.engine.mapped import drop_pages
+from balcony_edge.engine.mapped import release_pages
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Logits
 from balcony_edge.engine.stage import Head, Stage
 from balcony_edge.errors import PromptError
 
-# Called after each graph run with the stage's name, the number of positions and the elapsed milliseconds.
+# Called after each graph run with the stage's name, the number of positions and the milliseconds it took.
 Observer = Callable[[str, int, float], None]
 
 
 class Ladder:
-    """The token sequence of one conversation and every stage's progress along it.
+    """The token sequence of one conversation, and how far each stage has consumed it.
 
-    Invariants (tested over random schedules): the full depth's logits depend on the tokens alone, whatever was run
-    before; so do each exit's. ``length`` tokens are known; ``depths`` are the depths that can give logits.
+    The logits of a depth depend on the tokens alone, whatever was run before (tested over random schedules).
+
+    Attributes:
+        length: tokens in the sequence; ``context`` is the most that it may have.
+        depths: the depths that can give logits, in base layers, ascending; ``full`` is the last one.
+        vocabulary: size of the vocabulary V.
+        observer: called after each graph run, if it is set.
+        digest: the bundle's digest.
+        trunk, exits: the stages; ``exits`` by depth. ``stages`` are all of them, the trunk first.
+
+    Raises:
+        BundleError: a graph cannot be loaded, or the weights do not fit into memory.
+        ProviderError: the bundle was built for another provider or a newer ONNX Runtime.
     """
 
-    # Buffers grow by so many positions, or by half of what they hold.
+    # Buffers grow by at least this many positions, or by half their size.
     BLOCK = 256
 
     def __init__(self, bundle: Bundle, runtime: Runtime, max_context: int | None = None) -> None:
@@ -52,11 +64,11 @@ class Ladder:
         self._room = min(self.context, self.BLOCK)
         self._padded = False
         self._ids = Buffer((1, self._room), np.int64)
-        control = Control(runtime.provider)
+        lengths = AttentionLengths(runtime.provider)
 
         def stage(graph: Graph, source: Buffer) -> Stage:
             session = runtime.graph(bundle, graph)
-            return Stage(session, graph, arch, manifest.formats, source, control, self._room, runtime.provider)
+            return Stage(session, graph, arch, manifest.formats, source, lengths, self._room, runtime.provider)
 
         self.trunk: list[Stage] = []
         source = self._ids
@@ -65,21 +77,20 @@ class Ladder:
             source = self.trunk[-1].outputs
         below = {item.graph.stop: self.trunk[: index + 1] for index, item in enumerate(self.trunk)}
         self.exits = {graph.stop: stage(graph, below[graph.stop][-1].outputs) for graph in manifest.exits}
-        # What must run for the normed hidden states at a depth, from the bottom up.
+        # The stages that must run for the hidden states at a depth, from the bottom up.
         self._paths = {split: [*below[split], item] for split, item in self.exits.items()} | {self.full: self.trunk}
         tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
         self.stages = [*self.trunk, *self.exits.values()]
-        """Every stage, the trunk first."""
         self._head = Head(runtime.graph(bundle, manifest.head), arch.vocabulary, tops)
-        drop_pages(bundle.path)
+        release_pages(bundle.path)
 
     @property
     def tokens(self) -> list[int]:
-        """The token ids so far."""
+        """The token ids of the sequence."""
         return [int(token) for token in self._ids.host()[0, : self.length]]
 
     def append(self, ids: Sequence[int]) -> None:
-        """Add tokens; nothing runs yet. Raises PromptError when the context is full."""
+        """Add tokens to the sequence; nothing runs yet. Raises PromptError if they do not fit the context."""
         if self.length + len(ids) > self.context:
             raise PromptError(
                 f"{self.length + len(ids)} tokens do not fit the context of {self.context}",
@@ -91,7 +102,10 @@ class Ladder:
         self.length += len(ids)
 
     def rewind(self, to: int) -> None:
-        """Forget the tokens from position ``to`` on. Caches keep their bytes; cursors say what still counts."""
+        """Remove the tokens from position ``to`` on. Only cursors move: the bytes in the caches no longer count.
+
+        Raises ValueError for a position outside the sequence.
+        """
         if not 0 <= to <= self.length:
             raise ValueError(f"cannot rewind {self.length} tokens to {to}")
         if to == self.length:
@@ -101,7 +115,10 @@ class Ladder:
             stage.cursor = min(stage.cursor, to)
 
     def resume(self, ids: Sequence[int]) -> int:
-        """Take ``ids`` for the whole sequence; returns how many of them stood there already and keep their caches."""
+        """Make ``ids`` the whole sequence. What it shares with the present one keeps its caches.
+
+        Returns the number of shared tokens. Raises PromptError if ``ids`` do not fit the context.
+        """
         known = self._ids.host()[0, : self.length]
         count = min(len(ids), len(known))
         differing = np.flatnonzero(known[:count] != np.asarray(ids[:count], np.int64))
@@ -110,13 +127,13 @@ class Ladder:
         self.append(ids[shared:])
         return shared
 
-    def expect(self, length: int) -> None:
-        """The sequence may grow to ``length``: raises PromptError now where memory for that is not free."""
+    def check_memory(self, length: int) -> None:
+        """Raise PromptError if memory for a sequence of ``length`` tokens is not free."""
         self.footprint.check_positions(length - self._room, available_bytes())
 
     @property
     def padded(self) -> bool:
-        """Whether single positions run as two, for the bits that several give (see Caller)."""
+        """Whether a single position runs as two, so that it gets the bits of a batch (see Caller)."""
         return self._padded
 
     @padded.setter
@@ -126,17 +143,23 @@ class Ladder:
             self._connect()
 
     def gate(self, split: int) -> float | None:
-        """The logit of an exit's gate for the last token, which the exit must have consumed; None without a gate."""
+        """The gate's logit of the exit at ``split`` for the last token; None without a gate.
+
+        The exit must have consumed that token.
+        """
         gates = self.exits[split].gates
         return None if gates is None else float(gates.host()[0, self.length - 1, 0])
 
     def draft(self, split: int) -> int | None:
-        """The likeliest next token among those that an exit's gate looks at; None where the gate gives none."""
+        """The gate draft of the exit at ``split``; None if its gate gives none.
+
+        It is the likeliest next token among the frequent ones whose rows of the head the gate reads.
+        """
         drafts = self.exits[split].drafts
         return None if drafts is None else int(drafts.host()[0, self.length - 1])
 
-    def outputs(self, depth: int, to: int) -> Stage:
-        """The stage that gives the normed hidden states of ``depth``, advanced to position ``to``."""
+    def advance(self, depth: int, to: int) -> Stage:
+        """Advance all stages of ``depth`` to position ``to``; returns the last one, whose outputs the head can read."""
         path = self._paths[depth]
         for stage in path:
             if stage.cursor < to:
@@ -146,20 +169,26 @@ class Ladder:
         return path[-1]
 
     def next_logits(self, depth: int) -> Logits:
-        """Logits [V] after the last token, at ``depth``: a view that the next call overwrites."""
+        """Logits fp32 [V] after the last token, at ``depth``: a view that the head's next call overwrites."""
         row: Logits = self.logits_view(depth, self.length - 1, self.length)[0]
         return row
 
     def logits_view(self, depth: int, start: int, stop: int) -> Logits:
-        """Logits [stop - start, V] of at most Head.MAX_ROWS positions: a view that the next call overwrites."""
-        stage = self.outputs(depth, stop)
+        """Logits fp32 [stop - start, V] after positions [start, stop): a view that the head's next call overwrites.
+
+        At most Head.MAX_ROWS positions.
+        """
+        stage = self.advance(depth, stop)
         rows = self._head.rows(stage.outputs, start, stop)
         self._observe_head(stop - start)
         return rows
 
     def answers(self, depth: int, start: int, stop: int) -> Answers:
-        """The likeliest tokens after at most Head.MAX_ROWS positions, at ``depth``, until the next call of the head."""
-        stage = self.outputs(depth, stop)
+        """The likeliest tokens after positions [start, stop), at ``depth``; valid until the head's next call.
+
+        At most Head.MAX_ROWS positions.
+        """
+        stage = self.advance(depth, stop)
         answers = self._head.answers(stage.outputs, start, stop)
         self._observe_head(stop - start)
         return answers
@@ -169,7 +198,7 @@ class Ladder:
             self.observer(HEAD, positions, self._head.elapsed_ms)
 
     def logits(self, depth: int, start: int = 0, stop: int | None = None) -> Logits:
-        """Logits fp32 [stop - start, V] of any number of positions, copied."""
+        """Logits fp32 [stop - start, V] of any number of positions, as a copy. ``stop``: ``length`` by default."""
         stop = self.length if stop is None else stop
         pieces = [
             self.logits_view(depth, first, min(first + Head.MAX_ROWS, stop)).copy()
@@ -178,11 +207,11 @@ class Ladder:
         return np.concatenate(pieces)
 
     def pending(self, stage: Stage) -> int:
-        """How many positions the stage would consume to reach the last token."""
+        """How many positions of the sequence the stage has not consumed yet."""
         return self.length - stage.cursor
 
     def _grow(self, length: int) -> None:
-        """Room for ``length`` positions and some more: memory follows what is used, not what the context allows."""
+        """Make room for ``length`` positions and some more: memory follows what is used, not the whole context."""
         room = max(length, self._room + max(self.BLOCK, self._room // 2))
         self._room = min(self.context, -(-room // self.BLOCK) * self.BLOCK)
         self._ids.resize(self._room, self.length)

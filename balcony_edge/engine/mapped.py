@@ -1,7 +1,7 @@
-"""Gives back the memory of weights that ONNX Runtime has read from their mapped file and keeps in a form of its own.
+"""Releases the mapped pages of weight files once ONNX Runtime has packed the weights into its own memory.
 
-The pages stay in the system's cache, for as long as nobody needs that memory: what is read again (embedding rows, say)
-comes back by itself. Linux only; elsewhere nothing happens.
+The system keeps such pages in its file cache as long as there is room: what is read again (embedding rows, say) comes
+back by itself. Linux only; elsewhere nothing happens.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ MADV_DONTNEED = 4
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \d+\s+(.*)")
 
 
-def drop_pages(folder: Path, smaps: Path = Path("/proc/self/smaps")) -> int:
-    """Drop this process's pages of files in ``folder`` that it maps and never wrote to; returns how many bytes."""
+def release_pages(folder: Path, smaps: Path = Path("/proc/self/smaps")) -> int:
+    """Release this process's pages of mapped files in ``folder``; returns how many bytes.
+
+    Mappings in which the process has written keep their pages. ``smaps``: a file in the form of /proc/self/smaps.
+    """
     try:
         text = smaps.read_text(errors="replace")
     except OSError:
@@ -30,7 +33,7 @@ def drop_pages(folder: Path, smaps: Path = Path("/proc/self/smaps")) -> int:
 
 
 def unwritten(smaps: str, folder: Path) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, resident bytes) of each mapping of a file in ``folder`` that has no page of the process's own."""
+    """(start, stop, resident bytes) of each mapping of a file in ``folder`` in which the process has not written."""
     inside = f"{folder.resolve()}/"
     bounds: tuple[int, int] | None = None
     resident = 0

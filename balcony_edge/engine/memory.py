@@ -1,4 +1,4 @@
-"""Tensors that live as long as a session: bound by address, so that a slice of positions costs no copy."""
+"""Tensors that live as long as a session. They are bound by address, so that a range of positions costs no copy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ import numpy.typing as npt
 from balcony_edge.engine.runtime import onnxruntime
 
 ELEMENTS: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "int8": np.int8, "bf16": np.uint16}
-# numpy has no bfloat16: its bits lie in 16-bit integers, and bindings name the ONNX type by number.
+# numpy has no bfloat16: 16-bit integers hold its bits, and bindings name the ONNX type by this number.
 BFLOAT16 = 16
 
 
 class Buffer:
-    """A tensor on a device whose axis ``axis`` counts positions; bound to sessions whole, or by a range of positions.
+    """A zeroed tensor on a device, which can be bound to ONNX Runtime sessions as a whole or by a range of positions.
 
-    Ranges can only be bound where positions are the axis 1 of a batch of one: their rows lie one behind the other.
-    ``resize`` moves the tensor: whoever bound it must bind it again.
+    Ranges can only be bound where the shape is [1, positions, …], since their rows then lie one behind the other.
+    ``resize`` moves the tensor: whoever has bound it must bind it again.
+
+    Args:
+        shape: shape of the tensor.
+        dtype: a numpy type, or "fp32", "fp16", "bf16" (kept as uint16) or "int8".
+        device: "cpu" or "cuda". ``array`` is the tensor on the CPU, None on another device.
+        axis: which axis counts positions.
     """
 
     def __init__(
@@ -43,13 +49,13 @@ class Buffer:
         self._address = self.value.data_ptr()
 
     def resize(self, positions: int, keep: int) -> None:
-        """Room for ``positions``; the first ``keep`` of them keep their values, what lies behind is zero."""
-        kept = self.first(keep).copy()
+        """Make room for ``positions``. The first ``keep`` positions keep their values, the others are zero."""
+        values = self.first(keep).copy()
         self._place(self.shape_of(positions))
-        self.set_first(kept)
+        self.set_first(values)
 
     def shape_of(self, positions: int) -> tuple[int, ...]:
-        """The tensor's shape, were it of ``positions``."""
+        """The shape that the tensor would have with ``positions``."""
         return (*self.shape[: self._axis], positions, *self.shape[self._axis + 1 :])
 
     def first(self, positions: int) -> npt.NDArray[Any]:
@@ -57,20 +63,20 @@ class Buffer:
         return self.host()[self._slice(positions)]
 
     def set_first(self, values: npt.NDArray[Any]) -> None:
-        """Replace the values of the first positions; on a device, zero those behind."""
-        kept = self._slice(values.shape[self._axis])
+        """Replace the values of the first positions. On a device other than the CPU the others become zero."""
+        first = self._slice(values.shape[self._axis])
         if self.array is not None:
-            self.array[kept] = values
+            self.array[first] = values
             return
         whole = np.zeros(self.shape, self.dtype)
-        whole[kept] = values
+        whole[first] = values
         self.write(whole)
 
     def _slice(self, positions: int) -> tuple[slice, ...]:
         return (*(slice(None) for _ in range(self._axis)), slice(0, positions))
 
     def write(self, values: npt.NDArray[Any]) -> None:
-        """Replace the whole tensor by values of its shape and type, in place."""
+        """Replace all values in place, by ones of the same shape and type."""
         if self.array is not None:
             self.array[...] = values
         else:
@@ -86,7 +92,7 @@ class Buffer:
         bind(name, self.device, 0, self.element, shape, self._address + start * self.row_bytes)
 
     def host_bytes(self) -> memoryview:
-        """The values on the host as bytes, to read and write: row by row where positions are the axis 1 of one."""
+        """The values on the host as bytes. On the CPU this is the memory itself, to read and write."""
         return self.host().reshape(-1).view(np.uint8).data
 
     def host(self) -> npt.NDArray[Any]:

@@ -1,7 +1,8 @@
-"""A prompt's caches on disk: a fixed system prompt is paid once, not at every start.
+"""The caches of a prompt on disk, so that a fixed system prompt is computed once and not at every start.
 
-A safetensors file: ``ids`` int64 [n], and of every stage its caches, hidden states and gates up to its cursor, named
-``segment 0-8/key.0``. The metadata names the bundle and the graphs' exactness: the bits are only good for those.
+The file is in safetensors format: ``ids`` int64 [n], and for every stage its KV caches, hidden states and gate outputs
+up to its cursor, named like ``segment 0-8/key.0``. The metadata holds the format's version, the digest of the bundle
+(no other bundle may read the file) and the cursors.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ AGAIN = "delete the file, and it is made again"
 
 
 def save(ladder: Ladder, path: Path) -> None:
-    """Write what the ladder holds, whole or not at all. Raises PromptError where the file cannot be written."""
+    """Write the ladder's tokens and caches to ``path``, whole or not at all. Raises PromptError if that fails."""
     from safetensors.numpy import save_file
 
     tensors: dict[str, npt.NDArray[Any]] = {"ids": np.array(ladder.tokens, np.int64)}
@@ -49,9 +50,9 @@ def save(ladder: Ladder, path: Path) -> None:
 
 
 def load(ladder: Ladder, path: Path) -> int:
-    """Put a saved prompt into the ladder, in place of what it holds; the number of its tokens.
+    """Replace the ladder's sequence by a saved prompt; returns the number of its tokens.
 
-    Raises PromptError, the ladder being empty then, for a file that is broken or another bundle's.
+    Raises PromptError for a file that is broken or another bundle's; the ladder is empty then.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -71,7 +72,7 @@ def load(ladder: Ladder, path: Path) -> int:
 
 
 def _restore(ladder: Ladder, tensors: Mapping[str, npt.NDArray[Any]], cursors: Mapping[str, int]) -> None:
-    """Fill every stage. Raises ValueError or KeyError for tensors that do not fit, before anything counts."""
+    """Fill every stage. Raises ValueError or KeyError for tensors that do not fit, before anything is changed."""
     ids = tensors["ids"]
     if ids.dtype != np.int64 or ids.ndim != 1 or not len(ids):
         raise ValueError("ids are not a list of token ids")

@@ -1,4 +1,4 @@
-"""ONNX Runtime: which distribution is there, which provider runs, and one thread pool for all sessions."""
+"""ONNX Runtime: the installed distribution, the provider that runs, and what all its sessions share."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Graph
-from balcony_edge.engine.heap import nothing_kept
+from balcony_edge.engine.heap import return_freed_memory
 from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
 
-# Distributions that install the folder ``onnxruntime``; NVIDIA's Jetson wheels call themselves onnxruntime-gpu too.
+# Distributions that install the folder ``onnxruntime``. NVIDIA's Jetson wheels are called onnxruntime-gpu too.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MINIMUM_VERSION = (1, 23)
-# From this version on, a sliding window counts the token itself.
+# From this version on, a sliding window of attention counts the token itself.
 WINDOW_COUNTS_ITSELF = (1, 24)
 
 _pool_threads: int | None = None
 
 
 def installed_distributions() -> list[str]:
-    """The ONNX Runtime distributions that pip knows of in this environment."""
+    """The names of the ONNX Runtime distributions that are installed in this environment."""
     found = []
     for name in DISTRIBUTIONS:
         try:
@@ -39,7 +39,10 @@ def installed_distributions() -> list[str]:
 
 
 def onnxruntime() -> Any:
-    """The module, imported at first use. Raises RuntimeMissingError with the exact pip line if it cannot be used."""
+    """The module ``onnxruntime``, imported at first use.
+
+    Raises RuntimeMissingError, with the pip line that helps, if it is missing, too old or installed twice.
+    """
     found = installed_distributions()
     if len(found) > 1:
         raise RuntimeMissingError(
@@ -63,26 +66,30 @@ def onnxruntime() -> Any:
 
 
 def preload_cuda(ort: Any) -> str:
-    """Load the CUDA libraries that pip has installed, which no search path knows; what it says of missing ones.
+    """Load the CUDA libraries that pip has installed: no search path of the system has them.
 
-    Only GPU builds have anything to load. Called again it does nothing new.
+    Returns what ONNX Runtime prints about libraries that are missing. Builds without CUDA have nothing to load; a
+    second call changes nothing.
     """
     said = io.StringIO()
     if hasattr(ort, "preload_dlls"):
-        # It prints to stdout, where answers go; a library that is missing shows when a session asks for it.
+        # It prints to stdout, which is for answers. A missing library is noticed when a session needs it.
         with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
             ort.preload_dlls()
     return said.getvalue()
 
 
 def share_scratch(ort: Any) -> None:
-    """One arena for what all sessions compute in. They run one after the other; each would keep a prompt's worth."""
+    """Make all CPU sessions share one arena for their intermediate results.
+
+    Sessions run one after the other, but each would keep an arena of its own, as large as its longest prompt needed.
+    """
     info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(info, ort.OrtArenaCfg(0, -1, -1, -1))
 
 
 def default_threads() -> int:
-    """Physical cores that this process may use: hyper-threads only spin against each other."""
+    """The number of physical cores that this process may use. More threads would only wait for each other."""
     import psutil
 
     process = psutil.Process()
@@ -92,17 +99,22 @@ def default_threads() -> int:
 
 @dataclass(frozen=True)
 class Runtime:
-    """How sessions are made: provider ("cpu" or "cuda") and threads of the shared pool."""
+    """How sessions are made: on which provider ("cpu" or "cuda"), and with how many threads in the shared pool."""
 
     provider: str
     threads: int
 
     @classmethod
     def start(cls, provider: str = "auto", threads: int | None = None) -> Runtime:
-        """Choose a provider and set up the thread pool and the scratch memory that all sessions of the process share.
+        """Choose a provider, and set up the thread pool and scratch memory that all sessions of the process share.
 
-        "auto" means CUDA where the installed runtime lists it and the machine has an NVIDIA device, else the CPU.
-        The pool is made once; a later call that asks for another size raises ProviderError.
+        Args:
+            provider: "cpu", "cuda", or "auto": CUDA if the installed runtime lists it and there is an NVIDIA device.
+            threads: size of the pool; None means one per physical core. The pool is made once per process.
+
+        Raises:
+            ProviderError: the provider is unknown or not available, or the pool already has another size.
+            RuntimeMissingError: ONNX Runtime cannot be used.
         """
         global _pool_threads
         ort = onnxruntime()
@@ -119,7 +131,7 @@ class Runtime:
             preload_cuda(ort)
         if _pool_threads is None:
             _pool_threads = threads or default_threads()
-            # Pools of their own would spin against each other between the segments of one token (3.5x slower).
+            # With a pool per session, the threads of one segment spin while the next one runs (3.5x slower).
             ort.set_global_thread_pool_sizes(_pool_threads, 1)
             share_scratch(ort)
         elif threads not in (None, _pool_threads):
@@ -130,9 +142,11 @@ class Runtime:
         return cls(provider, _pool_threads)
 
     def graph(self, bundle: Bundle, graph: Graph) -> Any:
-        """A session for one graph of a bundle, in the form that this ONNX Runtime's version needs.
+        """An ONNX Runtime session for one graph of a bundle, from the file that fits the installed version.
 
-        Raises ProviderError where the bundle was built for another provider or a newer version.
+        Raises:
+            ProviderError: the bundle was built for another provider or a newer version.
+            BundleError: the graph cannot be loaded.
         """
         formats, minimum, version = bundle.manifest.formats, bundle.manifest.minimum_onnxruntime, _version()
         if version < minimum:
@@ -150,9 +164,13 @@ class Runtime:
         return self.session(bundle.file(legacy or graph.file))
 
     def session(self, path: Path) -> Any:
-        """A session for one graph. Raises BundleError if the graph cannot be loaded, ProviderError if CUDA is not had.
+        """An ONNX Runtime session for the graph in a file.
 
-        ONNX Runtime falls back to the CPU in silence; the session's own provider list tells the truth.
+        ONNX Runtime silently falls back to the CPU if CUDA fails, so the session's own list of providers is checked.
+
+        Raises:
+            BundleError: the graph cannot be loaded.
+            ProviderError: CUDA was asked for and does not work.
         """
         ort = onnxruntime()
         options = ort.SessionOptions()
@@ -162,7 +180,7 @@ class Runtime:
             options.add_session_config_entry("session.use_env_allocators", "1")
         wanted = PROVIDERS[self.provider]
         try:
-            with huge_pages(), nothing_kept():
+            with huge_pages(), return_freed_memory():
                 session = ort.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # ONNX Runtime's exceptions share no public base
             raise BundleError(
@@ -183,5 +201,5 @@ def _version(module: Any = None) -> tuple[int, int]:
 
 
 def has_nvidia_device() -> bool:
-    """Whether a driver of NVIDIA's has made its device nodes."""
+    """Whether an NVIDIA driver has created its device nodes."""
     return any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu"))

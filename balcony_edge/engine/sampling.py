@@ -1,7 +1,7 @@
-"""From logits to a token: a sampler hides temperature and cuts from the decode loop.
+"""From logits to a token: temperature, cuts and penalties, and the verification of drafts.
 
-It also verifies drafts, so that speculation gives exactly the tokens (greedy) or the distribution (sampled) that plain
-decoding gives: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding", appendix A.1.
+Drafts are verified so that speculation gives exactly the tokens (greedy) or the distribution (sampled) of plain
+decoding: Leviathan et al. 2023, "Fast Inference from Transformers via Speculative Decoding", appendix A.1.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ Probabilities = npt.NDArray[np.float64]
 
 
 class Sample(NamedTuple):
-    """A token, and the probabilities [V] that it was drawn from; None for the likeliest token (greedy)."""
+    """A token, and the probabilities fp64 [V] that it was drawn from; None if it is simply the likeliest (greedy)."""
 
     token: int
     probabilities: Probabilities | None
 
 
 class Sampler:
-    """Chooses tokens; ``temp`` 0 is greedy. Raises PromptError for settings out of range.
+    """Draws tokens from logits.
 
-    ``top_k`` keeps the k most likely (0: all), ``top_p`` the smallest set of that probability, ``min_p`` those at
-    least that share as likely as the likeliest; ``repeat_penalty`` > 1 divides the logits of tokens already there.
+    Args:
+        temp: temperature; 0 is greedy: always the likeliest token.
+        top_k: draw only from the k likeliest tokens; 0 means all.
+        top_p: draw only from the fewest likeliest tokens that together have this probability.
+        min_p: draw only tokens at least this share as likely as the likeliest.
+        repeat_penalty: above 1, makes tokens less likely that are already in the sequence.
+        seed: of the random numbers; None means other numbers each time.
+
+    Raises:
+        PromptError: for a setting out of range.
     """
 
     def __init__(
@@ -58,26 +66,30 @@ class Sampler:
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether the token is simply the likeliest one."""
+        """Whether the next token is simply the likeliest one: greedy, without a penalty."""
         return self._temp == 0.0 and self._penalty == 1.0
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same draws must come again: drafts would take some of them, and how many the clock decides."""
+        """Whether the same seed must give the same text. Then nothing may be drafted.
+
+        Drafts draw random numbers too, and how many drafts there are depends on the clock.
+        """
         return self._temp > 0.0 and self._seed is not None
 
     def choose(self, logits: Logits, tokens: Sequence[int]) -> Sample:
-        """The next token after ``tokens`` from its logits [V]."""
+        """The token that follows ``tokens``, from its logits fp32 [V]."""
         probabilities = self._probabilities(logits, tokens)
         if probabilities is None:
             return Sample(self._likeliest(logits, tokens), None)
         return Sample(self._draw(probabilities), probabilities)
 
     def verify(self, draft: Sample, logits: Logits, tokens: Sequence[int]) -> tuple[int, bool]:
-        """(token, whether it is the draft) that follows ``tokens``, by the full model's ``logits`` [V].
+        """The token that follows ``tokens`` by the full model's ``logits`` fp32 [V], and whether it is the draft.
 
-        Greedy: the model's token. Sampled: the draft is kept with probability min(1, p/q); in its place comes a token
-        from the rest of p, so that the outcome is distributed as p, whatever q was.
+        Greedy: the model's likeliest token. Sampled: the draft, drawn from q, is accepted with probability
+        min(1, p/q); a rejected one is replaced by a draw from max(0, p - q). So the token is distributed as the full
+        model's p, whatever q was.
         """
         truth = self._probabilities(logits, tokens)
         if truth is None or draft.probabilities is None:
@@ -106,7 +118,10 @@ class Sampler:
 
 
 def penalize(logits: Logits, tokens: Sequence[int], penalty: float) -> Logits:
-    """A copy of the logits with those of ``tokens`` moved towards unlikely by ``penalty`` (CTRL, section 4.1)."""
+    """A copy of the logits [V] in which ``tokens`` are less likely: positive ones ÷ ``penalty``, others × ``penalty``.
+
+    Source: Keskar et al. 2019, "CTRL", section 4.1.
+    """
     penalized = logits.copy()
     seen = np.unique(np.asarray(tokens, np.int64))
     values = penalized[seen]
@@ -115,8 +130,8 @@ def penalize(logits: Logits, tokens: Sequence[int], penalty: float) -> Logits:
 
 
 def distribution(logits: Logits, temp: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Probabilities:
-    """Probabilities [V] (sum 1) at a temperature above 0, cut by top-k, then min-p, then top-p."""
-    # Methods and outputs in place: numpy's functions and fresh arrays would take longer than the arithmetic.
+    """Probabilities fp64 [V] (sum 1) of logits [V] at a temperature above 0, cut by top-k, then min-p, then top-p."""
+    # In place and by methods: numpy's functions and new arrays would take longer than the arithmetic.
     probabilities: Probabilities = np.divide(logits, temp, dtype=np.float64)
     probabilities -= probabilities.max()
     np.exp(probabilities, out=probabilities)
@@ -126,12 +141,12 @@ def distribution(logits: Logits, temp: float, top_k: int = 0, top_p: float = 1.0
         probabilities[probabilities < min_p * probabilities.max()] = 0.0
     probabilities /= probabilities.sum()
     if top_p < 1.0:
-        # Tokens below this share cannot be in the set: all of them together are less than what is left out.
+        # Tokens below this share cannot be in the set: all of them together have less than 1 - top_p.
         candidates = (probabilities >= (1.0 - top_p) / len(probabilities)).nonzero()[0]
         shares = probabilities[candidates]
         order = (-shares).argsort(kind="stable")
         shares = shares[order]
-        # Keep the token that crosses the line: the set's probability must reach top_p.
+        # The token that crosses the line is in the set: its probability must reach top_p.
         count = int(shares.cumsum().searchsorted(top_p)) + 1
         probabilities.fill(0.0)
         probabilities[candidates[order[:count]]] = shares[:count] / shares[:count].sum()

@@ -1,4 +1,4 @@
-"""A stage: one ONNX graph that consumes positions in order, owns its KV cache and keeps a cursor."""
+"""A stage: one ONNX graph that consumes positions in order, owns its KV cache and has a cursor. And the LM head."""
 
 from __future__ import annotations
 
@@ -9,21 +9,33 @@ import numpy.typing as npt
 
 from balcony_edge.bundle.manifest import Architecture, Formats, Graph
 from balcony_edge.engine.answers import Answers, FromHead, FromLogits
-from balcony_edge.engine.caller import Caller, Control
+from balcony_edge.engine.caller import AttentionLengths, Caller
 from balcony_edge.engine.memory import Buffer
 
-# Cache slots behind the last position: one for the zero row of bit-exact graphs, one for a padded single position.
+# Extra cache slots after the last position: one for the zero row of bit-exact graphs, one for a padded position.
 SPARE_SLOTS = 2
 
 
 class Stage:
     """A segment or an exit of the ladder.
 
-    ``cursor`` positions have been consumed. ``source`` holds what the stage reads (ids or hidden states, by position),
-    ``outputs`` what it wrote: hidden [1, room, H] in the bundle's activations.
-    ``gates`` (fp32 [1, room, 1], or None) are the gate's logits, ``drafts`` (int64 [1, room], or None) the likeliest of
-    the tokens that it looked at. ``resize`` makes room for more positions; all stages must be resized before any is
-    connected again, since they read each other's outputs.
+    To grow, all stages are resized first and then connected again, since they read each other's outputs.
+
+    Args:
+        session: the ONNX Runtime session of the graph.
+        graph, arch, formats: the bundle's description of it.
+        source: what the stage reads: token ids int64 [1, room], or hidden states [1, room, hidden].
+        lengths: the lengths that attention needs, shared by all stages.
+        room: positions that fit into its buffers.
+        device: "cpu" or "cuda".
+
+    Attributes:
+        name: what timings and reports call the stage, such as "segment 0-8" or "exit 8".
+        cursor: how many positions it has consumed.
+        outputs: hidden states [1, room, hidden] in the bundle's activation type. An exit's, and the last segment's, are
+            normed: the head can read them.
+        gates: logits of an exit's gate, fp32 [1, room, 1]; None without a gate.
+        drafts: gate drafts, int64 [1, room]; None where the gate gives none.
     """
 
     def __init__(
@@ -33,12 +45,11 @@ class Stage:
         arch: Architecture,
         formats: Formats,
         source: Buffer,
-        control: Control,
+        lengths: AttentionLengths,
         room: int,
         device: str = "cpu",
     ) -> None:
         self.graph = graph
-        # How timings and reports call the stage.
         self.name = f"segment {graph.start}-{graph.stop}" if graph.kind == "segment" else f"exit {graph.stop}"
         self.cursor = 0
         self.outputs = Buffer((1, room, arch.hidden), formats.activations, device)
@@ -47,7 +58,7 @@ class Stage:
         self.drafts = Buffer((1, room), np.int64) if "draft" in gives else None
         self._session = session
         self._source = source
-        self._control = control
+        self._lengths = lengths
         slots = room + SPARE_SLOTS
         self._caches = {
             f"{part}.{index}": Buffer((1, arch.kv_heads, slots, arch.head_dim), formats.cache, device, axis=2)
@@ -57,59 +68,63 @@ class Stage:
         self.connect()
 
     def connect(self, padded: bool = False) -> None:
-        """Bind the graph to the buffers where they lie now; ``padded`` as of Caller."""
+        """Bind the graph to the buffers at their present addresses. ``padded``: see Caller."""
         self._padding = 1 if padded else 0
         names = {item.name for item in self._session.get_inputs()}
-        lengths = {name: value for name, value in self._control.values.items() if name in names}
+        lengths = {name: value for name, value in self._lengths.values.items() if name in names}
         self._call = Caller(
             self._session,
             {"input_ids" if "input_ids" in names else "hidden": self._source},
-            {"hidden_out": self.outputs, **self._looks()},
-            # One buffer as past and present: the graph appends in place.
+            {"hidden_out": self.outputs, **self._gate_outputs()},
+            # The same buffer is past and present: the graph appends in place.
             lengths | {f"past_{name}": buffer for name, buffer in self._caches.items()},
             {f"present_{name}": buffer for name, buffer in self._caches.items()},
             padded=padded,
         )
 
     def resize(self, room: int) -> None:
-        """Room for ``room`` positions; what was consumed is kept. ``connect`` must follow."""
+        """Make room for ``room`` positions; consumed ones keep their values. ``connect`` must follow."""
         self.outputs.resize(room, self.cursor)
-        for looked in self._looks().values():
-            looked.resize(room, self.cursor)
+        for buffer in self._gate_outputs().values():
+            buffer.resize(room, self.cursor)
         for cache in self._caches.values():
             cache.resize(room + SPARE_SLOTS, self.cursor)
 
-    def _looks(self) -> dict[str, Buffer]:
-        """What the gate gives, by name."""
+    def _gate_outputs(self) -> dict[str, Buffer]:
+        """The buffers of the gate's outputs, by the output's name."""
         found = {"gate": self.gates, "draft": self.drafts}
         return {name: buffer for name, buffer in found.items() if buffer is not None}
 
     @property
     def elapsed_ms(self) -> float:
-        """Milliseconds of the last call's graph run."""
+        """Milliseconds that the graph took in the last call."""
         return self._call.elapsed_ms
 
     def consume(self, stop: int) -> int:
-        """Run positions [cursor, stop) in one batched call; returns how many that were."""
+        """Run positions [cursor, stop) in one batched call; returns how many these were."""
         start = self.cursor
         count = stop - start
-        self._control.set(start, stop + self._padding if count == 1 else stop)
+        self._lengths.set(start, stop + self._padding if count == 1 else stop)
         self._call(start, stop)
         self.cursor = stop
         return count
 
     def state(self) -> dict[str, Buffer]:
-        """Everything that the stage remembers of the positions before its cursor, by name: caches and outputs."""
-        return {**self._caches, "hidden": self.outputs, **self._looks()}
+        """All that the stage remembers of the positions before its cursor, by name: caches and outputs."""
+        return {**self._caches, "hidden": self.outputs, **self._gate_outputs()}
 
     def cache_arrays(self) -> list[npt.NDArray[Any]]:
-        """The KV cache's tensors [1, KV, slots, D] on the host; positions from the cursor on are stale."""
+        """The KV cache on the host, tensors [1, KV heads, slots, head_dim]. From the cursor on they are stale."""
         return [buffer.host() for buffer in self._caches.values()]
 
 
 class Head:
-    """The shared LM head: normed hidden states of a stage to logits fp32 [rows, V], or to answers without them."""
+    """The shared LM head: turns normed hidden states of a stage into logits fp32 [rows, V], or into answers directly.
 
+    ``sources``: the outputs that it may be asked to read. ``elapsed_ms``: what the graph took in the last call.
+    """
+
+    # Positions per call: the logits' buffer has so many rows.
     MAX_ROWS = 64
 
     def __init__(self, session: Any, vocabulary: int, sources: list[Buffer]) -> None:
@@ -123,7 +138,7 @@ class Head:
         self.connect()
 
     def connect(self, padded: bool = False) -> None:
-        """Bind the graph to the sources where they lie now; ``padded`` as of Caller."""
+        """Bind the graph to the sources at their present addresses. ``padded``: see Caller."""
         self._calls = self._callers({"logits": self._logits}, padded)
         self._answering = self._callers(self._answers, padded) if self._answers else {}
 
@@ -134,12 +149,15 @@ class Head:
         }
 
     def rows(self, hidden: Buffer, start: int, stop: int) -> npt.NDArray[np.float32]:
-        """Logits of positions [start, stop), at most MAX_ROWS: a view that the next call overwrites."""
+        """Logits fp32 [stop - start, V] of at most MAX_ROWS positions: a view that the next call overwrites.
+
+        ``hidden``: one of the sources. Raises ValueError for too many positions or none.
+        """
         self._run(self._calls[id(hidden)], start, stop)
         return self._logits.host()[0, : stop - start]
 
     def answers(self, hidden: Buffer, start: int, stop: int) -> Answers:
-        """The likeliest tokens of positions [start, stop), at most MAX_ROWS, until the next call."""
+        """The likeliest tokens of at most MAX_ROWS positions; valid until the next call. Raises as ``rows``."""
         if not self._answers:
             return FromLogits(self.rows(hidden, start, stop))
         self._run(self._answering[id(hidden)], start, stop)

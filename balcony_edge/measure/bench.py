@@ -154,7 +154,7 @@ def _measure(session: AdaptiveSession, mode: _Mode, prompt: list[int], new_token
         mode.joules.append(power_w * seconds / tokens)
     reply.audit()
     mode.tokens += len(reply.tokens)
-    mode.agreed += len(reply.tokens) - reply.checked.tokens + reply.checked.agreed
+    mode.agreed += len(reply.tokens) - reply.verified.tokens + reply.verified.agreed
     mode.drafted += reply.drafted
     mode.accepted += reply.accepted
 

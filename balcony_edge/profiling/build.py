@@ -17,7 +17,7 @@ from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.errors import DeviceProfileError
 from balcony_edge.profiling.bandwidth import measure_bandwidth
-from balcony_edge.profiling.energy import WINDOW_S, Drawn, measure_power
+from balcony_edge.profiling.energy import WINDOW_S, PowerDraw, measure_power
 from balcony_edge.telemetry import Poller, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
@@ -110,7 +110,7 @@ def _profile(
     identity: Identity,
     measured: Measured,
     bandwidth_gb_s: float | None,
-    drawn: Drawn | None,
+    drawn: PowerDraw | None,
 ) -> DeviceProfile:
     known = found.profile
     base = known if known is not None and known.tag != "generic" else None

@@ -14,7 +14,7 @@ WINDOW_S = 6.0
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class PowerDraw:
     """Mean W of both, from one ``source``."""
 
     idle_w: float
@@ -29,13 +29,13 @@ def measure_power(
     window_s: float = WINDOW_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Drawn | None:
+) -> PowerDraw | None:
     """Rest for ``window_s``, then repeat ``work`` for as long; ``None`` where the energy is not known throughout."""
     idle = _mean_w(sensors, lambda: sleep(0.1), window_s, clock)
     busy = _mean_w(sensors, work, window_s, clock) if idle is not None else None
     if idle is None or busy is None or idle[1] != busy[1] or not 0 < idle[0] < busy[0]:
         return None
-    return Drawn(idle[0], busy[0], busy[1])
+    return PowerDraw(idle[0], busy[0], busy[1])
 
 
 def _mean_w(

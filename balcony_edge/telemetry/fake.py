@@ -41,7 +41,7 @@ class FakeSensors:
         self.snapshot = replace(self.snapshot, **readings)
         return self.snapshot
 
-    def sample_once(self) -> Snapshot:
+    def poll_once(self) -> Snapshot:
         """The snapshot as it is."""
         return self.snapshot
 

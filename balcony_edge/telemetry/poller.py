@@ -20,7 +20,7 @@ from types import TracebackType
 
 from balcony_edge.telemetry.injected import BatterySource
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
-from balcony_edge.telemetry.schedule import HUNG_S, Asked, Tier
+from balcony_edge.telemetry.schedule import HUNG_S, PolledSource, Tier
 from balcony_edge.telemetry.sources import FAST_SIGNALS, Source, device_sources
 
 GPU_LOAD_SMOOTHING_S = 0.75
@@ -61,7 +61,7 @@ class Poller:
             Tier(
                 1 / rate,
                 tuple(name for name in UNITS if (name in FAST_SIGNALS) is fast),
-                [Asked(source, 1 / rate) for source in sources if source.fast is fast],
+                [PolledSource(source, 1 / rate) for source in sources if source.fast is fast],
             )
             for fast, rate in ((True, fast_hz), (False, slow_hz))
         )
@@ -70,7 +70,7 @@ class Poller:
         self._relieving = threading.Lock()
         self._thread: threading.Thread | None = None
         self._run = threading.Event()  # set when the run that it stands for is over
-        self._asking: tuple[Asked, float] | None = None
+        self._asking: tuple[PolledSource, float] | None = None
         self._revive = False
         # Swapped as one, so that readers need no lock.
         self._published: _Published = (Snapshot.unknown(), {}, math.inf)
@@ -108,7 +108,7 @@ class Poller:
     ) -> None:
         self.stop()
 
-    def sample_once(self) -> Snapshot:
+    def poll_once(self) -> Snapshot:
         """Ask every source that is due, publish, and return the snapshot. Never raises for a sensor."""
         self._sample_due(self._run, self._sampling)
         return self.snapshot
@@ -268,7 +268,7 @@ class Poller:
             for asked in tier.asked:
                 asked.hung_since_s = None
         self._smooth = None
-        self._published = (Snapshot.unknown("not sampled yet since the fork"), {}, -math.inf if running else math.inf)
+        self._published = (Snapshot.unknown("not read yet since the fork"), {}, -math.inf if running else math.inf)
         # A thread cannot be started safely inside of fork(): the first look does it.
         self._revive = running
 

@@ -66,11 +66,11 @@ def signals(snapshot: Snapshot, now_s: float) -> list[dict[str, Any]]:
 def rows(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
     """(name, value or "unknown", source or reason) of all signals, for people."""
     for field, reading in snapshot:
-        value = show(field, reading)
+        value = format_value(field, reading)
         yield SIGNALS[field].name, value, reading.source if reading.known else reading.reason
 
 
-def show(field: str, reading: Reading) -> str:
+def format_value(field: str, reading: Reading) -> str:
     """A value in the unit that people use, or "unknown"."""
     value, unit = reading.value, SIGNALS[field].unit
     if value is None:

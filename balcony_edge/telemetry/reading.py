@@ -10,7 +10,7 @@ from dataclasses import dataclass
 Clock = Callable[[], float]
 """Seconds on a clock that never goes back; ``time.monotonic`` outside tests."""
 
-NOT_SAMPLED = "not sampled yet"
+NOT_YET_READ = "not read yet"
 
 UNITS = {
     "cpu_load": "ratio",
@@ -113,7 +113,7 @@ class Snapshot:
     """1.0 with mains or USB power, 0.0 without."""
 
     @classmethod
-    def unknown(cls, reason: str = NOT_SAMPLED) -> Snapshot:
+    def unknown(cls, reason: str = NOT_YET_READ) -> Snapshot:
         """A snapshot that knows nothing, for the reason given."""
         now = time.monotonic()
         return cls(**{name: Reading.unknown(unit, "none", reason, now) for name, unit in UNITS.items()})

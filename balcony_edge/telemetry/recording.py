@@ -129,7 +129,7 @@ class Player:
             self._snapshot = Snapshot.unknown("the recording is over") if lap < 0 else self._at(index, now)
         return self._snapshot
 
-    def sample_once(self) -> Snapshot:
+    def poll_once(self) -> Snapshot:
         """The snapshot of this moment."""
         return self.snapshot
 

@@ -22,7 +22,7 @@ HUNG_S = 2.0
 
 
 @dataclass(slots=True)
-class Asked:
+class PolledSource:
     """A source, its last answer, and when it may be asked again."""
 
     source: Source
@@ -92,7 +92,7 @@ class Tier:
 
     period_s: float
     signals: tuple[str, ...]
-    asked: list[Asked]
+    asked: list[PolledSource]
     due_s: float = -math.inf
     seen: set[str] = field(default_factory=set)
     """Signals that have been known: without a value these are stale, and not absent."""

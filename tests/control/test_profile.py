@@ -11,7 +11,7 @@ from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge import Bundle
 from balcony_edge.control.profile import MOST_MEASURED, LadderProfile, cache_file, load_or_measure
-from balcony_edge.control.stage_times import Measured, Stopwatch, measure, time_batch, time_single
+from balcony_edge.control.stage_times import StageTimes, Stopwatch, measure, time_batch, time_single
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 
@@ -103,10 +103,10 @@ def test_a_calibration_of_a_busy_machine_is_measured_again_until_it_is_steady(
         monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / str(number)))
         left = list(found)
 
-        def busy(ladder: Ladder, left: list[float] = left) -> Measured:
+        def busy(ladder: Ladder, left: list[float] = left) -> StageTimes:
             share = left.pop(0)
             names = [HEAD, *(stage.name for stage in ladder.stages)]
-            return Measured({name: StageProfile(((1, 1.0 + share),)) for name in names}, share)
+            return StageTimes({name: StageProfile(((1, 1.0 + share),)) for name in names}, share)
 
         monkeypatch.setattr("balcony_edge.control.profile.measure", busy)
         for start in range(MOST_MEASURED + 2):

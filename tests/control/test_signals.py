@@ -6,7 +6,7 @@ import pytest
 
 from balcony_controller import Budget, PowerModel, Signals
 from balcony_edge import AdaptiveSession, BudgetError
-from balcony_edge.control.signals import read_power_model, require, signals_of
+from balcony_edge.control.signals import read_power_model, require_signals, signals_of
 from balcony_edge.telemetry import FakeSensors
 
 PROMPT = "Once upon a time"
@@ -21,8 +21,8 @@ def test_a_snapshot_becomes_plain_values_and_unknown_stays_unknown() -> None:
 def test_a_refusal_names_the_signal_and_the_sensors_reason() -> None:
     snapshot = FakeSensors().snapshot
     with pytest.raises(BudgetError, match=r"8W cannot be kept.*power.*nothing set"):
-        require(Budget.parse("8W"), snapshot, None)
-    require(Budget.parse("8W"), snapshot, PowerModel(4.0, 14.0))
+        require_signals(Budget.parse("8W"), snapshot, None)
+    require_signals(Budget.parse("8W"), snapshot, PowerModel(4.0, 14.0))
 
 
 @pytest.mark.parametrize("text", ["4", "a:b", "14:4", "-1:3", "nan:5"])

@@ -160,7 +160,7 @@ def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
     assert len(shown) == len(decoder.unverified)
     decoder.verify_emitted()
     assert decoder.unverified == []
-    assert len(shown) <= decoder.checked.tokens <= len(governor.outcomes)
+    assert len(shown) <= decoder.verified.tokens <= len(governor.outcomes)
     full = fresh_logits(ladder, decoder.tokens[:-1], ladder.full).argmax(axis=1)
     agreed = [draft.likeliest == full[position] for position, draft in shown.items()]
     if agreed:

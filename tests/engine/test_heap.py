@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from balcony_edge.engine import heap
-from balcony_edge.engine.heap import nothing_kept
+from balcony_edge.engine.heap import return_freed_memory
 
 MEGABYTE = 1 << 20
 
@@ -22,7 +22,7 @@ def test_a_buffer_freed_between_others_leaves_no_hole() -> None:
     libc.free.argtypes = [ctypes.c_void_p]
     process = psutil.Process()
     kept = []
-    with nothing_kept():
+    with return_freed_memory():
         before = process.memory_info().rss
         for _ in range(64):
             large, small = libc.malloc(MEGABYTE), libc.malloc(4096)
@@ -46,7 +46,7 @@ def test_elsewhere_than_with_glibc_nothing_happens(monkeypatch: pytest.MonkeyPat
     heap._glibc.cache_clear()
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
     try:
-        with nothing_kept():
+        with return_freed_memory():
             assert heap._glibc() is None
     finally:
         heap._glibc.cache_clear()
@@ -65,7 +65,7 @@ def test_the_thresholds_are_left_where_steps_of_decoding_fit(monkeypatch: pytest
             return 1
 
     monkeypatch.setattr(heap, "_glibc", Libc)
-    with pytest.raises(ValueError, match="no graph"), nothing_kept():
+    with pytest.raises(ValueError, match="no graph"), return_freed_memory():
         raise ValueError("no graph")
     assert calls == [
         ("mallopt", heap.M_MMAP_THRESHOLD, heap.WITHIN_BYTES),

@@ -102,14 +102,14 @@ STRETCHES = [(0, 20), (30, 50), (60, 70)]
 @pytest.mark.parametrize("marks", [False, True])
 def test_what_the_system_has_no_room_for_is_marked(room: int, count: int, marks: bool) -> None:
     kernel = Kernel(room, marks)
-    assert move(STRETCHES, kernel, lambda: True) == sum(stop - start for start, stop in STRETCHES[:count])
+    move(STRETCHES, kernel, lambda: True)
     assert kernel.moved == STRETCHES[:count]
     assert kernel.marked == (STRETCHES[count:] if marks else [])
 
 
 def test_what_there_is_no_time_for_is_marked() -> None:
     kernel, left = Kernel(99), iter([True, False])
-    assert move(STRETCHES, kernel, lambda: next(left)) == 20
+    move(STRETCHES, kernel, lambda: next(left))
     assert (kernel.moved, kernel.marked) == (STRETCHES[:1], STRETCHES[1:])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from balcony_edge import AdaptiveSession
-from balcony_edge.engine.mapped import drop_pages, unwritten
+from balcony_edge.engine.mapped import release_pages, unwritten
 
 PAGES = 64
 SIZE = PAGES * mmap.PAGESIZE
@@ -44,14 +44,14 @@ def test_pages_are_dropped_and_come_back_as_they_were(written: bool, tmp_path: P
         assert mapped[:] == content
         if written:
             mapped[5] = 77
-        dropped = drop_pages(tmp_path)
+        dropped = release_pages(tmp_path)
         assert (dropped == 0) if written else (dropped > 0)
         assert mapped[5] == (77 if written else content[5])
         assert mapped[6:] == content[6:]
 
 
 def test_without_a_list_of_mappings_nothing_happens(tmp_path: Path) -> None:
-    assert drop_pages(tmp_path, tmp_path / "smaps") == 0
+    assert release_pages(tmp_path, tmp_path / "smaps") == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a thing of Linux")
@@ -59,7 +59,7 @@ def test_a_loaded_session_holds_few_pages_of_its_file() -> None:
     with AdaptiveSession(provider="cpu") as session:
         session.ladder.append([1, 2, 3])
         before = session.ladder.next_logits(session.ladder.full).copy()
-        drop_pages(session.bundle.path)
+        release_pages(session.bundle.path)
         session.ladder.rewind(0)
         session.ladder.append([1, 2, 3])
         assert (session.ladder.next_logits(session.ladder.full) == before).all()

@@ -185,7 +185,7 @@ def test_what_a_paragraph_can_say() -> None:
         "floor_tokens": 3,
     }
     said = paragraph(base)
-    for words in ("lossless decoding throughout", "1.00 to 3.00 times", "120 ms", "4 tokens", "3 tokens", "2 shown"):
+    for words in ("lossless decoding throughout", "1.00 to 3.00 times", "120 ms", "4 tokens", "3 tokens", "2 emitted"):
         assert words in said
     assert "afforded lossless decoding" in paragraph({**base, "lossless_share": 0.3, "slowdown": [1.0, 1.0]})
 

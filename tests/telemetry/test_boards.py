@@ -35,9 +35,9 @@ def on_board(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> Callable[...,
     def sample(tree: Tree, nvml: FakeNvml | None = None, battery: object = None) -> Snapshot:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)  # None: the import fails
         sampler = Poller(root=tree.root, battery=battery, clock=clock)  # type: ignore[arg-type]
-        sampler.sample_once()
+        sampler.poll_once()
         clock.advance(1.0)
-        return sampler.sample_once()
+        return sampler.poll_once()
 
     return sample
 

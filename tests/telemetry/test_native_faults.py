@@ -28,9 +28,9 @@ import json, sys
 from balcony_edge.telemetry import Poller
 now = [0.0]
 sensors = Poller(root=sys.argv[1], nvml=False, clock=lambda: now[0])
-sensors.sample_once()
+sensors.poll_once()
 now[0] += 1.0
-print(json.dumps({name: [reading.value, reading.reason] for name, reading in sensors.sample_once()}))
+print(json.dumps({name: [reading.value, reading.reason] for name, reading in sensors.poll_once()}))
 """
 
 
@@ -161,9 +161,9 @@ now = [0.0]
 sensors = Poller(root=sys.argv[1], nvml=False, clock=lambda: now[0])
 if os.geteuid() == 0:
     os.seteuid(65534)
-sensors.sample_once()
+sensors.poll_once()
 now[0] += 1.0
-snapshot = sensors.sample_once()
+snapshot = sensors.poll_once()
 print(json.dumps([snapshot.power_w.reason, snapshot.temperature_c.value]))
 """
 

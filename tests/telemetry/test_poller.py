@@ -43,13 +43,13 @@ class Probe:
 
 def test_before_the_first_sample_everything_is_unknown(clock: FakeClock) -> None:
     sampler = Poller([], clock=clock)
-    assert all(reading.reason == "not sampled yet" for _, reading in sampler.snapshot)
+    assert all(reading.reason == "not read yet" for _, reading in sampler.snapshot)
 
 
 def test_one_sample_fills_both_tiers(clock: FakeClock) -> None:
     load, power = Probe(clock, "gpu_load", 0.5), Probe(clock, "power_w", 13.9)
     sampler = Poller([load.source, power.source], clock=clock)
-    snapshot = sampler.sample_once()
+    snapshot = sampler.poll_once()
     assert (snapshot.gpu_load.value, snapshot.power_w.value) == (0.5, 13.9)
     assert snapshot is sampler.snapshot
     assert snapshot.cpu_load.reason == "no source"
@@ -59,7 +59,7 @@ def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
     fast, slow = Probe(clock, "cpu_load", 0.5), Probe(clock, "temperature_c", 60.0)
     sampler = Poller([fast.source, slow.source], slow_hz=1.0, clock=clock)
     for _ in range(40):
-        sampler.sample_once()
+        sampler.poll_once()
         clock.advance(0.05)
     # Two seconds: every 0.2 s and every 1 s, give or take one for rounding of the clock.
     assert 8 <= fast.asked <= 11
@@ -69,13 +69,13 @@ def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
 def test_nothing_is_asked_before_it_is_due(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", 0.5)
     sampler = Poller([probe.source], clock=clock)
-    sampler.sample_once()
-    sampler.sample_once()
+    sampler.poll_once()
+    sampler.poll_once()
     clock.advance(0.19)
-    sampler.sample_once()
+    sampler.poll_once()
     assert probe.asked == 1
     clock.advance(0.02)
-    sampler.sample_once()
+    sampler.poll_once()
     assert probe.asked == 2
 
 
@@ -91,7 +91,7 @@ def test_each_signal_takes_the_first_source_that_knows_it(clock: FakeClock) -> N
     jetson_power = Probe(clock, "power_w", 13.0, "jetson")
     nvml_power = Probe(clock, "power_w", 53.0, "nvml")
     probes = (jetson_load, nvml_load, jetson_power, nvml_power)
-    snapshot = Poller([probe.source for probe in probes], clock=clock).sample_once()
+    snapshot = Poller([probe.source for probe in probes], clock=clock).poll_once()
     assert (snapshot.gpu_load.value, snapshot.gpu_load.source) == (0.4, "nvml")
     assert (snapshot.power_w.value, snapshot.power_w.source) == (13.0, "jetson")
     assert nvml_power.asked == 0
@@ -101,17 +101,17 @@ def test_a_better_source_that_appears_late_takes_over(clock: FakeClock) -> None:
     jetson, nvml = Probe(clock, "gpu_clock_hz", None, "jetson"), Probe(clock, "gpu_clock_hz", 1e9, "nvml")
     sampler = Poller([jetson.source, nvml.source], clock=clock)
     for _ in range(20):
-        assert sampler.sample_once().gpu_clock_hz.value == 1e9
+        assert sampler.poll_once().gpu_clock_hz.value == 1e9
         clock.advance(0.2)
     jetson.value = 6e8
     clock.advance(5.0)
-    snapshot = sampler.sample_once()
+    snapshot = sampler.poll_once()
     assert (snapshot.gpu_clock_hz.value, snapshot.gpu_clock_hz.source) == (6e8, "jetson")
 
 
 def test_when_no_source_knows_every_reason_is_given(clock: FakeClock) -> None:
     probes = Probe(clock, "power_w", None, "jetson"), Probe(clock, "power_w", OSError("gone"), "nvml")
-    reading = Poller([probe.source for probe in probes], clock=clock).sample_once().power_w
+    reading = Poller([probe.source for probe in probes], clock=clock).poll_once().power_w
     assert reading.value is None
     assert reading.reason == "jetson: told so; nvml: OSError: gone"
 
@@ -123,7 +123,7 @@ def test_a_group_fills_only_what_is_still_missing(clock: FakeClock) -> None:
         return Reading(0.1, "ratio", clock(), "pack"), Reading(6.0, "W", clock(), "pack")
 
     group = Source("pack", ("battery_level", "battery_power_w"), pack)
-    snapshot = Poller([level.source, group], clock=clock).sample_once()
+    snapshot = Poller([level.source, group], clock=clock).poll_once()
     assert (snapshot.battery_level.source, snapshot.battery_power_w.source) == ("gauge", "pack")
 
 
@@ -131,7 +131,7 @@ def test_a_group_fills_only_what_is_still_missing(clock: FakeClock) -> None:
 def test_a_source_that_breaks_its_promise_is_a_reason(clock: FakeClock, answer: object) -> None:
     good = Probe(clock, "temperature_c", 50.0)
     bad = Source("bad", ("power_w",), lambda: answer)  # type: ignore[arg-type,return-value]
-    snapshot = Poller([bad, good.source], clock=clock).sample_once()
+    snapshot = Poller([bad, good.source], clock=clock).poll_once()
     assert snapshot.power_w.value is None
     assert "Error" in snapshot.power_w.reason
     assert snapshot.temperature_c.value == 50.0
@@ -141,11 +141,11 @@ def test_sources_are_asked_less_often_after_three_failures(clock: FakeClock) -> 
     probe = Probe(clock, "cpu_load", RuntimeError("broken"))
     sampler = Poller([probe.source], clock=clock)
     for expected in (1, 2, 3, 3):
-        sampler.sample_once()
+        sampler.poll_once()
         assert probe.asked == expected
         clock.advance(0.2)
     for _ in range(500):
-        sampler.sample_once()
+        sampler.poll_once()
         clock.advance(0.2)
     # 100 s at one question in 5 s, plus the first quick ones; without backing off it would be 504.
     assert 15 <= probe.asked <= 30
@@ -156,33 +156,33 @@ def test_a_source_that_recovers_is_asked_at_the_full_rate_again(clock: FakeClock
     probe = Probe(clock, "cpu_load", None)
     sampler = Poller([probe.source], clock=clock)
     for _ in range(50):
-        sampler.sample_once()
+        sampler.poll_once()
         clock.advance(0.2)
     probe.value = 0.3
     clock.advance(5.0)
-    assert sampler.sample_once().cpu_load.value == 0.3
+    assert sampler.poll_once().cpu_load.value == 0.3
     before = probe.asked
     for _ in range(5):
         clock.advance(0.21)
-        sampler.sample_once()
+        sampler.poll_once()
     assert probe.asked == before + 5
     probe.value = None  # three failures again before the next pause
     for _ in range(3):
         clock.advance(0.21)
-        sampler.sample_once()
+        sampler.poll_once()
     assert probe.asked == before + 8
 
 
 def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> None:
     probe = Probe(clock, "power_w", 13.9)
     sampler = Poller([probe.source], slow_hz=1.0, clock=clock)
-    sampler.sample_once()
+    sampler.poll_once()
     probe.value = None
     for _ in range(2):
         clock.advance(1.01)
-        assert sampler.sample_once().power_w.value == 13.9
+        assert sampler.poll_once().power_w.value == 13.9
     clock.advance(1.01)
-    reading = sampler.sample_once().power_w
+    reading = sampler.poll_once().power_w
     assert reading.value is None
     assert reading.reason == "stale: told so"
 
@@ -191,7 +191,7 @@ def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> Non
     """A hung sensor stops the thread: its last snapshot must not pass for the present."""
     probes = Probe(clock, "cpu_load", 0.5), Probe(clock, "power_w", 13.9)
     sampler = Poller([probe.source for probe in probes], slow_hz=1.0, clock=clock)
-    sampler.sample_once()
+    sampler.poll_once()
     clock.advance(0.59)
     assert sampler.snapshot.cpu_load.value == 0.5
     clock.advance(0.02)
@@ -204,26 +204,26 @@ def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> Non
 
 def test_a_source_may_not_pass_off_an_old_reading_as_new(clock: FakeClock) -> None:
     old = Reading(13.9, "W", clock() - 4.0, "slow bus")
-    snapshot = Poller([Source.single("old", "power_w", lambda: old)], clock=clock).sample_once()
+    snapshot = Poller([Source.single("old", "power_w", lambda: old)], clock=clock).poll_once()
     assert snapshot.power_w.value is None
 
 
 def test_the_gpu_load_is_smoothed_and_the_clock_is_not(clock: FakeClock) -> None:
     load, hz = Probe(clock, "gpu_load", 0.0), Probe(clock, "gpu_clock_hz", 1e9)
     sampler = Poller([load.source, hz.source], clock=clock)
-    assert sampler.sample_once().gpu_load.value == 0.0
+    assert sampler.poll_once().gpu_load.value == 0.0
     load.value, hz.value = 1.0, 2e9
     clock.advance(0.25)
-    snapshot = sampler.sample_once()
+    snapshot = sampler.poll_once()
     assert snapshot.gpu_load.value == pytest.approx(1 - math.exp(-0.25 / 0.75))
     assert snapshot.gpu_clock_hz.value == 2e9
     for _ in range(40):
         clock.advance(0.25)
-        snapshot = sampler.sample_once()
+        snapshot = sampler.poll_once()
     assert snapshot.gpu_load.value == pytest.approx(1.0, abs=1e-3)
     load.value = 0.2
     clock.advance(10.0)
-    assert sampler.sample_once().gpu_load.value == 0.2  # nothing to average with after a pause
+    assert sampler.poll_once().gpu_load.value == 0.2  # nothing to average with after a pause
 
 
 STEPS = st.lists(st.tuples(st.none() | st.floats(1.0, 100.0), st.sampled_from([0.1, 0.5, 1.0, 1.5, 4.0])), max_size=30)
@@ -240,7 +240,7 @@ def test_a_shown_value_is_the_last_one_read_and_never_old(
     known: list[tuple[float, float]] = []
     for value, pause in steps:
         probe.value, asked = value, probe.asked
-        sampler.sample_once()
+        sampler.poll_once()
         if probe.asked > asked and value is not None:
             known.append((value, clock()))
         clock.advance(pause)
@@ -264,6 +264,6 @@ def test_a_source_names_real_signals_of_one_tier() -> None:
 def test_sampling_by_hand_is_closed_by_stop(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", 0.5)
     sampler = Poller([probe.source], clock=clock)
-    sampler.sample_once()
+    sampler.poll_once()
     sampler.stop()
     assert probe.closed == 1

@@ -116,7 +116,7 @@ def test_stopping_and_starting_with_a_hung_sensor(clock: FakeClock, hanging: Han
 
 def test_looking_at_old_values_again_and_again_gives_one_snapshot(clock: FakeClock) -> None:
     sampler = Poller([source(clock, "power_w", 13.9, [])], clock=clock)
-    sampler.sample_once()
+    sampler.poll_once()
     clock.advance(2.0)
     aged = sampler.snapshot
     assert aged.power_w.value is None
@@ -135,7 +135,7 @@ def test_a_slow_sensor_is_asked_less_often_and_its_values_hold_longer(clock: Fak
         [Source.single("i2c", "power_w", dawdle), source(clock, "temperature_c", 60.0, fast_asked)], clock=clock
     )
     for _ in range(200):
-        assert sampler.sample_once().power_w.value == 13.9
+        assert sampler.poll_once().power_w.value == 13.9
         clock.advance(0.1)
     # 0.4 s of reading in 8 s and not in every half second.
     assert SLOW_S < 0.4
@@ -154,7 +154,7 @@ def test_a_sensor_that_is_quick_again_is_asked_at_the_full_rate(clock: FakeClock
 
     sampler = Poller([Source.single("i2c", "power_w", read)], clock=clock)
     for _ in range(250):
-        sampler.sample_once()
+        sampler.poll_once()
         clock.advance(0.1)
     assert len(asked) > 8
 
@@ -162,13 +162,13 @@ def test_a_sensor_that_is_quick_again_is_asked_at_the_full_rate(clock: FakeClock
 def test_a_clock_that_jumps_forward_makes_values_stale_and_back_does_not_stop_sampling(clock: FakeClock) -> None:
     asked: list[float] = []
     sampler = Poller([source(clock, "power_w", 13.9, asked), source(clock, "gpu_load", 0.5, asked)], clock=clock)
-    sampler.sample_once()
+    sampler.poll_once()
     clock.advance(3600)
     assert [reading.value for _, reading in sampler.snapshot] == [None] * len(UNITS)
-    assert sampler.sample_once().power_w.value == 13.9
+    assert sampler.poll_once().power_w.value == 13.9
     clock.advance(-7200)
     before = len(asked)
-    snapshot = sampler.sample_once()
+    snapshot = sampler.poll_once()
     assert len(asked) == before + 2
     assert (snapshot.power_w.value, snapshot.gpu_load.value) == (13.9, 0.5)
     assert snapshot.power_w.time_s == clock()
@@ -183,11 +183,11 @@ def test_a_clock_that_goes_back_frees_a_source_that_was_backing_off(clock: FakeC
 
     sampler = Poller([Source.single("x", "power_w", broken)], clock=clock)
     for _ in range(40):
-        sampler.sample_once()
+        sampler.poll_once()
         clock.advance(0.5)
     before = len(asked)
     clock.advance(-3600)
-    sampler.sample_once()
+    sampler.poll_once()
     assert len(asked) == before + 1
 
 
@@ -228,7 +228,7 @@ def test_a_forked_child_starts_anew_and_the_parent_goes_on(board: Callable[[str]
     )
     (first, reason, last), parent = json.loads(result.stdout)
     # The child's own thread may be quicker than its first look.
-    assert (first, reason) in ((None, "not sampled yet since the fork"), (last, ""))
+    assert (first, reason) in ((None, "not read yet since the fork"), (last, ""))
     assert last == parent == pytest.approx(9.250304)
 
 
@@ -241,6 +241,6 @@ def test_signals_that_belong_together_come_from_one_source(clock: FakeClock) -> 
 
     heat = ("temperature_c", "temperature_limit_c")
     sources = [Source("chip", heat, chip, together=True), Source("card", heat, card, together=True)]
-    snapshot: Snapshot = Poller(sources, clock=clock).sample_once()
+    snapshot: Snapshot = Poller(sources, clock=clock).poll_once()
     assert snapshot.temperature_c.value == 50.0
     assert (snapshot.temperature_limit_c.value, snapshot.temperature_limit_c.reason) == (None, "no trip points")

@@ -40,7 +40,7 @@ def test_starting_asks_nothing_in_the_callers_thread(gate: Gate) -> None:
     sampler = Poller([gate.source])
     assert sampler.start() is sampler  # returns although the first reading hangs
     assert gate.entered.wait(WAIT_S)
-    assert sampler.snapshot.cpu_load.reason == "not sampled yet"
+    assert sampler.snapshot.cpu_load.reason == "not read yet"
     gate.open.set()
     sampler.stop()
     assert threading.get_ident() not in gate.threads

@@ -91,7 +91,7 @@ def test_fake_sensors_say_what_they_are_told() -> None:
         assert sensors.snapshot.power_w.value is None
         assert sensors.snapshot.power_w.reason
         sensors.snapshot = Snapshot.unknown("replaced")
-        assert sensors.sample_once().gpu_load.reason == "replaced"
+        assert sensors.poll_once().gpu_load.reason == "replaced"
     assert not sensors.running
 
 

@@ -79,7 +79,7 @@ def test_a_recording_of_a_board_plays_as_the_board(tmp_path: Path, board: Any, c
     sampler = Poller(root=board("orin-nx").root, nvml=False, clock=clock)
     with Recorder(tmp_path / "orin.jsonl") as recorder:
         for step in range(3):
-            recorder.note(sampler.sample_once(), step * 0.5)
+            recorder.note(sampler.poll_once(), step * 0.5)
             clock.advance(0.5)
     played = Player(tmp_path / "orin.jsonl").snapshot
     assert played.power_w.value == pytest.approx(29.4)

@@ -57,7 +57,7 @@ now = [0.0]
 sensors = Poller(nvml=False, clock=lambda: now[0])
 def look():
     now[0] += 6.0
-    snapshot = sensors.sample_once()
+    snapshot = sensors.poll_once()
     names = ("battery_level", "battery_energy_wh", "battery_power_w", "on_mains", "power_w", "temperature_c")
     return {name: getattr(snapshot, name).value for name in names}
 def change(battery, **fields):

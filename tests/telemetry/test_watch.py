@@ -14,7 +14,7 @@ import pytest
 
 from balcony_edge.cli.watch import _bars, _LiveTable
 from balcony_edge.telemetry import FakeSensors, Player
-from balcony_edge.telemetry.presentation import SIGNALS, show, signals
+from balcony_edge.telemetry.presentation import SIGNALS, format_value, signals
 from balcony_edge.telemetry.reading import UNITS, Reading
 from helpers.boards import Tree
 from helpers.command import cli, fails
@@ -113,7 +113,7 @@ def test_an_injected_battery_from_a_file(board: Board, tmp_path: Path) -> None:
     ],
 )
 def test_values_are_shown_as_people_say_them(field: str, value: float | None, text: str, shown: str) -> None:
-    assert show(field, Reading(value, UNITS[field], 0.0, "x", text=text)) == shown
+    assert format_value(field, Reading(value, UNITS[field], 0.0, "x", text=text)) == shown
 
 
 def test_public_signals_cover_the_snapshot_and_know_their_age() -> None:

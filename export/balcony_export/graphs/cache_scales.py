@@ -53,7 +53,7 @@ def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
     provider = "cpu" if bundle.manifest.formats.provider == "cpu" else "auto"
     ladder = Ladder(bundle, Runtime.start(provider), len(ids))
     ladder.append(ids)
-    ladder.outputs(ladder.full, len(ids))
+    ladder.advance(ladder.full, len(ids))
     scales: dict[str, tuple[Array, Array]] = {}
     for stage in ladder.trunk:
         found = [_scale(values[:, :, : len(ids)]) for values in stage.cache_arrays()]
@@ -61,7 +61,7 @@ def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
             scales[f"model.layers.{stage.graph.start + index}"] = (found[2 * index], found[2 * index + 1])
     for split in ladder.exits:
         # An exit without attention has no caches.
-        if arrays := ladder.outputs(split, len(ids)).cache_arrays():
+        if arrays := ladder.advance(split, len(ids)).cache_arrays():
             keys, values = arrays
             scales[f"exits.{split}"] = (_scale(keys[:, :, : len(ids)]), _scale(values[:, :, : len(ids)]))
     return scales

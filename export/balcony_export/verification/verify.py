@@ -174,12 +174,12 @@ def _compare(pair: Pair, trace: ReferenceStates, rows: dict[str, _Compared]) -> 
     """Every stage on the ladder's whole sequence, in one batched pass."""
     ladder, reference = pair.ladder, pair.reference
     length = ladder.length
-    ladder.outputs(ladder.full, length)
+    ladder.advance(ladder.full, length)
     for stage in ladder.trunk:
         expected = trace.final if stage.graph.stop == ladder.full else trace.hidden[stage.graph.stop]
         rows[stage.name].gap.add(pair.outputs(stage), expected)
     for split in ladder.exits:
-        stage = ladder.outputs(split, length)
+        stage = ladder.advance(split, length)
         row, found = rows[stage.name], pair.outputs(stage)
         row.finite = row.finite and bool(np.isfinite(found).all())
         if reference.compares_exits:
@@ -192,7 +192,7 @@ def _compare(pair: Pair, trace: ReferenceStates, rows: dict[str, _Compared]) -> 
 
 def _compare_logits(pair: Pair, depth: int, normed: Values, row: _Compared, head: _Compared | None = None) -> None:
     """The divergence at a depth, and for the full one the logits' differences: end to end, and of the head alone."""
-    own = pair.outputs(pair.ladder.outputs(depth, len(normed)))
+    own = pair.outputs(pair.ladder.advance(depth, len(normed)))
     for start in range(0, len(normed), CHUNK):
         part = slice(start, min(start + CHUNK, len(normed)))
         expected = pair.reference.logits(normed[part])

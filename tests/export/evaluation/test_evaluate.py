@@ -60,7 +60,7 @@ def test_figures_are_those_of_the_logits(session: AdaptiveSession, found: dict[s
         for ids in rows:
             session.logits(ids)
             stage = session.ladder.exits[exit_row["depth"]]
-            session.ladder.outputs(exit_row["depth"], len(ids))
+            session.ladder.advance(exit_row["depth"], len(ids))
             assert stage.gates is not None
             gates.append(stage.gates.host()[0, : len(ids), 0].copy())
         assert exit_row["gate_auroc"] == pytest.approx(auroc(np.concatenate(gates).astype(np.float64), agreed))

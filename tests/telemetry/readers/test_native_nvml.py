@@ -99,7 +99,7 @@ lost, now = Path(os.environ["NVML_STUB_LOST"]), [0.0]
 sensors = Poller(root="/nonexistent", clock=lambda: now[0])
 def look():
     now[0] += 6.0
-    return sensors.sample_once().power_w
+    return sensors.poll_once().power_w
 seen = [look().value]
 lost.touch()
 gone = look()
