@@ -223,7 +223,7 @@ class HubHome:
 
 
 def _names(manifest: Manifest) -> list[str]:
-    """The names of a bundle's files; the card may be missing. The manifest is last, since it makes a folder a bundle."""
+    """The names of a bundle's files. The card may be missing. The manifest is last: it makes a folder a bundle."""
     return [*sorted({*manifest.files, CARD_NAME}), MANIFEST_NAME]
 
 

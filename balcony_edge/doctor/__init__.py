@@ -1,1 +1,1 @@
-"""What keeps this device from running a model well, and the next command for each problem."""
+"""Finds what keeps this device from running a model well, and names the next command for each problem."""

@@ -1,4 +1,4 @@
-"""What a device's own files and signals say about its speed: power mode, throttling, caps, permissions."""
+"""Checks of the device itself: power mode, throttling, capped clocks, a container's quota, permissions."""
 
 from __future__ import annotations
 
@@ -15,18 +15,24 @@ from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Snapshot
 from balcony_profiles import DeviceProfile
 
+# A power mode with at most this share of the best mode's watts is a warning.
 _HALF = 0.5
+# A GPU whose highest clock is below this share of the published one is capped.
 _CAPPED = 0.8
+# So near to its limit (°C) a chip is called hot.
 _NEAR_C = 5.0
 _WATTS = re.compile(r"([0-9]+)W\b")
 _DENIED = re.compile(r"(/\S+): EACCES")
 _CPUFREQ = "sys/devices/system/cpu/cpufreq"
-# With these drivers "powersave" is the normal governor and no cap.
+# With these drivers "powersave" is the normal governor and does not cap the clock.
 _OWN_GOVERNORS = ("intel_pstate", "amd-pstate-epp", "amd-pstate")
 
 
 def device_problems(sysfs: Sysfs, snapshot: Snapshot, found: FoundProfile) -> list[Problem]:
-    """All checks of the device itself, in the order in which they matter."""
+    """The problems of the device itself, in the order in which they matter.
+
+    ``sysfs``: its files. ``snapshot``: its signals. ``found``: its device profile.
+    """
     profile = found.profile
     return [
         *_driver(snapshot),
@@ -52,7 +58,7 @@ def _driver(snapshot: Snapshot) -> list[Problem]:
 
 
 def _power_mode(sysfs: Sysfs, snapshot: Snapshot, profile: DeviceProfile | None) -> list[Problem]:
-    """A Jetson that is not in its fastest mode: the commonest reason for half the speed that others report."""
+    """A Jetson that is not in its fastest mode: the most common reason for half the speed that others report."""
     mode = snapshot.power_mode
     if mode.value is None:
         return []
@@ -70,7 +76,7 @@ def _power_mode(sysfs: Sysfs, snapshot: Snapshot, profile: DeviceProfile | None)
 
 
 def _mode_watts(name: str, number: int, profile: DeviceProfile | None) -> float:
-    """W that a mode stands for, to compare modes of one board by; MAXN is the highest of all."""
+    """Watts that a mode stands for, to compare the modes of one board. MAXN is infinite, an unknown mode 0."""
     found = _WATTS.search(name)
     if found:
         return float(found[1])
@@ -136,7 +142,7 @@ def _processor(sysfs: Sysfs) -> list[Problem]:
 
 
 def _quota(sysfs: Sysfs) -> list[Problem]:
-    """A container that may use fewer cores than it sees."""
+    """A container that may use fewer cores than there are."""
     found = re.match(r"([0-9]+) ([0-9]+)", sysfs.text("sys/fs/cgroup/cpu.max").value or "")
     cores = sum(re.fullmatch(r"cpu[0-9]+", entry) is not None for entry in sysfs.entries("sys/devices/system/cpu"))
     if found is None or int(found[2]) == 0:

@@ -1,4 +1,4 @@
-"""The whole examination, as one value."""
+"""The whole examination of a device, and its result as one value."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
 from balcony_edge.telemetry.injected import BatterySource
 from balcony_edge.telemetry.presentation import signals
 from balcony_edge.telemetry.readers.sysfs import Sysfs
-from balcony_edge.telemetry.reading import Reading
+from balcony_edge.telemetry.reading import NOT_YET_READ
 from balcony_edge.telemetry.schedule import HUNG_S
 
 LOOK_S = 1.3
-"""Long enough for two looks of both tiers: loads and powers are differences."""
-_PENDING = "not read yet"
+"""Seconds until each sensor was read twice: loads and powers are differences between two readings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What ``doctor`` says. ``runtime`` is ``None`` for another device's files."""
+    """The result of ``doctor``.
+
+    Attributes:
+        device: board, processor, memory and system, see ``describe_device``.
+        profile: the device profile that fits, and why it does.
+        runtime: what was found of ONNX Runtime; ``None`` if another device's files were examined.
+        snapshot: the signals, as they were at ``taken_s`` (``time.monotonic`` seconds).
+        problems: the worst first.
+    """
 
     device: dict[str, Any]
     profile: FoundProfile
@@ -39,11 +46,11 @@ class Diagnosis:
 
     @property
     def severity(self) -> Severity:
-        """Of the worst problem."""
+        """The severity of the worst problem."""
         return worst(self.problems)
 
     def to_json(self) -> dict[str, Any]:
-        """One document; ``signals`` and ``problems`` keep their form, other keys may be added."""
+        """The result as one JSON document. ``signals`` and ``problems`` are stable; other keys may be added."""
         profile, runtime = self.profile.profile, self.runtime
         return {
             "version": __version__,
@@ -82,10 +89,16 @@ def diagnose(
     profile: str | None = None,
     look_s: float = LOOK_S,
 ) -> Diagnosis:
-    """Examine this machine, or below another ``root`` the files of another one.
+    """Examine this machine; with another ``root`` than ``/``, the files of another machine below it.
+
+    Args:
+        root: the folder that holds sys, proc and etc.
+        battery: read the battery from here instead of from the kernel.
+        profile: name or file of the device profile to use; None means the one that fits.
+        look_s: seconds to watch the sensors.
 
     Raises:
-        DeviceProfileError: if the profile that was asked for is missing or malformed.
+        DeviceProfileError: the device profile that was asked for is missing, or one is malformed.
     """
     here = Path(root) == Path("/")
     identity = identify(root, nvml=here)
@@ -99,15 +112,11 @@ def diagnose(
 
 
 def _look(sensors: Poller, look_s: float) -> tuple[Snapshot, float]:
-    """A snapshot after ``look_s``, or later where a sensor has held the others up until it was left behind."""
+    """A snapshot after ``look_s`` and its time; it is later if a sensor that hangs has held up the others."""
     begun_s = time.monotonic()
     while True:
         snapshot, now = sensors.snapshot, time.monotonic()
-        pending = any(_pending(reading) for _, reading in snapshot)
+        pending = any(reading.reason.startswith(NOT_YET_READ) for _, reading in snapshot)
         if now - begun_s >= look_s and (not pending or now - begun_s >= look_s + 2 * HUNG_S):
             return snapshot, now
         time.sleep(0.05)
-
-
-def _pending(reading: Reading) -> bool:
-    return reading.reason.startswith(_PENDING)

@@ -1,7 +1,7 @@
-"""Whether an execution provider of ONNX Runtime really computes: a tiny product, in a process of its own.
+"""Tests whether an execution provider of ONNX Runtime really computes, with a tiny matrix product in a child process.
 
-ONNX Runtime lists CUDA as available where its libraries are missing, and falls back to the CPU in silence; a broken
-driver can take the process with it. So the question is asked in a child: ``python -m balcony_edge.doctor.probe NAME``.
+ONNX Runtime lists CUDA as available even if its libraries are missing, and silently falls back to the CPU. And a broken
+driver can crash the process. So a child runs the test: ``python -m balcony_edge.doctor.probe NAME``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-# y = x @ (2 I) over [1, 4], fp32, opset 13; tests/export/test_probe_graph.py has the recipe.
+# An ONNX graph: y = x @ (2 I), fp32 [1, 4], opset 13. tests/export/graphs/test_probe_graph.py builds the same.
 GRAPH = base64.b64decode(
     "CAgSDGJhbGNvbnktZWRnZTqRAQoRCgF4CgF3EgF5IgZNYXRNdWwSBXByb2JlKksIBAgEEAFCAXdKQAAAAEAAAAAAAAAAAAAAAAAAAAAAAAAAQAAA"
     "AAAAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAEBaEwoBeBIOCgwIARIICgIIAQoCCARiEwoBeRIOCgwIARIICgIIAQoCCARCBAoA"
@@ -27,18 +27,18 @@ _LIBRARY = re.compile(r"(lib[A-Za-z0-9_]+\.so[.0-9]*)")
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """``works``: the right numbers came from this provider and not from another in its place."""
+    """The result for one provider. ``works``: this provider, and no other in its place, gave the right numbers."""
 
     provider: str
     works: bool
     detail: str
-    """Milliseconds of one run, or the reason, in words."""
+    """The milliseconds of one run, or why it does not work."""
     missing: tuple[str, ...] = ()
     """Shared libraries that could not be loaded."""
 
 
 def probe(provider: str, limit_s: float = LIMIT_S) -> Probed:
-    """Try one provider. Never raises: a crash, a hang and an exception are all answers."""
+    """Test one provider, for at most ``limit_s`` seconds. Never raises: a crash or a hang is a result too."""
     command = [sys.executable, "-m", "balcony_edge.doctor.probe", provider]
     try:
         child = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit_s, check=False)
@@ -63,7 +63,7 @@ def probe(provider: str, limit_s: float = LIMIT_S) -> Probed:
 
 
 def main() -> None:
-    """The child: one JSON document behind a mark, for whatever libraries print between."""
+    """The child process: prints the result as JSON after a mark, since libraries may print lines of their own."""
     works, reason, elapsed_ms = False, "", 0.0
     try:
         works, reason, elapsed_ms = _compute(sys.argv[1])

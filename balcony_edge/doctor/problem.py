@@ -1,4 +1,4 @@
-"""A problem, as every check reports it."""
+"""What every check reports: problems, with a severity and the next thing to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import IntEnum
 
 
 class Severity(IntEnum):
-    """``doctor``'s exit code is that of the worst: 0, 1 or 2."""
+    """How bad a problem is. The worst one is the exit code of ``doctor``: 0, 1 or 2."""
 
     INFO = 0
     """Worth knowing; everything works."""
@@ -19,13 +19,13 @@ class Severity(IntEnum):
 
     @property
     def word(self) -> str:
-        """As it is printed."""
+        """The printed word: info, warning or error."""
         return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """``what`` is wrong and why it matters; ``next`` is the command to type, or the one thing to do."""
+    """``what`` is wrong and why it matters; ``next``: the command to type, or what else to do."""
 
     severity: Severity
     what: str
@@ -33,5 +33,5 @@ class Problem:
 
 
 def worst(problems: Sequence[Problem]) -> Severity:
-    """The highest severity; INFO where there is no problem."""
+    """The highest severity; INFO if there is no problem."""
     return max((problem.severity for problem in problems), default=Severity.INFO)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on this machine: which builds there are, and which of their providers really work."""
+"""Examines ONNX Runtime on this machine: which builds are installed, and which of their providers really work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from balcony_edge.engine.runtime import (
 from balcony_edge.errors import RuntimeMissingError
 from balcony_profiles import Identity
 
-# It sends what it is given to a server, so it is no provider of this device.
+# This provider sends its inputs to a server, so it is none of this device.
 _REMOTE = "AzureExecutionProvider"
 _GPU_BUILD = "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'balcony-edge[gpu]'"
 _JETSON_BUILD = (
@@ -28,7 +28,7 @@ _JETSON_BUILD = (
 
 @dataclass(frozen=True, slots=True)
 class RuntimeFound:
-    """What was found; ``version`` is ``None`` where no ONNX Runtime can be used."""
+    """What was found. ``version`` is ``None`` if no ONNX Runtime can be used; ``threads``: what a session would use."""
 
     version: str | None
     distributions: tuple[str, ...]
@@ -38,7 +38,7 @@ class RuntimeFound:
 
 
 def examine_runtime(identity: Identity) -> tuple[RuntimeFound, list[Problem]]:
-    """Try every local provider; each takes a child process and up to a second or two."""
+    """Test every local provider; returns what was found and the problems. Each test takes a child process, 1 to 2 s."""
     distributions = tuple(installed_distributions())
     found = RuntimeFound(None, distributions, (), default_threads(), platform.python_version())
     try:
@@ -48,7 +48,7 @@ def examine_runtime(identity: Identity) -> tuple[RuntimeFound, list[Problem]]:
     names = [name for name in ort.get_available_providers() if name != _REMOTE]
     nvidia = has_nvidia_device() or bool(identity.nvml) or identity.jetson
     if not nvidia:
-        # The GPU build on a machine without a GPU: nothing is broken, and nothing else is expected of it.
+        # A GPU build on a machine without an NVIDIA GPU is not broken: its CUDA provider just cannot be tested.
         names = [name for name in names if name not in (PROVIDERS["cuda"], "TensorrtExecutionProvider")]
     probed = tuple(probe(name) for name in names)
     found = RuntimeFound(ort.__version__, distributions, probed, found.threads, found.python)
@@ -56,7 +56,7 @@ def examine_runtime(identity: Identity) -> tuple[RuntimeFound, list[Problem]]:
 
 
 def runtime_problems(found: RuntimeFound, identity: Identity, nvidia: bool) -> list[Problem]:
-    """What is wrong with the providers of a runtime that can be imported; ``nvidia``: there is a GPU for CUDA."""
+    """The problems of a runtime that can be imported. ``nvidia``: whether there is a GPU for CUDA."""
     problems = []
     tried = {probed.provider: probed for probed in found.providers}
     build = _JETSON_BUILD if identity.jetson else _GPU_BUILD

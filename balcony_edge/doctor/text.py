@@ -1,4 +1,4 @@
-"""A diagnosis for people."""
+"""A diagnosis as text for people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from balcony_edge.tables import table
 from balcony_edge.telemetry.presentation import rows
 
 Line = tuple[str, str]
-"""A line and its style for a terminal, empty for plain."""
+"""A line, and its style in a terminal (rich's words; empty for plain)."""
 
 _STYLES = {"info": "cyan", "warning": "yellow", "error": "bold red"}
 _TITLES = {
@@ -26,7 +26,7 @@ _TITLES = {
 
 
 def lines(diagnosis: Diagnosis) -> Iterator[Line]:
-    """The report: device, runtime, signals, then problems, the worst first."""
+    """The report line by line: device, runtime, signals, then problems, the worst first."""
     yield f"balcony-edge {__version__}", "bold"
     device = [[title, str(diagnosis.device[key])] for key, title in _TITLES.items() if diagnosis.device.get(key)]
     profile = diagnosis.profile.profile

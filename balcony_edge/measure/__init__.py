@@ -1,1 +1,1 @@
-"""Measuring: bench, recordings of replies, replay's load traces, pictures."""
+"""Measures bundles and the controller: bench, reply records and load traces for replay, pictures."""

@@ -1,7 +1,7 @@
-"""How fast each way of decoding a bundle is on this machine, by llama-bench's conventions.
+"""Measures how fast each way of decoding a bundle is on this machine, by llama-bench's conventions.
 
-``pp`` is the time to the first token of a prompt, ``tg`` the time per token after it; rounds go through all modes in
-turn, so that a machine that slows down slows all of them.
+``pp`` is the speed of the prompt, up to the first token; ``tg`` the speed of the tokens after it. Each round goes
+through all modes, so that a machine that slows down slows all of them alike.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ from balcony_edge.measure.traffic import depth_costs
 from balcony_edge.session import AdaptiveSession, parse_budget
 from balcony_edge.telemetry import Reading
 
-# What is read and continued: any text that a small model can go on with.
+# The prompt. Any text will do that a small model can continue.
 TEXT = (
     "Once upon a time there was a little girl who lived near a big forest with her mother and her small brown dog. "
     "Every morning the girl and the dog walked along the river to look for smooth stones and yellow flowers. "
     "One day they found an old wooden box under a tree. The girl was curious, so she opened it very slowly. "
 )
-# Decoding starts behind so much of it.
+# Tokens of it before decoding is timed.
 START = 16
-# Where budgets lie that the user did not name: shares of the way from the shallowest exit's cost to full depth's.
+# The default budgets: shares of the way from the shallowest exit's cost to that of full depth.
 BUDGET_SHARES = (0.5, 0.8)
 
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One mode's figures. None where something does not apply or is not known on this device.
+    """The figures of one mode. None where something does not apply or is unknown on this device.
 
-    ``sd``: standard deviation of ``tg_tok_s`` over rounds; ``agreement``: share of tokens that are the full model's;
-    ``traffic_share``: speed against what the bytes read allow, full depth being 1; ``accepted``: share of the
-    drafts that were the full model's; ``j_per_token`` by the device's own sensor.
+    Attributes:
+        mode: "exit", "full", "lossless" or "adaptive" (under ``budget``).
+        depth: in base layers.
+        pp_tok_s, pp_sd: tokens of the prompt per second, and the standard deviation over the rounds.
+        tg_tok_s, sd: the same for decoded tokens.
+        agreement: share of the tokens that are the full model's.
+        traffic_share: speed against the speed that the bytes read would allow, if full depth reached it exactly.
+        j_per_token: energy by the device's own sensor.
+        accepted: share of the drafts that were accepted.
     """
 
     mode: str
@@ -77,9 +83,18 @@ def bench(
     budgets: tuple[str, ...] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Rows and the machine, as one document (see BenchRow). Counts are cut to the bundle's context.
+    """Measure all modes; returns one document with the rows (see BenchRow) and the machine.
 
-    Raises PromptError where the context is too short for any decoding, BudgetError for a budget that cannot be read.
+    Args:
+        session: the session to measure with; its budget is changed.
+        prompt_tokens, new_tokens: lengths, cut to the bundle's context.
+        rounds: how often every mode is measured, after a round that only warms up.
+        budgets: budgets to measure adaptive decoding under; none means two between the exits and full depth.
+        progress: told what is measured.
+
+    Raises:
+        PromptError: the context is too short for any decoding.
+        BudgetError: a budget cannot be read or kept here.
     """
     for budget in budgets:
         parse_budget(budget)
@@ -115,7 +130,7 @@ def bench(
 
 
 def machine(session: AdaptiveSession) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """The machine, runtime and bundle that the figures were measured with."""
     manifest = session.bundle.manifest
     return {
         "processor": cpu_model() or platform.machine(),
@@ -132,7 +147,7 @@ def machine(session: AdaptiveSession) -> dict[str, Any]:
 
 
 def _text_ids(session: AdaptiveSession, count: int) -> list[int]:
-    """The text's ids, repeated up to ``count``."""
+    """``count`` token ids of the text, repeated if it is shorter."""
     ids = session.codec.encode(TEXT)
     return (ids * (count // len(ids) + 1))[:count]
 
@@ -142,7 +157,7 @@ def _named(modes: list[_Mode], name: str) -> _Mode:
 
 
 def _measure(session: AdaptiveSession, mode: _Mode, prompt: list[int], new_tokens: int) -> None:
-    """One round of one mode: a long prompt up to its first token, then tokens behind a short one."""
+    """Measure one round of one mode: a long prompt up to its first token, then tokens after a short prompt."""
     first_ms = _decode(session, mode, prompt, 1).figures.first_ms
     assert first_ms is not None
     mode.pp.append(len(prompt) / first_ms * 1e3)
@@ -160,7 +175,7 @@ def _measure(session: AdaptiveSession, mode: _Mode, prompt: list[int], new_token
 
 
 def _decode(session: AdaptiveSession, mode: _Mode, ids: list[int], count: int) -> Reply:
-    """A whole greedy reply of one mode from empty caches, which no token ends."""
+    """Decode one greedy reply in one mode, from empty caches. No token ends it."""
     if mode.budget is not None:
         session.budget = mode.budget
     decider = FixedDepth(mode.depth) if mode.budget is None else None
@@ -171,7 +186,7 @@ def _decode(session: AdaptiveSession, mode: _Mode, ids: list[int], count: int) -
 
 
 def _mean_power_w(before: Reading, after: Reading) -> float | None:
-    """Between two readings of the energy counter; None unless it moved on in the meantime."""
+    """Mean power in W between two readings of the energy counter; None unless there was a new one meanwhile."""
     if before.value is None or after.value is None or after.time_s <= before.time_s or after.value < before.value:
         return None
     return (after.value - before.value) / (after.time_s - before.time_s)

@@ -1,4 +1,4 @@
-"""The contest of balcony_controller with its traces spread over processes: they know nothing of each other."""
+"""Runs the controller's contest in parallel: one process per load trace, since traces do not depend on each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def contest_rows(
     tokens: int,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[ContestRow]:
-    """All rows of ``contest``, in its order; as many traces at once as there are processors."""
+    """All rows of ``balcony_controller.simulation.contest.contest``, in its order; arguments as there.
+
+    As many traces are played at once as there are processors. ``progress``: told the name of a trace that is done.
+    """
     workers = min(len(traces), os.cpu_count() or 1)
     if workers == 1:
         return list(contest(records, traces, budgets, tokens, progress))

@@ -1,4 +1,4 @@
-"""Pictures, by matplotlib (the extra ``plot``), which is imported only here."""
+"""Draws pictures with matplotlib (the extra ``plot``), which is only imported here and when something is drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AVERAGED_TOKENS = 50
 
 
 def require(path: Path) -> None:
-    """Raises BalconyError, before any work, where a picture cannot be drawn into ``path``."""
+    """Raise BalconyError if a picture cannot be drawn into ``path``. Call it before any long work."""
     if path.suffix not in FORMATS:
         raise BalconyError(f"cannot draw into {path}", f"name a file that ends in {', '.join(FORMATS)}")
     if find_spec("matplotlib") is None:
@@ -26,7 +26,10 @@ def require(path: Path) -> None:
 
 
 def quality_against_cost(found: dict[str, Any], path: Path) -> None:
-    """Agreement against cost: exits and full depth as a line, budgets as points. ``found``: of ``evaluate``."""
+    """Draw agreement against cost: exits and full depth as a line, budgets as points.
+
+    ``found``: the document of ``balcony_export.evaluation.evaluate``.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -50,20 +53,23 @@ def quality_against_cost(found: dict[str, Any], path: Path) -> None:
 
 
 def losses(records: list[dict[str, Any]], path: Path) -> None:
-    """Loss of every exit over the steps of a training run; dots: KL on held-out text. ``records``: of metrics.jsonl."""
+    """Draw the loss of every exit over the steps of a training run, and KL on held-out text as dots.
+
+    ``records``: the lines of a run's metrics.jsonl.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.add_subplot()
     steps = [record for record in records if record["phase"] == "exits"]
-    looks = [record for record in records if record["phase"] == "heldout"]
+    heldout = [record for record in records if record["phase"] == "heldout"]
     for index, split in enumerate(steps[0]["loss"] if steps else ()):
         color = f"C{index}"
         places = [record["step"] for record in steps]
         axes.plot(
             places, [record["loss"][split] for record in steps], color=color, linewidth=0.8, label=f"exit {split}"
         )
-        axes.plot([look["step"] for look in looks], [look["kl_nats"][split] for look in looks], "o", color=color)
+        axes.plot([one["step"] for one in heldout], [one["kl_nats"][split] for one in heldout], "o", color=color)
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats; dots: held-out KL")
@@ -73,9 +79,9 @@ def losses(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def replay(rows: list[dict[str, Any]], run: Run, budget_ms: float, path: Path) -> None:
-    """One trace: agreement against cost of all policies, and the controller's depth and cost over the tokens.
+    """Draw one load trace: agreement against cost of all policies; the controller's depth and cost over the tokens.
 
-    ``rows``: of a replay (see contest.Row); ``run``: the controller's under ``budget_ms``.
+    ``rows``: the trace's rows (ContestRow as dicts). ``run``: the controller's run under ``budget_ms`` per token.
     """
     from matplotlib.figure import Figure
 
@@ -93,21 +99,22 @@ def replay(rows: list[dict[str, Any]], run: Run, budget_ms: float, path: Path) -
     depth.set_title(f"{rows[0]['trace']}, controller under {budget_ms:.3g} ms")
     counted = ~np.array(run.first)
     tokens, elapsed = np.array(run.tokens)[counted], np.array(run.elapsed_ms)[counted]
-    shown, spent = np.cumsum(tokens), np.cumsum(elapsed)
-    # Means over the last dozens of tokens: a step may show several, and openings are not the rest.
-    back = np.maximum(np.searchsorted(shown, shown - AVERAGED_TOKENS, side="right") - 1, 0)
-    cost.plot(shown[1:], ((spent - spent[back])[1:] / (shown - shown[back])[1:]), label=f"mean of {AVERAGED_TOKENS}")
+    emitted, spent = np.cumsum(tokens), np.cumsum(elapsed)
+    # Moving means: a step may emit several tokens, and single ones scatter.
+    back = np.maximum(np.searchsorted(emitted, emitted - AVERAGED_TOKENS, side="right") - 1, 0)
+    means = (spent - spent[back])[1:] / (emitted - emitted[back])[1:]
+    cost.plot(emitted[1:], means, label=f"mean of {AVERAGED_TOKENS}")
     cost.axhline(budget_ms, color="C3", label="budget")
     cost.set_ylabel("ms a token")
     cost.legend(fontsize=8)
-    ahead.plot(shown, spent / budget_ms - shown)
+    ahead.plot(emitted, spent / budget_ms - emitted)
     ahead.set_ylabel("ahead, tokens")
     ahead.set_xlabel("token")
     _save(figure, path)
 
 
 def _frontier(rows: list[dict[str, Any]], axes: Any) -> None:
-    """Agreement against cost of one trace's policies."""
+    """Draw agreement against cost for the policies of one load trace."""
     styles = {
         "oracle_clairvoyant": ("k:", "all-knowing oracle"),
         "oracle_same_information": ("C2--", "oracle, same information"),
@@ -130,14 +137,14 @@ def _frontier(rows: list[dict[str, Any]], axes: Any) -> None:
 
 
 def decisions(head: dict[str, Any], steps: list[dict[str, Any]], path: Path) -> None:
-    """Depth, cost against the budget, and debt over the tokens of a log (see explain.py)."""
+    """Draw depth, cost against the budget, and debt over the tokens of a decision log (see control/explain.py)."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     depth, cost, debt = figure.subplots(3, 1, sharex=True)
     places = [step["token"] for step in steps]
-    shown = [(step["token"] + offset, one) for step in steps for offset, one in enumerate(step["depths"])]
-    depth.plot([place for place, _ in shown], [one for _, one in shown], ".", markersize=4)
+    emitted = [(step["token"] + offset, one) for step in steps for offset, one in enumerate(step["depths"])]
+    depth.plot([place for place, _ in emitted], [one for _, one in emitted], ".", markersize=4)
     depth.set_yticks(head["depths"])
     depth.set_ylabel("depth")
     per_token = [step["elapsed_ms"] / step["tokens"] for step in steps]

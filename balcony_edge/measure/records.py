@@ -1,7 +1,7 @@
-"""Records of a bundle for replay: what every exit would have said of each token of the full model's greedy replies.
+"""Reply records for replay: what every exit of a bundle answers at each token of the full model's greedy replies.
 
-A record file is JSON, gzipped where its name says so, and holds all that a governor needs: a replay needs neither the
-bundle nor ONNX Runtime.
+A file of records is JSON, compressed if its name ends in .gz. It holds all that a governor needs, so a replay needs
+neither the bundle nor ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from balcony_edge.session import AdaptiveSession
 
 VERSION = 1
 SHIPPED = "records.json.gz"
-# Beginnings of replies: any text will do, stories suit the demo. Many, since a few replies favour now one policy, now
-# another by chance.
+# The prompts: beginnings of stories, which suit the demo. There are many because over a few replies one policy can look
+# better than another by chance.
 HEROES = (
     "a little girl named Lily",
     "a boy named Tom",
@@ -63,7 +63,17 @@ def record(
     tokens: int = 150,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Records:
-    """Decode every prompt greedily at full depth, then ask every exit about the same positions."""
+    """Decode every prompt greedily at full depth, then run every exit on the same positions.
+
+    Args:
+        session: the bundle to record.
+        prompts: texts; the default ones suit the demo.
+        tokens: largest number of tokens in a reply.
+        progress: told (replies done, replies in all).
+
+    Raises:
+        RecordingError: no reply had two tokens or more.
+    """
     replies = []
     for index, prompt in enumerate(prompts):
         progress(index, len(prompts))
@@ -103,7 +113,7 @@ def _record_reply(session: AdaptiveSession, ids: list[int], tokens: int) -> Reco
 
 
 def save(records: Records, path: Path, about: str) -> None:
-    """Write records whole or not at all; ``about`` says of what they are. Raises RecordingError."""
+    """Write a file of records, whole or not at all. ``about``: what they were recorded of. Raises RecordingError."""
     shape = records.shape
     document = {
         "version": VERSION,
@@ -146,7 +156,7 @@ def save(records: Records, path: Path, about: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No time stamp inside: the same records are the same bytes.
+        # Without a time stamp, so that the same records give the same bytes.
         partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
         partial.replace(path)
     except OSError as error:
@@ -174,7 +184,10 @@ def _flags(marks: str) -> list[bool]:
 
 
 def load(path: Path | None = None) -> tuple[Records, str]:
-    """(records, what they are of) from a file; None: those of the demo bundle. Raises RecordError naming the file."""
+    """The records in a file, and what they were recorded of. None reads those of the demo bundle.
+
+    Raises RecordingError, which names the file.
+    """
     if path is None:
         path = Path(str(resources.files("balcony_edge"))) / "replay" / SHIPPED
     try:
@@ -207,7 +220,7 @@ def _parse(document: dict[str, Any]) -> Records:
             one["edges"],
             one["share"],
             {int(deeper): row for deeper, row in one["agreement"].items()},
-            # Earlier records lack these.
+            # Older files lack these.
             one.get("drafted"),
             one.get("judged"),
             {int(deeper): rows for deeper, rows in one.get("following", {}).items()},

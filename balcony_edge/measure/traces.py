@@ -1,4 +1,4 @@
-"""Traces for replay: those that ship with the project, by name, or a JSON file.
+"""Load traces for replay, which say what happens to a device: those of the project, by name, or a JSON file.
 
 {"name": "my device", "moments": [{"token": 0, "slowdown": 1.0}, {"token": 450, "slowdown": 2.0, "gpu_load": 0.9}],
  "battery_wh": 40.0, "battery_full_wh": 50.0}
@@ -19,13 +19,16 @@ _FIELDS = {field.name for field in fields(Moment)}
 
 
 def find_traces(wanted: Sequence[str], tokens: int) -> list[Trace]:
-    """The traces of these names or files; all that ship where none is named. Raises RecordingError."""
+    """The traces with these names or in these files; all of the project's if none is named.
+
+    ``tokens``: length that the project's traces are made for. Raises RecordingError.
+    """
     known = {trace.name: trace for trace in shipped(tokens)}
     return [known[name] if name in known else read_trace(Path(name), list(known)) for name in wanted or known]
 
 
 def read_trace(path: Path, known: Sequence[str] = ()) -> Trace:
-    """A trace from its file. Raises RecordError naming it."""
+    """The trace in a file. ``known``: names to suggest if there is no such file. Raises RecordingError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         moments = [dict(moment) for moment in document["moments"]]
@@ -48,8 +51,8 @@ def read_trace(path: Path, known: Sequence[str] = ()) -> Trace:
 def _moment(values: dict[str, Any]) -> Moment:
     unknown = set(values) - _FIELDS
     if unknown:
-        raise ValueError(f"a moment knows no {', '.join(sorted(unknown))}")
+        raise ValueError(f"a moment has no {', '.join(sorted(unknown))}")
     for name, value in values.items():
         if value is not None and not isinstance(value, int | float):
-            raise TypeError(f"{name} is {value!r}, no number")
+            raise TypeError(f"{name} is {value!r}, not a number")
     return Moment(**values)

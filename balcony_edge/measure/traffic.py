@@ -1,7 +1,6 @@
-"""What a token costs at each depth, estimated from the weights that it reads.
+"""What a token costs at each depth, estimated from the bytes of weights that it reads.
 
-Decoding one token reads every weight on its way once, and memory traffic is what an edge device waits for: the shares
-below are of bytes.
+Decoding a token reads each weight of its depth once, and reading memory is what an edge device spends its time on.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ from balcony_edge.bundle.manifest import Graph
 
 @dataclass(frozen=True)
 class DepthCost:
-    """A token that leaves at a depth: bytes it reads, and shares of a full-depth token's.
+    """The cost of a token that is emitted at a depth.
 
-    ``exit`` is the share of the Balcony alone, ``token`` that of all on the way, the head included.
+    ``token_bytes``: bytes of weights that it reads, including the head's. ``token``: these as a share of the bytes of a
+    full-depth token. ``exit``: the share that the exit's own layer takes.
     """
 
     token_bytes: int
@@ -25,7 +25,7 @@ class DepthCost:
 
 
 def depth_costs(graphs: Sequence[Graph]) -> dict[int, DepthCost]:
-    """The cost of every depth at which the graphs can emit a token, shallowest first; the last one is full depth."""
+    """Depth → cost, for every depth at which a bundle can emit a token, ascending; the last one is full depth."""
     head = sum(graph.weight_bytes for graph in graphs if graph.kind == "head")
     trunk = {graph.stop: graph.weight_bytes for graph in graphs if graph.kind == "segment"}
     full = sum(trunk.values()) + head

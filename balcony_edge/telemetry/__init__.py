@@ -1,6 +1,6 @@
-"""What the device is doing right now: load, clock, power, heat and battery, or an honest "unknown".
+"""What the device is doing right now: load, clock, power, heat and battery; or "unknown", with the reason.
 
-with Poller() as sensors:              # one daemon thread, nothing is probed before it runs
+with Poller() as sensors:               # one daemon thread reads the sensors
     sensors.snapshot.gpu_load.value     # 0.0 .. 1.0, or None with .reason
     print(sensors.snapshot.describe())  # cpu 45 %, gpu unknown, battery 98 % (discharging 6.2 W)
 """

@@ -1,4 +1,4 @@
-"""Which machine this is: board, processor, memory, system. Read once, and from ``root`` alone."""
+"""Which machine this is: board, processor, memory, system. All of it is read from files below ``root``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ JETPACKS = (
     ((34, 0), "5"),
     ((32, 0), "4"),
 )
-"""The least L4T release of each JetPack."""
+"""The first L4T release of each JetPack."""
 
 _DEVICE_TREE = ("proc/device-tree", "sys/firmware/devicetree/base")
 _RELEASE = re.compile(r"# R([0-9]+) \(release\), REVISION: ([0-9]+)(?:\.([0-9]+))?")
@@ -29,7 +29,10 @@ _LONGEST_LINE = 512
 
 
 def identify(root: str | os.PathLike[str] = "/", *, nvml: bool = True) -> Identity:
-    """What the machine below ``root`` says of itself; ``nvml`` also asks NVIDIA's library, unless the GPU sleeps."""
+    """What the machine below ``root`` says of itself, to find its device profile.
+
+    ``nvml``: also ask NVIDIA's library for the name of the GPU. A GPU that sleeps is not woken for that.
+    """
     sysfs = Sysfs(root)
     card = NvmlReader(sysfs=sysfs) if nvml else None
     try:
@@ -48,7 +51,10 @@ def identify(root: str | os.PathLike[str] = "/", *, nvml: bool = True) -> Identi
 
 
 def describe_device(root: str | os.PathLike[str] = "/") -> dict[str, Any]:
-    """The machine for people and for a recording's head: no serial number and no host name, None where unknown."""
+    """The machine for people, and for the head of a recording. Unknown values are None.
+
+    It holds no serial number and no host name.
+    """
     sysfs = Sysfs(root)
     name, cores = _cpu(sysfs)
     release, jetpack = l4t(sysfs)
@@ -68,7 +74,7 @@ def describe_device(root: str | os.PathLike[str] = "/") -> dict[str, Any]:
 
 
 def l4t(sysfs: Sysfs) -> tuple[str | None, str | None]:
-    """(L4T release, JetPack version) of a Jetson, such as ("36.4.3", "6")."""
+    """(L4T release, JetPack version) of a Jetson, such as ("36.4.3", "6"); Nones on other machines."""
     found = _RELEASE.match(sysfs.text("etc/nv_tegra_release", _LONGEST_LINE * 8).value or "")
     if found is None:
         return None, None
@@ -94,7 +100,7 @@ def _portable(sysfs: Sysfs) -> bool | None:
 
 
 def _cpu(sysfs: Sysfs) -> tuple[str, int]:
-    """(name of the processor, logical cores)."""
+    """(name of the processor, number of logical cores); ("", 0) where they are unknown."""
     lines = _lines(sysfs, "proc/cpuinfo")
     names = [
         line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model")) and ":" in line
@@ -118,7 +124,7 @@ def _system(sysfs: Sysfs) -> str | None:
 
 
 def _lines(sysfs: Sysfs, path: str) -> list[str]:
-    """A file of several pages, which the kernel does not give in one read; no sensor, so it cannot hang."""
+    """The lines of a file that is too long for ``Sysfs``. It is not a sensor, so reading it cannot hang."""
     try:
         return Path(sysfs.path(path)).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""The profile of this device: the one that was asked for, the user's own, or one of the package."""
+"""Finds the device profile of this machine: the one that was asked for, the user's own, or one of the package."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ VARIABLE = "BALCONY_PROFILE"
 
 
 class FoundProfile(NamedTuple):
-    """A profile, or none, and why it is this one."""
+    """A device profile, or None, and why it is this one (``by``)."""
 
     profile: DeviceProfile | None
     by: str
 
 
 def profile_folder() -> Path:
-    """Where the user's own profiles lie, one TOML file each (``BALCONY_PROFILE_DIR`` moves it)."""
+    """The folder of the user's own device profiles, one TOML file each: ``BALCONY_PROFILE_DIR`` if that is set."""
     return Path(
         os.environ.get("BALCONY_PROFILE_DIR") or Path(platformdirs.user_config_dir("balcony-edge")) / "profiles"
     )
 
 
 def find_profile(identity: Identity, wanted: str | None = None) -> FoundProfile:
-    """The profile to use: ``wanted`` (a name or a file), else ``BALCONY_PROFILE``, else the best match.
+    """The device profile to use: ``wanted`` (a name or a file), else ``BALCONY_PROFILE``, else the best match.
 
-    The user's own profiles come before those of the package.
+    The user's own device profiles go before those of the package.
 
     Raises:
-        DeviceProfileError: if the one that was asked for is missing, or any is malformed.
+        DeviceProfileError: the one that was asked for is missing, or one is malformed.
     """
     given, by = wanted, "asked for"
     if given is None and os.environ.get(VARIABLE):

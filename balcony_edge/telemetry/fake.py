@@ -1,4 +1,4 @@
-"""Sensors that say what they are told: for tests, demonstrations and replays."""
+"""Sensors whose values the program sets itself: for tests and demonstrations."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
 
 
 class FakeSensors:
-    """A :class:`~balcony_edge.telemetry.poller.Poller` without sensors and without a thread.
+    """Takes the place of a Poller: the program sets the values, and there is no thread.
 
         sensors = FakeSensors()
         sensors.set(gpu_load=0.7, battery_level=None)
         sensors.snapshot.gpu_load.value    # 0.7
 
-    ``snapshot`` is a plain attribute and may also be assigned as a whole.
+    ``snapshot`` is a plain attribute; it can also be assigned as a whole.
     """
 
     def __init__(self, snapshot: Snapshot | None = None, *, clock: Clock = time.monotonic) -> None:
@@ -25,14 +25,14 @@ class FakeSensors:
         self._clock = clock
 
     def set(self, **values: float | None) -> Snapshot:
-        """Give signals a value in the snapshot's unit, or ``None`` for unknown; the others stay as they are.
+        """Set signals, in the units of Snapshot or to ``None`` for unknown. The others stay; returns the new snapshot.
 
         Raises:
             ValueError: if a name is not a signal, or a value is not finite.
         """
-        strangers = [name for name in values if name not in UNITS]
-        if strangers:
-            raise ValueError(f"no signal is called {', '.join(strangers)}; there are {', '.join(UNITS)}")
+        misnamed = [name for name in values if name not in UNITS]
+        if misnamed:
+            raise ValueError(f"no signal is called {', '.join(misnamed)}; there are {', '.join(UNITS)}")
         now = self._clock()
         readings = {
             name: Reading(value, UNITS[name], now, "fake", "set to unknown" if value is None else "")
@@ -41,17 +41,13 @@ class FakeSensors:
         self.snapshot = replace(self.snapshot, **readings)
         return self.snapshot
 
-    def poll_once(self) -> Snapshot:
-        """The snapshot as it is."""
-        return self.snapshot
-
     def start(self) -> FakeSensors:
-        """Note that sampling was asked for."""
+        """Set ``running``; nothing else happens."""
         self.running = True
         return self
 
     def stop(self) -> None:
-        """Note that sampling was ended."""
+        """Clear ``running``."""
         self.running = False
 
     def __enter__(self) -> FakeSensors:

@@ -1,4 +1,4 @@
-"""A battery that the kernel does not know: a robot's own pack, told by a callable or a file that it writes.
+"""A battery that the kernel does not know, such as a robot's own pack. A callable or a JSON file tells its state:
 
 {"level": 0.8, "power_w": 6.1, "on_mains": false, "energy_wh": 40.5}
 """
@@ -24,11 +24,11 @@ _LARGEST_WH = 1_000_000.0
 
 
 class InjectedBattery:
-    """Reads an injected source. A key that is missing, null or out of range leaves that one signal unknown.
+    """Reads the state of such a battery. A key that is missing, null or out of range makes that one signal unknown.
 
-    ``level`` is 0 to 1, ``power_w`` is W with discharging positive and charging negative, ``on_mains`` is a
-    boolean, ``energy_wh`` is what is left in Wh. The file should be replaced in one step (write, then rename);
-    half a file is unknown.
+    ``level``: 0 to 1. ``power_w``: W, positive while discharging, negative while charging. ``on_mains``: true or false.
+    ``energy_wh``: energy left, Wh. Whoever writes the file should write another one and rename it: a file that is read
+    while it is half written gives unknown signals.
     """
 
     def __init__(self, source: BatterySource, *, clock: Clock = time.monotonic) -> None:
@@ -37,10 +37,10 @@ class InjectedBattery:
         self._name = "battery callable" if callable(source) else f"battery file {os.fspath(source)}"
 
     def read(self) -> BatteryReadings:
-        """The signals; an exception of the callable is their reason."""
+        """The battery's signals. If the callable raises, they are unknown, with the exception as their reason."""
         try:
             given = self._given()
-        except Exception as error:  # the callable is foreign code on a sampling thread
+        except Exception as error:  # somebody else's code must not end the poller's thread
             given, reason = {}, f"{type(error).__name__}: {error}"
         else:
             reason = ""
@@ -52,7 +52,7 @@ class InjectedBattery:
         )
 
     def system_power(self) -> Reading:
-        """Unknown: who else is fed by an injected pack is not known."""
+        """Unknown: such a pack may feed other devices too."""
         return Reading.unknown("W", self._name, "an injected pack may feed more than this device", self._clock())
 
     def _given(self) -> Mapping[str, object]:
@@ -71,7 +71,7 @@ class InjectedBattery:
         self, given: Mapping[str, object], key: str, unit: str, lowest: float, highest: float, reason: str
     ) -> Reading:
         value = given.get(key)
-        # A boolean is an int to Python, and NaN fails the comparison.
+        # In Python a boolean is an int. NaN fails the comparison.
         if isinstance(value, (int, float)) and not isinstance(value, bool) and lowest <= value <= highest:
             return Reading(float(value), unit, self._clock(), self._name)
         return self._unknown(key, unit, value, reason)

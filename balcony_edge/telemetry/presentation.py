@@ -1,4 +1,4 @@
-"""The signals under their public names: what ``doctor`` and ``watch`` print, as JSON and for people."""
+"""How ``doctor`` and ``watch`` print signals: their public names and units, as JSON and for people."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from balcony_edge.telemetry.reading import Reading, Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """``scale`` turns a snapshot's value into ``unit``."""
+    """A signal's public name and unit. A snapshot's value times ``scale`` is in that unit."""
 
     name: str
     unit: str
@@ -38,14 +38,17 @@ SIGNALS = {
     "battery_power_w": Signal("battery.power", "W"),
     "on_mains": Signal("battery.on_mains", "bool"),
 }
-"""Every field of a snapshot, in order."""
+"""Field of a snapshot → the signal as it is printed, in the order of the fields."""
 
 _STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def signals(snapshot: Snapshot, now_s: float) -> list[dict[str, Any]]:
-    """All signals as ``{"name", "value", "unit", "source", "age_s", "reason"}``; an unknown value is null, as is the
-    age of one, and the reason of a known one."""
+    """All signals as ``{"name", "value", "unit", "source", "age_s", "reason"}``.
+
+    An unknown signal has no ``value`` and no ``age_s`` (None), a known one has no ``reason``. ``now_s``:
+    ``time.monotonic`` seconds, for the age.
+    """
     listed = []
     for field, reading in snapshot:
         signal = SIGNALS[field]
@@ -64,14 +67,14 @@ def signals(snapshot: Snapshot, now_s: float) -> list[dict[str, Any]]:
 
 
 def rows(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
-    """(name, value or "unknown", source or reason) of all signals, for people."""
+    """(name, value, source) of all known signals and (name, "unknown", reason) of the others, for people."""
     for field, reading in snapshot:
         value = format_value(field, reading)
         yield SIGNALS[field].name, value, reading.source if reading.known else reading.reason
 
 
 def format_value(field: str, reading: Reading) -> str:
-    """A value in the unit that people use, or "unknown"."""
+    """The value of a snapshot's ``field`` with the unit that people use, or "unknown"."""
     value, unit = reading.value, SIGNALS[field].unit
     if value is None:
         return "unknown"

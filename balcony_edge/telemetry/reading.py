@@ -1,4 +1,4 @@
-"""One measured value, and the immutable set of them that a decoder looks at."""
+"""A reading is one measured value; a snapshot is an immutable set with one reading of every signal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 Clock = Callable[[], float]
-"""Seconds on a clock that never goes back; ``time.monotonic`` outside tests."""
+"""A clock in seconds that never goes back: ``time.monotonic``, or a test's own."""
 
 NOT_YET_READ = "not read yet"
 
@@ -37,11 +37,15 @@ UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A value, or the reason why there is none.
+    """A measured value, or the reason why there is none.
 
-    ``value`` is in ``unit``; ``None`` means unknown and is never replaced by 0. ``time_s`` is when it was
-    read (``time.monotonic`` seconds), ``source`` is what was asked: ``"nvml"``, ``"ina3221:VDD_IN"``. ``text``
-    is what the value is called, where it has a name: power mode 1 is ``"25W"``.
+    Attributes:
+        value: in ``unit``. ``None`` means unknown; it is never replaced by 0.
+        unit: "ratio", "Hz", "W", …
+        time_s: when it was read, in ``time.monotonic`` seconds.
+        source: where it was read, such as ``"nvml"`` or ``"ina3221:VDD_IN"``.
+        reason: why it is unknown.
+        text: the value's name, if it has one: power mode 1 is ``"25W"``.
 
     Raises:
         ValueError: if ``value`` is NaN or infinite, which no sensor means.
@@ -60,7 +64,7 @@ class Reading:
 
     @classmethod
     def unknown(cls, unit: str, source: str, reason: str, time_s: float | None = None) -> Reading:
-        """A reading without a value; ``time_s`` is now unless given."""
+        """A reading without a value; ``time_s`` is now by default."""
         return cls(None, unit, time.monotonic() if time_s is None else time_s, source, reason)
 
     @property
@@ -71,18 +75,18 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All signals at one moment. Immutable: a decoder can hold it while a thread makes the next one."""
+    """All signals at one moment. It never changes, so it can be used while a thread makes the next one."""
 
     cpu_load: Reading
     """Share of all cores that is busy, 0 to 1."""
     process_cpu_load: Reading
-    """Share of all cores that this process keeps busy, 0 to 1; ``cpu_load`` less this is other people's work."""
+    """Share of all cores that this process keeps busy, 0 to 1; ``cpu_load`` minus this is the work of others."""
     cpu_clock_hz: Reading
     """Clock of the fastest cores, Hz."""
     gpu_load: Reading
-    """Share of time in which the GPU is busy with anybody's work, 0 to 1."""
+    """Share of the time in which the GPU is busy, for all processes, 0 to 1."""
     gpu_clock_hz: Reading
-    """Clock of the GPU's cores, Hz. A power-gated GPU has none."""
+    """Clock of the GPU's cores, Hz. Unknown while the GPU is power-gated."""
     memory_available_bytes: Reading
     """Memory that a process could still take without swapping, bytes."""
     process_memory_bytes: Reading
@@ -91,30 +95,30 @@ class Snapshot:
     """W of the module (Jetson rails), the graphics card (NVML), the processor (RAPL) or, on battery, the whole
     laptop: ``source`` says which."""
     energy_j: Reading
-    """J through what ``power_w`` measures, since any moment: only differences mean something. Less than before means
-    that the counter began anew."""
+    """J used by what ``power_w`` measures, counted from an arbitrary moment: only differences mean something. A value
+    below the one before means that the count began anew."""
     temperature_c: Reading
     """Hottest point of the chip, °C."""
     temperature_limit_c: Reading
-    """Where that chip is slowed down or, if nothing milder is known, switched off, °C; ``text`` says which."""
+    """Where that chip is slowed down (or switched off, if only that is known), °C; ``text`` says which."""
     throttled: Reading
     """1.0 while the device holds its clocks down for heat, current or power, else 0.0; ``text`` says why."""
     throttle_events: Reading
     """How often over-current or heat has cut the clocks since boot; ``text`` has the single counters."""
     power_mode: Reading
-    """Number of the nvpmodel mode; ``text`` is its name. Names are caps on clocks, not watts."""
+    """Number of the nvpmodel mode; ``text`` is its name. The watts in a name cap clocks; they are not what is drawn."""
     battery_level: Reading
     """Energy left over energy when full, 0 to 1, over all batteries."""
     battery_energy_wh: Reading
     """Energy left in all batteries, Wh."""
     battery_power_w: Reading
-    """W that leave the batteries: positive while discharging, negative while charging."""
+    """Power of the batteries, W: positive while discharging, negative while charging."""
     on_mains: Reading
-    """1.0 with mains or USB power, 0.0 without."""
+    """1.0 while mains or USB power is plugged in, else 0.0."""
 
     @classmethod
     def unknown(cls, reason: str = NOT_YET_READ) -> Snapshot:
-        """A snapshot that knows nothing, for the reason given."""
+        """A snapshot in which every signal is unknown, for this reason."""
         now = time.monotonic()
         return cls(**{name: Reading.unknown(unit, "none", reason, now) for name, unit in UNITS.items()})
 
@@ -124,9 +128,9 @@ class Snapshot:
             yield name, getattr(self, name)
 
     def describe(self) -> str:
-        """One short line for a footer: ``cpu 45 %, gpu unknown, battery 98 % (discharging 6.2 W)``.
+        """One short line: ``cpu 45 %, gpu unknown, battery 98 % (discharging 6.2 W)``.
 
-        CPU and GPU are always named; the other signals only where they are known.
+        CPU and GPU are always there, other signals only if they are known.
         """
         gpu = f"gpu {_percent(self.gpu_load)}"
         if self.gpu_clock_hz.value is not None:

@@ -1,6 +1,6 @@
-"""Recordings of sensors: a device's day in a text file that can be sent, replayed and tested against.
+"""Recordings of sensors: text files that can be sent, played and tested against.
 
-One JSON document a line: a header, then for each look the signals that are not as they were before.
+Each line is a JSON document: a header, then one line per look at the sensors, with the signals that have changed.
 
     {"format": "balcony-trace", "version": 1, "device": {…}, "units": {"gpu_load": "ratio", …}}
     {"t": 0.0, "set": {"gpu_load": {"value": 0.77, "source": "devfreq"}, "power_w": {"value": null, "reason": "…"}}}
@@ -29,10 +29,12 @@ _RECORD = "record one: balcony-edge watch --record FILE"
 
 
 class Recorder:
-    """Writes snapshots to ``path``, line by line, so that a recording that is cut off is good up to there.
+    """Writes snapshots to a new file, line by line: a recording that is cut off is good up to there.
+
+    ``device``: the machine, for the header (see ``describe_device``).
 
     Raises:
-        RecordingError: if the file exists already or cannot be written.
+        RecordingError: if the file exists already or cannot be written, also from its methods.
     """
 
     def __init__(self, path: str | os.PathLike[str], device: Mapping[str, Any] | None = None) -> None:
@@ -47,14 +49,14 @@ class Recorder:
         self._write({"format": FORMAT, "version": VERSION, "device": dict(device or {}), "units": UNITS})
 
     def note(self, snapshot: Snapshot, elapsed_s: float) -> None:
-        """Add one look at the sensors, ``elapsed_s`` after the first."""
+        """Write one snapshot, ``elapsed_s`` seconds after the first."""
         readings = {name: _pack(reading) for name, reading in snapshot}
         changed = {name: packed for name, packed in readings.items() if self._last.get(name) != packed}
         self._last = readings
         self._write({"t": round(elapsed_s, 3), "set": changed})
 
     def close(self) -> None:
-        """End the recording."""
+        """Close the file."""
         self._file.close()
 
     def __enter__(self) -> Recorder:
@@ -70,7 +72,7 @@ class Recorder:
             self._file.write(json.dumps(document, ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
-            with contextlib.suppress(OSError):  # closing would write the same again
+            with contextlib.suppress(OSError):  # closing tries to write the same again
                 self._file.close()
             raise self._failed(error) from error
 
@@ -81,13 +83,22 @@ class Recorder:
 
 
 class Player:
-    """A recording as sensors: ``AdaptiveSession(..., sensors=Player("orin.jsonl"))``.
+    """Plays a recording in place of sensors: ``AdaptiveSession(..., sensors=Player("orin.jsonl"))``.
 
-    It begins with the first ``start`` (or look), runs ``speed`` times as fast as it was recorded, and after its end
-    either begins again (``loop``) or knows nothing any more.
+    It begins with ``start``, or with the first use of ``snapshot``.
+
+    Args:
+        path: the recording.
+        speed: how many times as fast as it was recorded.
+        loop: whether to begin again at the end; else all signals are unknown then.
+        clock: seconds; a test gives its own.
+
+    Attributes:
+        device: the machine that it was recorded on, from the header.
 
     Raises:
-        RecordingError: naming the line of a file that is no recording.
+        RecordingError: the file is not a recording; the message names the line.
+        ValueError: ``speed`` is not positive.
     """
 
     def __init__(
@@ -104,7 +115,7 @@ class Player:
         self.running = False
         self._speed, self._loop, self._clock = speed, loop, clock
         self._begun_s: float | None = None
-        self._shown: tuple[int, int] | None = None
+        self._playing: tuple[int, int] | None = None
         self._snapshot = Snapshot.unknown("the recording has not begun")
 
     @property
@@ -114,7 +125,7 @@ class Player:
 
     @property
     def snapshot(self) -> Snapshot:
-        """What was known at this moment of the recording."""
+        """The signals at this moment of the recording; the same object until they change."""
         now = self._clock()
         if self._begun_s is None:
             self._begun_s = now
@@ -124,23 +135,19 @@ class Player:
             lap = int(at_s / lap_s) if self._loop else -1
             at_s -= lap * lap_s
         index = bisect.bisect_right(self._times, at_s) - 1 if lap >= 0 else 0
-        if self._shown != (lap, index):
-            self._shown = lap, index
+        if self._playing != (lap, index):
+            self._playing = lap, index
             self._snapshot = Snapshot.unknown("the recording is over") if lap < 0 else self._at(index, now)
         return self._snapshot
 
-    def poll_once(self) -> Snapshot:
-        """The snapshot of this moment."""
-        return self.snapshot
-
     def start(self) -> Player:
-        """Begin to play, unless it plays already."""
+        """Begin to play from the beginning, unless it plays already."""
         if not self.running:
             self.running, self._begun_s = True, self._clock()
         return self
 
     def stop(self) -> None:
-        """Note that nobody listens; ``start`` begins from the beginning."""
+        """End playing; ``start`` begins from the beginning again."""
         self.running = False
 
     def __enter__(self) -> Player:
@@ -153,7 +160,7 @@ class Player:
 
     @property
     def _step_s(self) -> float:
-        """How long the last look holds: as long as the one before did."""
+        """Seconds for which the last snapshot is played: as long as the one before it."""
         return self._times[-1] - self._times[-2] if len(self._times) > 1 else 1.0
 
     def _at(self, index: int, now: float) -> Snapshot:
@@ -171,7 +178,7 @@ def _pack(reading: Reading) -> dict[str, Any]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[float], list[Snapshot]]:
-    """(device, times in s, snapshots) of a recording. A last line that was cut off does not count."""
+    """(device, seconds of each snapshot, snapshots) of a recording. A last line that was cut off is left out."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""What a session needs of its sensors, whoever they are."""
+"""What a session needs of its sensors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from balcony_edge.telemetry.reading import Snapshot
 
 
 class Sensors(Protocol):
-    """A sampler, a recording that is played, or a test's own: a snapshot at any time, without waiting."""
+    """Gives a snapshot at any time, without waiting: a Poller, a Player, FakeSensors, or a program's own."""
 
     @property
     def snapshot(self) -> Snapshot:
         """The last values; the same object until something changes."""
 
     def start(self) -> object:
-        """Begin to keep ``snapshot`` fresh; does nothing when that runs already."""
+        """Begin to keep ``snapshot`` up to date; does nothing if that runs already."""
 
     def stop(self) -> None:
-        """Let the sensors go."""
+        """Stop, and close the sensors."""

@@ -1,4 +1,4 @@
-"""Which readers serve which signals on a device, in order of preference."""
+"""Which readers give which signals on a device, in order of preference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from balcony_edge.telemetry.readers.throttle import ThrottleReader
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading
 
 FAST_SIGNALS = frozenset({"cpu_load", "process_cpu_load", "gpu_load", "gpu_clock_hz"})
-"""Signals that change within a token or two; the others are read on the slow tier."""
+"""Signals that change within a token or two. The others are polled less often."""
 
 
 def _nothing() -> None:
@@ -31,13 +31,18 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One thing to ask: ``read`` returns one reading for each of ``signals``, in that order.
+    """A function that reads one or more signals.
 
-    The signals of a source that is ``together`` belong to one thing (a chip's temperature and its limit): they are
-    taken from it all, known or not, or none of them is. The first signal decides.
+    Attributes:
+        name: its name in readings and messages.
+        signals: fields of a Snapshot.
+        read: returns one reading for each of ``signals``, in that order.
+        close: releases what ``read`` uses.
+        together: whether the signals belong together (a chip's temperature and its limit): then either all of them are
+            taken from this source or none. The first one decides: if it is known, all are taken.
 
     Raises:
-        ValueError: if a signal is not one of a snapshot's, or if fast and slow ones are mixed.
+        ValueError: if a signal is not a Snapshot's, or if fast and slow signals are mixed.
     """
 
     name: str
@@ -47,23 +52,23 @@ class Source:
     together: bool = False
 
     def __post_init__(self) -> None:
-        strangers = [signal for signal in self.signals if signal not in UNITS]
-        if strangers or not self.signals:
-            given = ", ".join(strangers) or "nothing"
+        misnamed = [signal for signal in self.signals if signal not in UNITS]
+        if misnamed or not self.signals:
+            given = ", ".join(misnamed) or "nothing"
             raise ValueError(f"source {self.name}: {given} is not a signal; there are {', '.join(UNITS)}")
         if len({signal in FAST_SIGNALS for signal in self.signals}) > 1:
             raise ValueError(f"source {self.name} mixes fast and slow signals: {', '.join(self.signals)}")
 
     @property
     def fast(self) -> bool:
-        """Whether its signals belong to the fast tier."""
+        """Whether its signals change fast."""
         return self.signals[0] in FAST_SIGNALS
 
     @classmethod
     def single(
         cls, name: str, signal: str, read: Callable[[], Reading], close: Callable[[], None] = _nothing
     ) -> Source:
-        """A source of one signal, from a function that returns its reading."""
+        """A source of one signal; ``read`` returns its reading."""
         return cls(name, (signal,), lambda: (read(),), close)
 
 
@@ -74,11 +79,14 @@ def device_sources(
     nvml: bool = True,
     clock: Clock = time.monotonic,
 ) -> tuple[Source, ...]:
-    """The readers for this machine; for each signal the first that knows a value wins. Nothing is read here.
+    """All sources for this machine. For each signal the first that knows a value is used. Nothing is read yet.
 
-    Below another ``root`` than ``/`` lie another device's files: psutil, which only reads this machine, is left out.
-    ``battery`` takes the place of the kernel's batteries. ``nvml=False`` leaves NVIDIA's library alone, which
-    lets a laptop's GPU sleep while the model runs on the CPU.
+    Args:
+        root: the folder that holds sys, proc and etc. Below another root than ``/`` are another device's files; psutil
+            only reads this machine, so its signals are unknown then.
+        battery: read the battery from here instead of from the kernel.
+        nvml: whether to use NVIDIA's library. Without it a laptop's GPU can sleep while the model runs on the CPU.
+        clock: seconds; a test gives its own.
     """
     sysfs = Sysfs(root)
     jetson = JetsonReader(sysfs=sysfs, clock=clock)
@@ -123,7 +131,7 @@ def device_sources(
 def _metered(
     power: Callable[[], Reading], counter: Callable[[], Reading] | None = None
 ) -> Callable[[], tuple[Reading, Reading]]:
-    """Power and energy: the device's own counter, or the power added up where it has none."""
+    """A function that reads power and energy. Without a ``counter`` of energy, the power is added up over time."""
     meter = EnergyMeter()
 
     def read() -> tuple[Reading, Reading]:

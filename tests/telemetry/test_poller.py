@@ -42,24 +42,24 @@ class Probe:
 
 
 def test_before_the_first_sample_everything_is_unknown(clock: FakeClock) -> None:
-    sampler = Poller([], clock=clock)
-    assert all(reading.reason == "not read yet" for _, reading in sampler.snapshot)
+    poller = Poller([], clock=clock)
+    assert all(reading.reason == "not read yet" for _, reading in poller.snapshot)
 
 
-def test_one_sample_fills_both_tiers(clock: FakeClock) -> None:
+def test_one_poll_fills_both_tiers(clock: FakeClock) -> None:
     load, power = Probe(clock, "gpu_load", 0.5), Probe(clock, "power_w", 13.9)
-    sampler = Poller([load.source, power.source], clock=clock)
-    snapshot = sampler.poll_once()
+    poller = Poller([load.source, power.source], clock=clock)
+    snapshot = poller.poll_once()
     assert (snapshot.gpu_load.value, snapshot.power_w.value) == (0.5, 13.9)
-    assert snapshot is sampler.snapshot
+    assert snapshot is poller.snapshot
     assert snapshot.cpu_load.reason == "no source"
 
 
 def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
     fast, slow = Probe(clock, "cpu_load", 0.5), Probe(clock, "temperature_c", 60.0)
-    sampler = Poller([fast.source, slow.source], slow_hz=1.0, clock=clock)
+    poller = Poller([fast.source, slow.source], slow_hz=1.0, clock=clock)
     for _ in range(40):
-        sampler.poll_once()
+        poller.poll_once()
         clock.advance(0.05)
     # Two seconds: every 0.2 s and every 1 s, give or take one for rounding of the clock.
     assert 8 <= fast.asked <= 11
@@ -68,14 +68,14 @@ def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
 
 def test_nothing_is_asked_before_it_is_due(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", 0.5)
-    sampler = Poller([probe.source], clock=clock)
-    sampler.poll_once()
-    sampler.poll_once()
+    poller = Poller([probe.source], clock=clock)
+    poller.poll_once()
+    poller.poll_once()
     clock.advance(0.19)
-    sampler.poll_once()
+    poller.poll_once()
     assert probe.asked == 1
     clock.advance(0.02)
-    sampler.poll_once()
+    poller.poll_once()
     assert probe.asked == 2
 
 
@@ -99,13 +99,13 @@ def test_each_signal_takes_the_first_source_that_knows_it(clock: FakeClock) -> N
 
 def test_a_better_source_that_appears_late_takes_over(clock: FakeClock) -> None:
     jetson, nvml = Probe(clock, "gpu_clock_hz", None, "jetson"), Probe(clock, "gpu_clock_hz", 1e9, "nvml")
-    sampler = Poller([jetson.source, nvml.source], clock=clock)
+    poller = Poller([jetson.source, nvml.source], clock=clock)
     for _ in range(20):
-        assert sampler.poll_once().gpu_clock_hz.value == 1e9
+        assert poller.poll_once().gpu_clock_hz.value == 1e9
         clock.advance(0.2)
     jetson.value = 6e8
     clock.advance(5.0)
-    snapshot = sampler.poll_once()
+    snapshot = poller.poll_once()
     assert (snapshot.gpu_clock_hz.value, snapshot.gpu_clock_hz.source) == (6e8, "jetson")
 
 
@@ -139,50 +139,50 @@ def test_a_source_that_breaks_its_promise_is_a_reason(clock: FakeClock, answer: 
 
 def test_sources_are_asked_less_often_after_three_failures(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", RuntimeError("broken"))
-    sampler = Poller([probe.source], clock=clock)
+    poller = Poller([probe.source], clock=clock)
     for expected in (1, 2, 3, 3):
-        sampler.poll_once()
+        poller.poll_once()
         assert probe.asked == expected
         clock.advance(0.2)
     for _ in range(500):
-        sampler.poll_once()
+        poller.poll_once()
         clock.advance(0.2)
     # 100 s at one question in 5 s, plus the first quick ones; without backing off it would be 504.
     assert 15 <= probe.asked <= 30
-    assert "broken" in sampler.snapshot.cpu_load.reason
+    assert "broken" in poller.snapshot.cpu_load.reason
 
 
 def test_a_source_that_recovers_is_asked_at_the_full_rate_again(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", None)
-    sampler = Poller([probe.source], clock=clock)
+    poller = Poller([probe.source], clock=clock)
     for _ in range(50):
-        sampler.poll_once()
+        poller.poll_once()
         clock.advance(0.2)
     probe.value = 0.3
     clock.advance(5.0)
-    assert sampler.poll_once().cpu_load.value == 0.3
+    assert poller.poll_once().cpu_load.value == 0.3
     before = probe.asked
     for _ in range(5):
         clock.advance(0.21)
-        sampler.poll_once()
+        poller.poll_once()
     assert probe.asked == before + 5
     probe.value = None  # three failures again before the next pause
     for _ in range(3):
         clock.advance(0.21)
-        sampler.poll_once()
+        poller.poll_once()
     assert probe.asked == before + 8
 
 
 def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> None:
     probe = Probe(clock, "power_w", 13.9)
-    sampler = Poller([probe.source], slow_hz=1.0, clock=clock)
-    sampler.poll_once()
+    poller = Poller([probe.source], slow_hz=1.0, clock=clock)
+    poller.poll_once()
     probe.value = None
     for _ in range(2):
         clock.advance(1.01)
-        assert sampler.poll_once().power_w.value == 13.9
+        assert poller.poll_once().power_w.value == 13.9
     clock.advance(1.01)
-    reading = sampler.poll_once().power_w
+    reading = poller.poll_once().power_w
     assert reading.value is None
     assert reading.reason == "stale: told so"
 
@@ -190,16 +190,16 @@ def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> N
 def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> None:
     """A hung sensor stops the thread: its last snapshot must not pass for the present."""
     probes = Probe(clock, "cpu_load", 0.5), Probe(clock, "power_w", 13.9)
-    sampler = Poller([probe.source for probe in probes], slow_hz=1.0, clock=clock)
-    sampler.poll_once()
+    poller = Poller([probe.source for probe in probes], slow_hz=1.0, clock=clock)
+    poller.poll_once()
     clock.advance(0.59)
-    assert sampler.snapshot.cpu_load.value == 0.5
+    assert poller.snapshot.cpu_load.value == 0.5
     clock.advance(0.02)
-    assert sampler.snapshot.cpu_load.value is None
-    assert "stale" in sampler.snapshot.cpu_load.reason
-    assert sampler.snapshot.power_w.value == 13.9
+    assert poller.snapshot.cpu_load.value is None
+    assert "stale" in poller.snapshot.cpu_load.reason
+    assert poller.snapshot.power_w.value == 13.9
     clock.advance(3.0)
-    assert [reading.value for _, reading in sampler.snapshot] == [None] * len(UNITS)
+    assert [reading.value for _, reading in poller.snapshot] == [None] * len(UNITS)
 
 
 def test_a_source_may_not_pass_off_an_old_reading_as_new(clock: FakeClock) -> None:
@@ -210,20 +210,20 @@ def test_a_source_may_not_pass_off_an_old_reading_as_new(clock: FakeClock) -> No
 
 def test_the_gpu_load_is_smoothed_and_the_clock_is_not(clock: FakeClock) -> None:
     load, hz = Probe(clock, "gpu_load", 0.0), Probe(clock, "gpu_clock_hz", 1e9)
-    sampler = Poller([load.source, hz.source], clock=clock)
-    assert sampler.poll_once().gpu_load.value == 0.0
+    poller = Poller([load.source, hz.source], clock=clock)
+    assert poller.poll_once().gpu_load.value == 0.0
     load.value, hz.value = 1.0, 2e9
     clock.advance(0.25)
-    snapshot = sampler.poll_once()
+    snapshot = poller.poll_once()
     assert snapshot.gpu_load.value == pytest.approx(1 - math.exp(-0.25 / 0.75))
     assert snapshot.gpu_clock_hz.value == 2e9
     for _ in range(40):
         clock.advance(0.25)
-        snapshot = sampler.poll_once()
+        snapshot = poller.poll_once()
     assert snapshot.gpu_load.value == pytest.approx(1.0, abs=1e-3)
     load.value = 0.2
     clock.advance(10.0)
-    assert sampler.poll_once().gpu_load.value == 0.2  # nothing to average with after a pause
+    assert poller.poll_once().gpu_load.value == 0.2  # nothing to average with after a pause
 
 
 STEPS = st.lists(st.tuples(st.none() | st.floats(1.0, 100.0), st.sampled_from([0.1, 0.5, 1.0, 1.5, 4.0])), max_size=30)
@@ -236,15 +236,15 @@ def test_a_shown_value_is_the_last_one_read_and_never_old(
 ) -> None:
     clock = make_clock()
     probe = Probe(clock, "power_w", None)
-    sampler = Poller([probe.source], slow_hz=1.0, clock=clock)
+    poller = Poller([probe.source], slow_hz=1.0, clock=clock)
     known: list[tuple[float, float]] = []
     for value, pause in steps:
         probe.value, asked = value, probe.asked
-        sampler.poll_once()
+        poller.poll_once()
         if probe.asked > asked and value is not None:
             known.append((value, clock()))
         clock.advance(pause)
-        reading = sampler.snapshot.power_w
+        reading = poller.snapshot.power_w
         fresh = bool(known) and clock() - known[-1][1] <= 3.0
         assert reading.value == (known[-1][0] if fresh else None)
         assert reading.known or reading.reason
@@ -261,9 +261,9 @@ def test_a_source_names_real_signals_of_one_tier() -> None:
     assert not Source("x", ("power_w",), lambda: ()).fast
 
 
-def test_sampling_by_hand_is_closed_by_stop(clock: FakeClock) -> None:
+def test_polling_by_hand_is_closed_by_stop(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", 0.5)
-    sampler = Poller([probe.source], clock=clock)
-    sampler.poll_once()
-    sampler.stop()
+    poller = Poller([probe.source], clock=clock)
+    poller.poll_once()
+    poller.stop()
     assert probe.closed == 1

@@ -66,23 +66,23 @@ def test_a_hung_sensor_becomes_unknown_and_the_others_stay_fresh(clock: FakeCloc
     asked: list[float] = []
     others = set(threading.enumerate())
     sources = [Source.single("i2c", "power_w", hanging.read), source(clock, "temperature_c", 60.0, asked)]
-    with Poller(sources, clock=clock) as sampler:
-        assert eventually(lambda: sampler.snapshot.power_w.value == 13.9)
+    with Poller(sources, clock=clock) as poller:
+        assert eventually(lambda: poller.snapshot.power_w.value == 13.9)
         hanging.hang = True
         clock.advance(0.6)
         assert hanging.entered.wait(WAIT_S)
         clock.advance(HUNG_S + 0.1)  # the thread hangs; only looking at the snapshot can notice
-        first = sampler.snapshot
+        first = poller.snapshot
         assert first.power_w.value is None
         assert "has not answered for 2" in first.power_w.reason
-        assert eventually(lambda: sampler.snapshot.temperature_c.value == 60.0)
-        assert "it has not answered for" in sampler.snapshot.power_w.reason
+        assert eventually(lambda: poller.snapshot.temperature_c.value == 60.0)
+        assert "it has not answered for" in poller.snapshot.power_w.reason
         hanging.hang = False
         hanging.go.set()
 
         def recovered() -> bool:
             clock.advance(0.1)
-            return sampler.snapshot.power_w.value == 13.9
+            return poller.snapshot.power_w.value == 13.9
 
         assert eventually(recovered)
     # The thread that hung ends once its read has returned.
@@ -93,34 +93,32 @@ def test_a_sensor_that_hangs_from_the_start_is_noticed_too(clock: FakeClock, han
     hanging.hang = True
     asked: list[float] = []
     sources = [Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)]
-    with Poller(sources, clock=clock) as sampler:
+    with Poller(sources, clock=clock) as poller:
         assert hanging.entered.wait(WAIT_S)
-        assert sampler.snapshot.on_mains.value is None
+        assert poller.snapshot.on_mains.value is None
         clock.advance(HUNG_S + 0.1)
-        assert eventually(lambda: sampler.snapshot.on_mains.value == 1.0)
+        assert eventually(lambda: poller.snapshot.on_mains.value == 1.0)
 
 
 def test_stopping_and_starting_with_a_hung_sensor(clock: FakeClock, hanging: Hanging) -> None:
     hanging.hang = True
     asked: list[float] = []
-    sampler = Poller(
-        [Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)], clock=clock
-    )
-    sampler.start()
+    poller = Poller([Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)], clock=clock)
+    poller.start()
     assert hanging.entered.wait(WAIT_S)
-    sampler.stop()
+    poller.stop()
     clock.advance(1.0)
-    with sampler:
-        assert eventually(lambda: sampler.snapshot.on_mains.value == 1.0)
+    with poller:
+        assert eventually(lambda: poller.snapshot.on_mains.value == 1.0)
 
 
 def test_looking_at_old_values_again_and_again_gives_one_snapshot(clock: FakeClock) -> None:
-    sampler = Poller([source(clock, "power_w", 13.9, [])], clock=clock)
-    sampler.poll_once()
+    poller = Poller([source(clock, "power_w", 13.9, [])], clock=clock)
+    poller.poll_once()
     clock.advance(2.0)
-    aged = sampler.snapshot
+    aged = poller.snapshot
     assert aged.power_w.value is None
-    assert sampler.snapshot is aged
+    assert poller.snapshot is aged
 
 
 def test_a_slow_sensor_is_asked_less_often_and_its_values_hold_longer(clock: FakeClock) -> None:
@@ -131,11 +129,11 @@ def test_a_slow_sensor_is_asked_less_often_and_its_values_hold_longer(clock: Fak
         clock.advance(0.4)
         return Reading(13.9, "W", clock(), "i2c")
 
-    sampler = Poller(
+    poller = Poller(
         [Source.single("i2c", "power_w", dawdle), source(clock, "temperature_c", 60.0, fast_asked)], clock=clock
     )
     for _ in range(200):
-        assert sampler.poll_once().power_w.value == 13.9
+        assert poller.poll_once().power_w.value == 13.9
         clock.advance(0.1)
     # 0.4 s of reading in 8 s and not in every half second.
     assert SLOW_S < 0.4
@@ -152,23 +150,23 @@ def test_a_sensor_that_is_quick_again_is_asked_at_the_full_rate(clock: FakeClock
         clock.advance(next(pauses, 0.0))
         return Reading(13.9, "W", clock(), "i2c")
 
-    sampler = Poller([Source.single("i2c", "power_w", read)], clock=clock)
+    poller = Poller([Source.single("i2c", "power_w", read)], clock=clock)
     for _ in range(250):
-        sampler.poll_once()
+        poller.poll_once()
         clock.advance(0.1)
     assert len(asked) > 8
 
 
-def test_a_clock_that_jumps_forward_makes_values_stale_and_back_does_not_stop_sampling(clock: FakeClock) -> None:
+def test_a_clock_that_jumps_forward_makes_values_stale_and_back_does_not_stop_polling(clock: FakeClock) -> None:
     asked: list[float] = []
-    sampler = Poller([source(clock, "power_w", 13.9, asked), source(clock, "gpu_load", 0.5, asked)], clock=clock)
-    sampler.poll_once()
+    poller = Poller([source(clock, "power_w", 13.9, asked), source(clock, "gpu_load", 0.5, asked)], clock=clock)
+    poller.poll_once()
     clock.advance(3600)
-    assert [reading.value for _, reading in sampler.snapshot] == [None] * len(UNITS)
-    assert sampler.poll_once().power_w.value == 13.9
+    assert [reading.value for _, reading in poller.snapshot] == [None] * len(UNITS)
+    assert poller.poll_once().power_w.value == 13.9
     clock.advance(-7200)
     before = len(asked)
-    snapshot = sampler.poll_once()
+    snapshot = poller.poll_once()
     assert len(asked) == before + 2
     assert (snapshot.power_w.value, snapshot.gpu_load.value) == (13.9, 0.5)
     assert snapshot.power_w.time_s == clock()
@@ -181,13 +179,13 @@ def test_a_clock_that_goes_back_frees_a_source_that_was_backing_off(clock: FakeC
         asked.append(clock())
         raise OSError("gone")
 
-    sampler = Poller([Source.single("x", "power_w", broken)], clock=clock)
+    poller = Poller([Source.single("x", "power_w", broken)], clock=clock)
     for _ in range(40):
-        sampler.poll_once()
+        poller.poll_once()
         clock.advance(0.5)
     before = len(asked)
     clock.advance(-3600)
-    sampler.poll_once()
+    poller.poll_once()
     assert len(asked) == before + 1
 
 

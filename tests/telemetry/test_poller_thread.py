@@ -37,12 +37,12 @@ def gate() -> Iterator[Gate]:
 
 
 def test_starting_asks_nothing_in_the_callers_thread(gate: Gate) -> None:
-    sampler = Poller([gate.source])
-    assert sampler.start() is sampler  # returns although the first reading hangs
+    poller = Poller([gate.source])
+    assert poller.start() is poller  # returns although the first reading hangs
     assert gate.entered.wait(WAIT_S)
-    assert sampler.snapshot.cpu_load.reason == "not read yet"
+    assert poller.snapshot.cpu_load.reason == "not read yet"
     gate.open.set()
-    sampler.stop()
+    poller.stop()
     assert threading.get_ident() not in gate.threads
 
 
@@ -57,9 +57,9 @@ def test_the_thread_samples_again_and_again_until_stopped() -> None:
         return Reading(0.5, "ratio", 0.0, "x")
 
     closed = threading.Event()
-    with Poller([Source.single("x", "cpu_load", read, closed.set)], fast_hz=200.0) as sampler:
+    with Poller([Source.single("x", "cpu_load", read, closed.set)], fast_hz=200.0) as poller:
         assert enough.wait(WAIT_S)
-        assert sampler.start() is sampler  # a second start makes no second thread
+        assert poller.start() is poller  # a second start makes no second thread
     thread = asked[0]
     assert thread.daemon
     assert not thread.is_alive()
@@ -69,18 +69,18 @@ def test_the_thread_samples_again_and_again_until_stopped() -> None:
 
 def test_stopping_twice_and_starting_again(gate: Gate) -> None:
     gate.open.set()
-    sampler = Poller([gate.source])
-    sampler.stop()
-    sampler.start()
+    poller = Poller([gate.source])
+    poller.stop()
+    poller.start()
     assert gate.entered.wait(WAIT_S)
-    sampler.stop()
-    sampler.stop()
+    poller.stop()
+    poller.stop()
     gate.entered.clear()
     # The next sample of the fast tier may not be due yet; ask for the restart and not for the sample.
-    with sampler:
-        assert sampler._thread is not None
-        assert sampler._thread.is_alive()
-    assert sampler._thread is None
+    with poller:
+        assert poller._thread is not None
+        assert poller._thread.is_alive()
+    assert poller._thread is None
 
 
 def test_an_exception_ends_the_thread_as_well(gate: Gate) -> None:

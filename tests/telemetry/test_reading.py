@@ -13,7 +13,7 @@ from balcony_edge.telemetry.reading import UNITS
 
 def test_the_package_exports_what_it_promises() -> None:
     assert sorted(telemetry.__all__) == [
-        *("FakeSensors", "Player", "Reading", "Recorder", "Sampler", "Sensors", "Snapshot")
+        *("FakeSensors", "Player", "Poller", "Reading", "Recorder", "Sensors", "Snapshot")
     ]
     assert all(hasattr(telemetry, name) for name in telemetry.__all__)
 
@@ -91,7 +91,7 @@ def test_fake_sensors_say_what_they_are_told() -> None:
         assert sensors.snapshot.power_w.value is None
         assert sensors.snapshot.power_w.reason
         sensors.snapshot = Snapshot.unknown("replaced")
-        assert sensors.poll_once().gpu_load.reason == "replaced"
+        assert sensors.snapshot.gpu_load.reason == "replaced"
     assert not sensors.running
 
 
