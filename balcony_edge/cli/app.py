@@ -1,4 +1,4 @@
-"""``balcony-edge``: gathers the verbs, and turns errors into one clear message and an exit code."""
+"""``balcony-edge``: collects the verbs, and turns errors into one clear message and an exit code."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def _options(
 
 
 def add_plugins(to: typer.Typer) -> None:
-    """Add the verbs that installed packages offer by entry point (the workstation's: train, export).
+    """Add the verbs that installed packages offer as entry points, such as train and export.
 
-    A verb that leaves its arguments to another program says so in an attribute ``context_settings`` (click's).
+    A verb that hands its arguments to another program has an attribute ``context_settings`` (click's).
     """
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
         verb = entry.load()
@@ -59,7 +59,7 @@ def add_plugins(to: typer.Typer) -> None:
 
 
 def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--heldout")) -> list[str]:
-    """``--data a b`` as ``--data a --data b``: the form that a shell's wildcards give."""
+    """Turn ``--data a b`` into ``--data a --data b``: a shell's wildcard expands to the first form."""
     repeated: list[str] = []
     current = ""
     fresh = False
@@ -75,7 +75,7 @@ def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--
 
 
 def main() -> None:
-    """The console script. Exit codes: 0 done, 1 an error that was explained, 2 wrong usage, 130 interrupted."""
+    """The console script. Exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted."""
     try:
         add_plugins(app)
         app(args=repeat_options(sys.argv[1:]))
@@ -85,6 +85,6 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # The reader of stdout has gone (a pager, head): nothing is left to say.
+        # Whoever read stdout (a pager, head) has ended.
         sys.stderr.close()
         sys.exit(0)

@@ -14,7 +14,7 @@ import typer
 
 
 class Output(str, Enum):
-    """How the result is written."""
+    """Form of the result."""
 
     MD = "md"
     JSON = "json"
@@ -73,21 +73,21 @@ def bench(
 
 
 def _progress() -> Callable[[str], None]:
-    """A line that is written over, where somebody watches."""
+    """Prints progress on one line of a terminal; elsewhere it prints nothing."""
     if not sys.stderr.isatty():
         return lambda _: None
     return lambda text: print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
 
 
 def name(row: dict[str, Any], full: int) -> str:
-    """How a row's mode is called: "exit 3", "full", "lossless", "adaptive 25ms"."""
+    """The printed name of a row's mode: "exit 3 of 12", "full", "lossless", "adaptive 25ms"."""
     if row["mode"] == "exit":
         return f"exit {row['depth']} of {full}"
     return f"adaptive {row['budget']}" if row["mode"] == "adaptive" else str(row["mode"])
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """llama-bench's kind of table, then the machine on one line."""
+    """A table in Markdown like llama-bench's, then one line about the machine."""
     machine = found["machine"]
     full = next(row["depth"] for row in found["rows"] if row["mode"] == "full")
     head = [
@@ -119,7 +119,7 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def comma_separated(found: dict[str, Any]) -> str:
-    """One line per row, the machine's facts in each."""
+    """CSV with one line per row; each has the columns of the machine too."""
     out = io.StringIO()
     rows = [{**row, **found["machine"]} for row in found["rows"]]
     writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")

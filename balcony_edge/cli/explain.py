@@ -1,4 +1,4 @@
-"""``balcony-edge explain``: a log of decisions as a paragraph and a picture."""
+"""``balcony-edge explain``: a decision log as a paragraph and a picture."""
 
 from __future__ import annotations
 

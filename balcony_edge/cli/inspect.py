@@ -29,7 +29,7 @@ def inspect(
 
 
 def describe(bundle: Bundle) -> dict[str, Any]:
-    """All that is known of a bundle: what follows from the manifest, then the manifest itself."""
+    """All that is known of a bundle: what follows from the manifest, and the manifest itself."""
     manifest = bundle.manifest
     full = manifest.architecture.layers
     depths = []
@@ -57,7 +57,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
 
 
 def text(bundle: Bundle) -> str:
-    """The same for people, as aligned columns."""
+    """The same as text with aligned columns."""
     about = describe(bundle)
     manifest = about["manifest"]
     facts = [
@@ -103,7 +103,7 @@ def _number(value: float | None) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value of the manifest, whatever fields it has or will have."""
+    """A value of the manifest as text. Objects are written with whatever fields they have."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(entry)}" for key, entry in value.items())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""``balcony-edge profile``: measure this machine."""
+"""``balcony-edge profile``: measures this machine and writes its device profile."""
 
 from __future__ import annotations
 

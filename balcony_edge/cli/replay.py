@@ -1,4 +1,4 @@
-"""``balcony-edge replay``: the controller against fixed policies and oracles, on recorded replies and traces."""
+"""``balcony-edge replay``: plays the controller, fixed policies and oracles on recorded replies under load traces."""
 
 from __future__ import annotations
 
@@ -79,12 +79,12 @@ def replay(
     found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "records": about, "tokens": tokens}
     if plot is not None:
         drawn = [row for row in found["rows"] if row["trace"] == traces[0].name]
-        kept = sorted({row["budget_ms"] for row in drawn})
-        if not kept:
+        played = sorted({row["budget_ms"] for row in drawn})
+        if not played:
             raise RecordingError(f"the trace {traces[0].name} leaves no room for a budget", "give one with --budget")
-        budget_ms = kept[len(kept) // 2]
+        budget_ms = played[len(played) // 2]
         plots.replay(drawn, Contest(known, traces[0], tokens).governor_run(budget_ms), budget_ms, plot)
-    typer.echo(json.dumps(_finite(found)) if as_json else table(rows))
+    typer.echo(json.dumps(_finite(found)) if as_json else contest_table(rows))
 
 
 def _record(bundle: str, replies: int | None, out: Path | None) -> None:
@@ -110,7 +110,7 @@ def _progress(text: str) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: null."""
+    """The value with None for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -118,8 +118,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def table(rows: list[ContestRow]) -> str:
-    """A line per trace and budget: how the budget was kept, and what all would agree at the controller's cost."""
+def contest_table(rows: list[ContestRow]) -> str:
+    """A table with a line per trace and budget: whether the budget was kept, and the agreement of all policies.
+
+    The agreement is the one that each policy has at the controller's cost.
+    """
     columns = ("controller", "oracle_same_information", "oracle_clairvoyant", "static_mix", "threshold")
     lines = [
         f"{'trace':12} {'budget ms':>9} {'cost':>7} {'overspend':>9} {'forced':>6} {'controller':>10} {'oracle':>7}"

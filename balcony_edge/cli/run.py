@@ -1,4 +1,4 @@
-"""``balcony-edge run``: stream a reply under a budget."""
+"""``balcony-edge run``: streams a reply under a budget."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def run(
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt's text from -p, -f or stdin."""
+    """The text of the prompt, from -p, -f or stdin. Raises PromptError if there is none, or two."""
     if prompt is not None and file is not None:
         raise PromptError("both -p and -f were given", "give one of them")
     if file is not None and str(file) != "-":

@@ -1,4 +1,4 @@
-"""``balcony-edge push`` and ``balcony-edge pull``: bundles on the Hugging Face Hub or in a shared folder."""
+"""``balcony-edge push`` and ``balcony-edge pull``: share bundles on the Hugging Face Hub or in a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``balcony-edge watch``: all signals, live."""
+"""``balcony-edge watch``: prints all signals, live."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def watch(
 
 
 def _ticks(sensors: Poller | Player, interval_s: float, count: int | None) -> Iterator[float]:
-    """Seconds since the first look, once per interval, without drift; a recording ends with its end."""
+    """Yield the seconds since the start once per interval, without drift, until ``count`` or a recording's end."""
     from balcony_edge.telemetry import Player
 
     begun = time.monotonic()
     number = 0
     while count is None or number < count:
-        # The first values take a moment: loads are differences between two looks.
+        # Wait first: loads are differences between two readings.
         number += 1
         time.sleep(max(0.0, begun + number * interval_s - time.monotonic()))
         elapsed_s = time.monotonic() - begun
@@ -79,7 +79,7 @@ def _ticks(sensors: Poller | Player, interval_s: float, count: int | None) -> It
 
 @contextlib.contextmanager
 def _view(as_json: bool) -> Iterator[Show]:
-    """How a snapshot is shown: JSON, a live table, or a plain line."""
+    """A function that prints a snapshot: as JSON, in a live table, or as a plain line."""
     if as_json:
         yield _print_json
     elif sys.stdout.isatty():
@@ -100,12 +100,13 @@ def _print_json(snapshot: Snapshot, elapsed_s: float) -> None:
 
 
 class _LiveTable:
-    """The table, with the last looks at each signal as bars."""
+    """The live table. Each signal has its last values as bars."""
 
     def __init__(self) -> None:
         self._past: dict[str, list[float | None]] = {}
 
     def draw(self, snapshot: Snapshot | None) -> Table:
+        """The table with one more snapshot; with None only its head."""
         from rich import box
         from rich.table import Table
 
@@ -126,7 +127,10 @@ class _LiveTable:
 
 
 def _bars(past: list[float | None], whole: bool) -> str:
-    """Values as bars, of 1 where they are shares, else between the lowest and the highest; a gap where unknown."""
+    """Values as bars, with a gap for unknown ones.
+
+    A full bar is 1 if ``whole``, else the highest value, and the shortest bar the lowest one.
+    """
     known = [value for value in past if value is not None]
     if not known:
         return ""

@@ -1,1 +1,1 @@
-"""Measure this machine and write what was found as a device profile."""
+"""Measures this machine and writes the result as a device profile (``balcony-edge profile``)."""

@@ -1,7 +1,7 @@
-"""How many bytes a second the weights of a model can be read at: the speed limit of decoding.
+"""Measures memory bandwidth: how fast the weights of a model can be read, which limits the speed of decoding.
 
-A product of a vector with a matrix much larger than any cache, through ONNX Runtime itself, so that the same
-measurement holds on every provider.
+It times the product of a vector with a matrix that is much larger than any cache. ONNX Runtime computes it, so that the
+same measurement works on every provider.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 from balcony_edge.engine.runtime import PROVIDERS, Runtime, onnxruntime
 
-# y = x @ w over [1, k] and [k, n], fp32, opset 13; tests/export/test_probe_graph.py has the recipe.
+# An ONNX graph: y = x @ w, fp32 [1, k] and [k, n], opset 13. tests/export/graphs/test_probe_graph.py builds the same.
 GRAPH = base64.b64decode(
     "CAgSDGJhbGNvbnktZWRnZTphChEKAXgKAXcSAXkiBk1hdE11bBIJYmFuZHdpZHRoWhQKAXgSDwoNCAESCQoCCAEKAxIBa1oVCgF3EhAKDggBEgoK"
     "AxIBawoDEgFuYhQKAXkSDwoNCAESCQoCCAEKAxIBbkIECgAQDQ=="
 )
 LARGEST_BYTES = 512 << 20
 SMALLEST_BYTES = 32 << 20
-"""Less would measure a cache."""
+"""A smaller matrix would measure a cache."""
 ROUNDS = 5
 _ROWS = 4096
 
@@ -34,9 +34,9 @@ def measure_bandwidth(
     rounds: int = ROUNDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float | None:
-    """GB/s that this runtime reads at, with its provider and threads; ``None`` where memory is too short to tell.
+    """The memory bandwidth in GB/s, with the runtime's provider and threads; ``None`` if there is too little memory.
 
-    Takes an eighth of the available memory at the most. The best of ``rounds`` counts: what is slower was disturbed.
+    It uses at most an eighth of ``available_bytes``. The best of ``rounds`` counts: slower ones were disturbed.
     """
     size = LARGEST_BYTES if available_bytes is None else min(LARGEST_BYTES, int(available_bytes / 8))
     if size < SMALLEST_BYTES:
@@ -60,7 +60,7 @@ def _reader(provider: str, size: int) -> Callable[[], None]:
     columns = size // 4 // _ROWS
     values: dict[str, Any] = {
         "x": np.ones((1, _ROWS), np.float32),
-        # Real pages: zeros would all be one.
+        # Not zeros: for these the system may use a single page.
         "w": np.full((_ROWS, columns), 0.5, np.float32),
     }
     binding = session.io_binding()

@@ -1,4 +1,4 @@
-"""A measured profile: what was known of the device before, and what this machine said."""
+"""Builds a measured device profile: what was known about the device, and what was measured on this machine."""
 
 from __future__ import annotations
 
@@ -38,10 +38,19 @@ def measure_device(
     say: _Say = lambda _: None,
     power_window_s: float = WINDOW_S,
 ) -> DeviceProfile:
-    """Measure memory bandwidth, every stage of ``bundle`` and, with a sensor, power; about half a minute.
+    """Measure memory bandwidth, every stage of a bundle and, if there is a sensor, power. It takes half a minute.
+
+    Args:
+        bundle: whose stages to time; None means the built-in demo.
+        provider, threads: as for a session.
+        profile: name or file of the device profile to start from; None means the one that fits.
+        sensors: where power and memory are read; None means this device.
+        say: told what is being measured.
+        power_window_s: seconds of rest and of work over which power is averaged.
 
     Raises:
-        BundleError, ProviderError, RuntimeMissingError, DeviceProfileError: as a session does.
+        BundleError, ProviderError, RuntimeMissingError: as for a session.
+        DeviceProfileError: the device profile to start from is missing or malformed.
     """
     opened = open_bundle(bundle)
     runtime = Runtime.start(provider, threads)
@@ -89,7 +98,7 @@ def measure_device(
 
 
 def install(text: str, path: Path) -> None:
-    """Write a profile's file whole or not at all.
+    """Write a device profile's text to a file, whole or not at all.
 
     Raises:
         DeviceProfileError: if it cannot be written.
@@ -141,7 +150,7 @@ def _profile(
 
 
 def _matching(identity: Identity) -> Matching:
-    """The most telling thing that this machine says of itself."""
+    """How to recognise this machine: by its module's or board's id, else its vendor and product, else its processor."""
     modules = _MODULE.findall(identity.compatible)
     if modules:
         return Matching(device_tree=(max(modules, key=len),))
@@ -153,7 +162,7 @@ def _matching(identity: Identity) -> Matching:
 
 
 def _wait(sensors: Sensors, limit_s: float = 3.0) -> float | None:
-    """Bytes of memory that are available, once the sensors have had their second look."""
+    """Wait until each sensor was read twice; returns the bytes of memory that are available."""
     begun = time.monotonic()
     while time.monotonic() - begun < limit_s:
         time.sleep(0.1)
@@ -169,7 +178,7 @@ def _token_ms(ladder: Ladder, depth: int) -> float:
 
 
 def _tokens(ladder: Ladder, depth: int, times: list[float] | None = None) -> None:
-    """Decode a few tokens at one depth, greedily, from an empty context."""
+    """Decode a few tokens greedily at one depth, from an empty context. ``times`` gets the milliseconds of each."""
     ladder.rewind(0)
     token = 1
     for _ in range(min(_TOKENS, ladder.context)):
@@ -181,5 +190,5 @@ def _tokens(ladder: Ladder, depth: int, times: list[float] | None = None) -> Non
 
 
 def _rounded(value: float) -> float:
-    """Four digits: more would be noise."""
+    """The value with four digits: more would be noise."""
     return float(f"{value:.4g}")

@@ -1,4 +1,4 @@
-"""What the device draws while it rests and while it decodes, where it has a sensor for that."""
+"""Measures the power of the device at rest and while it decodes, if it has a sensor for that."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from balcony_edge.telemetry.reading import Snapshot
 from balcony_edge.telemetry.sensors import Sensors
 
 WINDOW_S = 6.0
-"""Sensors average over a second or more, and move every 100 ms at best."""
+"""Sensors average over a second or more, and are updated every 100 ms at best."""
 
 
 @dataclass(frozen=True, slots=True)
 class PowerDraw:
-    """Mean W of both, from one ``source``."""
+    """Mean power in W at rest and at work, both read from ``source``."""
 
     idle_w: float
     busy_w: float
@@ -30,7 +30,7 @@ def measure_power(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> PowerDraw | None:
-    """Rest for ``window_s``, then repeat ``work`` for as long; ``None`` where the energy is not known throughout."""
+    """Rest for ``window_s`` seconds, then repeat ``work`` for as long; ``None`` if the energy is not always known."""
     idle = _mean_w(sensors, lambda: sleep(0.1), window_s, clock)
     busy = _mean_w(sensors, work, window_s, clock) if idle is not None else None
     if idle is None or busy is None or idle[1] != busy[1] or not 0 < idle[0] < busy[0]:
@@ -41,7 +41,7 @@ def measure_power(
 def _mean_w(
     sensors: Sensors, step: Callable[[], None], window_s: float, clock: Callable[[], float]
 ) -> tuple[float, str] | None:
-    """Mean W while ``step`` is repeated: energy over time, both as the sensor tells them."""
+    """Mean power in W while ``step`` is repeated, and its source: energy over time, both by the sensor."""
     begun_s = clock()
     first: Snapshot | None = None
     last = sensors.snapshot
@@ -49,7 +49,7 @@ def _mean_w(
         step()
         last = sensors.snapshot
         if first is None and clock() - begun_s > window_s / 4:
-            first = last  # what went before has settled
+            first = last  # the sensor's mean no longer holds what went before
     if first is None or first.energy_j.value is None or last.energy_j.value is None:
         return None
     elapsed_s = last.energy_j.time_s - first.energy_j.time_s

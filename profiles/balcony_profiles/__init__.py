@@ -1,10 +1,10 @@
-"""What is known about each supported device before anything is measured on it.
+"""Device profiles: what is known about each supported device before anything is measured on it.
 
     load("agx-orin-64gb").memory_bandwidth_gb_s                      # 204.8
     match(Identity(compatible="nvidia,p3701-0005"))                  # Match(profile, "device tree p3701-0005")
 
-One TOML file per device; ``docs/profiles.md`` explains every key. A figure that is not known is absent there and
-``None`` here; a profile is a starting point for calibration and never a substitute for it.
+There is one TOML file per device; ``docs/profiles.md`` explains every key. An unknown figure is absent in the file and
+``None`` here. A device profile is where measuring begins; it does not replace it.
 """
 
 from __future__ import annotations

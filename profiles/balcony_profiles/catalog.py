@@ -25,32 +25,32 @@ _LARGEST_FILE = 1 << 20
 
 
 class ProfileError(ValueError):
-    """A profile's file says something that cannot be understood."""
+    """A device profile's file cannot be read or understood."""
 
 
 class UnknownProfileError(ValueError):
-    """No profile has the name that was asked for."""
+    """No device profile has the name that was asked for."""
 
 
 class Match(NamedTuple):
-    """A profile, and what it was recognised by."""
+    """A device profile, and what the machine was recognised by."""
 
     profile: DeviceProfile
     by: str
 
 
 def names() -> tuple[str, ...]:
-    """The names of all profiles that come with the package, sorted."""
+    """The names of all device profiles in the package, sorted."""
     found = (entry.name for entry in files("balcony_profiles").iterdir())
     return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
 
 
 @cache
 def load(name: str) -> DeviceProfile:
-    """The profile called ``name``, such as ``"orin-nano-8gb"``.
+    """The package's device profile called ``name``, such as ``"orin-nano-8gb"``.
 
     Raises:
-        UnknownProfileError: if there is none; the message lists the names.
+        UnknownProfileError: if there is none; the message lists all names.
         ProfileError: if its file is malformed.
     """
     known = names()
@@ -61,7 +61,7 @@ def load(name: str) -> DeviceProfile:
 
 
 def load_file(path: Path) -> DeviceProfile:
-    """The profile in a file of the user's own; its name is the file's.
+    """The device profile in a file of the user's own. The file's name is its name.
 
     Raises:
         ProfileError: if the file cannot be read or is malformed.
@@ -80,13 +80,13 @@ def load_file(path: Path) -> DeviceProfile:
 
 
 def parse(name: str, text: str) -> DeviceProfile:
-    """The profile in the TOML ``text``; every key must be known and have the right type.
+    """The device profile in a TOML text. Every key must be known, and every value of the right type.
 
     Raises:
-        ProfileError: naming the profile and the key.
+        ProfileError: which names the device profile and the key.
     """
     try:
-        # By way of JSON, whose lists the strict schema takes as tuples; TOML's dates are refused there.
+        # Converted to JSON first: from JSON the strict schema takes lists as tuples. TOML's dates are refused there.
         document = json.dumps({**tomllib.loads(text), "name": name})
         return DeviceProfile.model_validate_json(document)
     except ValidationError as error:
@@ -98,18 +98,18 @@ def parse(name: str, text: str) -> DeviceProfile:
 
 
 def to_toml(profile: DeviceProfile) -> str:
-    """The text of a profile's file; ``parse`` gives the same profile back."""
-    import tomli_w  # only whoever writes one needs it
+    """The TOML text of a device profile; ``parse`` turns it back into the same one."""
+    import tomli_w  # only needed to write one
 
     return tomli_w.dumps(profile.model_dump(mode="json", exclude={"name"}, exclude_defaults=True))
 
 
 def match(identity: Identity, profiles: Iterable[DeviceProfile] | None = None) -> Match | None:
-    """The profile of the machine that ``identity`` describes, or ``None`` for one that nobody has described.
+    """The device profile that fits a machine best, or ``None`` if none does.
 
-    The device tree speaks first, then DMI, the processor's name, the GPU's name, and last what kind of machine it is;
-    of several the longest id wins. ``profiles`` default to those of the package. A Jetson without a profile of its own
-    is not taken for anything generic.
+    The device tree's ids count most, then DMI, the name of the processor, the name of the GPU, and last the kind of
+    machine. Among equals the longest id wins. A Jetson without a device profile of its own gets no generic one.
+    ``profiles``: those to choose from; the package's by default.
     """
     best: tuple[tuple[int, int, bool], Match] | None = None
     for profile in (load(name) for name in names()) if profiles is None else profiles:
@@ -120,7 +120,7 @@ def match(identity: Identity, profiles: Iterable[DeviceProfile] | None = None) -
 
 
 def _score(profile: DeviceProfile, identity: Identity) -> tuple[tuple[int, int, bool], str] | None:
-    """((rank of the evidence, its length, whether it is about laptops), what it is), or ``None``."""
+    """((rank of the evidence, length of the id, whether it is about laptops), the evidence); ``None`` without any."""
     wanted = profile.match
     ways = (
         ("device tree", wanted.device_tree, identity.compatible, True),
@@ -133,7 +133,7 @@ def _score(profile: DeviceProfile, identity: Identity) -> tuple[tuple[int, int, 
         if hits and _portable_fits(wanted, identity):
             longest = max(hits, key=len)
             if rank == 3 and identity.jetson:
-                continue  # an integrated GPU says nothing of the board
+                continue  # the same integrated GPU is on several boards
             return (len(ways) - rank, len(longest), wanted.portable is not None), f"{title} {longest}"
     if profile.tag == "generic" and not any(ids for _, ids, _, _ in ways) and not identity.jetson:
         return ((0, 0, False), "nothing more specific") if _portable_fits(wanted, identity) else None
@@ -143,7 +143,7 @@ def _score(profile: DeviceProfile, identity: Identity) -> tuple[tuple[int, int, 
 def _says(said: str, wanted: str, whole: bool) -> bool:
     if not whole:
         return wanted.lower() in said.lower()
-    # Module ids hold hyphens, so that "p3767-0005" must not be found in "p3767-0005x".
+    # A whole id: "p3767-0005" must not be found in "p3767-0005x".
     return re.search(rf"(?<![a-z0-9]){re.escape(wanted.lower())}(?![a-z0-9])", said.lower()) is not None
 
 

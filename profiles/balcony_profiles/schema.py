@@ -1,4 +1,4 @@
-"""The schema of a profile's file. Keys that nobody knows and values of the wrong type are refused."""
+"""The schema of a device profile's file. Unknown keys and values of the wrong type are refused."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class _Table(BaseModel):
 
 
 class PowerMode(_Table):
-    """One mode of ``nvpmodel``. Names are caps on clocks, not watts, and ids are not ordered by power."""
+    """One mode of ``nvpmodel``. The watts in a name cap clocks; they are not what is drawn. Ids have no order."""
 
     name: Text
     id: Annotated[int, Field(ge=0)] | None = None
     default: bool = False
     nominal_w: Positive | None = None
-    """W that the vendor assigns to a mode whose name does not say it."""
+    """W that the vendor gives for a mode whose name has no watts."""
     measured_w: Positive | None = None
-    """W of the module that somebody has measured in this mode under full load."""
+    """Power of the module that somebody has measured in this mode under full load, W."""
 
 
 class Gpu(_Table):
@@ -32,11 +32,11 @@ class Gpu(_Table):
 
     architecture: Text | None = None
     sm: Positive | None = None
-    """CUDA compute capability."""
+    """CUDA compute capability, such as 8.7."""
     cores: Count | None = None
     max_clock_mhz: Positive | None = None
     super_max_clock_mhz: Positive | None = None
-    """MHz with the "Super" firmware, where one profile covers both."""
+    """MHz with the "Super" firmware, if the device profile covers both."""
 
 
 class Cpu(_Table):
@@ -48,56 +48,53 @@ class Cpu(_Table):
 
 
 class Matching(_Table):
-    """How a machine is recognised; each entry is a part of what the machine says, whatever the case."""
+    """How a machine is recognised. Each entry is a part of what the machine says of itself; case does not matter."""
 
     device_tree: tuple[Text, ...] = ()
-    """Whole ids in the device tree's ``compatible``: ``p3767-0005`` is not ``p3767-0005-super``."""
+    """Whole ids of the device tree: ``p3767-0005`` is in ``p3767-0005-super`` too; the longest wins."""
     dmi: tuple[Text, ...] = ()
     cpu: tuple[Text, ...] = ()
     nvml: tuple[Text, ...] = ()
     portable: bool | None = None
-    """Only laptops (true) or only others (false), for the generic profiles."""
+    """Only laptops (true) or only other machines (false), for the generic profiles."""
 
 
 class Rails(_Table):
-    """Power rails by label."""
+    """Power rails, by label."""
 
     total: tuple[Text, ...]
-    """Those that add up to the module. Nothing else may be added: rails nest."""
+    """The rails that add up to the module. No other may be added, since rails are nested."""
     parts: tuple[Text, ...] = ()
-    """Others, which the total holds already."""
+    """Other rails, which are included in the total."""
 
 
 class RatedLimits(_Table):
-    """What the device bears."""
+    """Limits of the device as its vendor rates them."""
 
     temperature_c: Positive | None = None
-    """Where the chip is slowed down, for a device that does not tell."""
+    """Temperature at which the chip is slowed down, °C, for a device that does not tell it itself."""
     power_w: Positive | None = None
+    """Highest power of the module, W."""
 
 
 class Defaults(_Table):
-    """How a model runs best here unless somebody says otherwise."""
+    """How a model runs best on this device."""
 
     provider: Literal["cpu", "cuda"]
     threads: Count | None = None
-    """``None``: one for each physical core."""
+    """``None``: one per physical core."""
 
 
 class ModelledPower(_Table):
-    """Watts from load, for a device without a sensor and for planning. A model, and never shown as a reading."""
+    """Power at rest and under full load in W, for a device without a sensor. It is an estimate, never a reading."""
 
     idle_w: Positive
     busy_w: Positive | None = None
     source: Text
 
-    def watts(self, load: float) -> float | None:
-        """W at a load of 0 to 1, linear between the two ends; ``None`` where the upper end is not known."""
-        return None if self.busy_w is None else self.idle_w + (self.busy_w - self.idle_w) * min(1.0, max(0.0, load))
-
 
 class Measured(_Table):
-    """What ``balcony-edge profile`` found, and under which conditions."""
+    """What ``balcony-edge profile`` measured, and under which conditions."""
 
     date: Text
     balcony_edge: Text
@@ -106,34 +103,36 @@ class Measured(_Table):
     threads: Count
     power_mode: Text | None = None
     bundle: Text
-    """sha256 of the bundle that the stages are of."""
+    """Digest (sha256) of the bundle whose stages were timed."""
     token_ms: dict[str, Positive] = {}
-    """Depth -> median ms of a token."""
+    """Depth → median time of a token, ms."""
     token_mj: Positive | None = None
-    """Energy of a full-depth token beyond idling, mJ."""
+    """Energy of a full-depth token beyond what the device uses at rest, mJ."""
     power_source: Text | None = None
+    """The sensor that told the power."""
     stages: dict[str, dict[str, Positive]] = {}
-    """Stage -> positions in one call -> ms of that call."""
+    """Stage → positions in one call → time of that call, ms."""
 
 
 class DeviceProfile(_Table):
-    """One device."""
+    """What is known about one device."""
 
     name: Text
     title: Text
     tag: Literal["published", "generic", "measured"]
-    """How far to trust the figures: ``published`` has not been measured by this project."""
+    """Where the figures are from. Published ones were not measured by this project; generic ones fit many devices."""
     source: Text
     match: Matching = Matching()
     soc: Text | None = None
     jetpack: Text | None = None
     ram_gb: tuple[Count, ...] = ()
-    """GB of memory, shared by CPU and GPU on a Jetson; all sizes that the device comes in."""
+    """All sizes of memory that the device comes in, GB. On a Jetson, CPU and GPU share it."""
     memory_bandwidth_gb_s: Positive | None = None
-    """Peak GB/s at the highest memory clock, which a power mode can cap; as read by a program if measured."""
+    """GB/s. Published: the peak at the highest memory clock, which a power mode may cap. Measured: what a program
+    got."""
     power_modes: tuple[PowerMode, ...] = ()
     super_power_modes: tuple[PowerMode, ...] = ()
-    """Modes that the "Super" firmware has instead, as far as known."""
+    """Modes that the "Super" firmware has instead, if known."""
     cpu: Cpu | None = None
     gpu: Gpu | None = None
     rails: Rails | None = None
@@ -141,8 +140,3 @@ class DeviceProfile(_Table):
     runtime: Defaults | None = None
     power_model: ModelledPower | None = None
     measured: Measured | None = None
-
-    @property
-    def default_power_mode(self) -> PowerMode | None:
-        """The mode of a freshly flashed device, or ``None`` when that is not known."""
-        return next((mode for mode in self.power_modes if mode.default), None)

@@ -1,1 +1,1 @@
-"""One reader for each source of signals."""
+"""One reader for each source of signals. Readers never raise: what they cannot read is unknown, with a reason."""

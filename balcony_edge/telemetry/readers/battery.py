@@ -1,8 +1,8 @@
-"""Batteries and mains as the kernel sees them, from /sys/class/power_supply.
+"""Batteries and mains power, from /sys/class/power_supply.
 
-Drivers disagree about signs, units and which files exist, and any file can fail at any time. So every
-quantity has a list of ways to get it, direction comes from ``status`` and never from a sign, and no field
-takes another one down.
+Drivers differ in signs, in units and in which files exist, and any file can fail at any time. So there are several ways
+to get each quantity; whether a battery is charging comes from ``status`` and never from a sign; and a signal that
+cannot be read does not affect the others.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from balcony_edge.telemetry.reading import Clock, Reading
 _BASE = "sys/class/power_supply"
 _SOURCE = "power_supply"
 _LARGEST_W = 10_000.0
-_FULLEST = 1.1  # a fresh gauge may read a little above full; more than that is garbage
+_FULLEST = 1.1  # a new gauge may read a little above full; more than that is an error
 
 
 class BatteryReadings(NamedTuple):
-    """The battery signals of a :class:`~balcony_edge.telemetry.reading.Snapshot`, read together."""
+    """The battery signals of a Snapshot, read together."""
 
     level: Reading
     power: Reading
@@ -33,7 +33,7 @@ class BatteryReadings(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Charge:
-    """One battery's level (0 to 1) and, where it is known, its full size in Wh."""
+    """One battery's level (0 to 1), and its energy when full in Wh, None if unknown."""
 
     level: float
     full_wh: float | None
@@ -44,7 +44,7 @@ class _Charge:
 
 
 class BatteryReader:
-    """Reads all batteries of the system as one, without raising; peripherals' batteries do not count."""
+    """Reads all batteries of the system as if they were one. Batteries of peripherals do not count."""
 
     def __init__(
         self, root: str | os.PathLike[str] = "/", *, sysfs: Sysfs | None = None, clock: Clock = time.monotonic
@@ -54,14 +54,14 @@ class BatteryReader:
         self._slopes: dict[str, Slope] = {}
 
     def read(self) -> BatteryReadings:
-        """Level (0 to 1), power (W, positive while discharging), mains (1.0 or 0.0) and energy left (Wh)."""
+        """Level (0 to 1), power (W, positive while discharging), mains power (1.0 or 0.0) and energy left (Wh)."""
         batteries, feeds = self._supplies()
         mains = self._mains(batteries, feeds)
         charges = {battery: self._charge(battery) for battery in batteries}
         return BatteryReadings(self._level(charges), self._power(charges, mains), mains, self._energy(charges))
 
     def system_power(self) -> Reading:
-        """What the whole device draws, W: only the battery's power, and only while nothing else feeds it."""
+        """Power of the whole device, W. It is the battery's power while nothing else feeds the device, else unknown."""
         readings = self.read()
         if not readings.power.known:
             return readings.power
@@ -165,19 +165,19 @@ class BatteryReader:
         return watts if watts <= _LARGEST_W else None
 
     def _slope(self, battery: str, charge: _Charge | None) -> float | None:
-        """W from the change of the energy left: slow, and the last resort."""
+        """Power in W from how fast the energy left changes. It is slow, so it is used last."""
         slope = self._slopes.setdefault(battery, Slope())
         return None if charge is None or charge.left_wh is None else slope.add(self._clock(), charge.left_wh)
 
     def _mains(self, batteries: list[str], feeds: list[str]) -> Reading:
         online = [self._sysfs.number(f"{feed}/online") for feed in feeds]
-        # USB supplies say 2 for a programmable contract.
+        # USB supplies say 2 if they have negotiated a programmable voltage.
         if any(number.value in (1, 2) for number in online):
             return self._known(1.0, "bool")
         if any(self._sysfs.text(f"{battery}/status").value == "Charging" for battery in batteries):
             return self._known(1.0, "bool")
         if not feeds:
-            # A battery can discharge with the plug in, so its status cannot stand in for the missing node.
+            # A battery can discharge while the plug is in, so its status says nothing about mains power.
             return self._unknown("bool", "no mains supply is listed")
         for feed, number in zip(feeds, online, strict=True):
             if number.value != 0:

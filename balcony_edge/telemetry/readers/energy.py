@@ -1,22 +1,22 @@
-"""Joules where a sensor only tells watts."""
+"""Computes energy (J) for sensors that only tell power (W)."""
 
 from __future__ import annotations
 
 from balcony_edge.telemetry.reading import Reading
 
 LONGEST_GAP_S = 5.0
-"""Nobody knows what was drawn in a longer gap, so the counter begins anew after one."""
+"""After a longer gap between two readings the counter begins anew, since the power meanwhile is unknown."""
 
 
 class EnergyMeter:
-    """Adds up power readings by the trapezoid rule. At 2 Hz it is good for means over 5 s and more."""
+    """Adds up power over time by the trapezoid rule. Polled at 2 Hz, it is good for means over 5 s and more."""
 
     def __init__(self) -> None:
         self._last: Reading | None = None
         self._joules = 0.0
 
     def add(self, power: Reading) -> Reading:
-        """J since the counter began, from one more reading in W; unknown when that is unknown."""
+        """Add one reading in W; returns the energy in J since the counter began. Unknown if the reading is."""
         if power.value is None:
             return Reading.unknown("J", power.source, power.reason, power.time_s)
         last, self._last = self._last, power

@@ -1,7 +1,7 @@
-"""The host's processor and memory, through psutil and cpufreq.
+"""Load, clock and memory of the processor, through psutil and cpufreq.
 
-Of psutil only what is safe: its sensors raise TypeError on a Jetson with a power-gated zone, and its battery
-raises where /sys has no power_supply folder.
+Only some functions of psutil are used, because others raise: its temperature sensors on a Jetson with a power-gated
+zone, its battery where /sys has no power_supply folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Clock, Reading
 
-_SHORTEST_S = 0.1  # below that the kernel's counters have hardly moved
+_SHORTEST_S = 0.1  # over a shorter time the kernel's counters have hardly moved
 _CPUFREQ = "sys/devices/system/cpu/cpufreq"
 _FASTEST_HZ = 10e9
 
@@ -26,9 +26,10 @@ def _import_psutil() -> Any:
 
 
 class HostReader:
-    """Processor load since the reading before, and memory. ``load`` returns ``psutil``; a test gives its own.
+    """Load of the processor since the reading before, its clock, and memory.
 
-    ``elsewhere``: the files are another device's, of which psutil knows nothing.
+    ``load``: returns the module psutil; a test gives its own. ``elsewhere``: the files below the root are another
+    device's, which psutil cannot read.
     """
 
     def __init__(
@@ -51,21 +52,24 @@ class HostReader:
         self._process_s = 0.0
 
     def cpu_load(self) -> Reading:
-        """Busy share of all cores, 0 to 1, without blocking. A thread's first call opens the interval."""
+        """Busy share of all cores since the call before, 0 to 1. A thread's first call only begins the interval."""
         now, thread = self._clock(), threading.get_ident()
         if self._last is not None and 0 <= now - self._started_s < _SHORTEST_S:
             return self._last
         percent = self._ask("ratio", lambda psutil: psutil.cpu_percent(interval=None))
         if isinstance(percent, Reading):
             return percent
-        # psutil keeps its counters per thread and answers each thread's first call with a meaningless 0.0.
+        # psutil has counters for each thread, and answers a thread's first call with a meaningless 0.0.
         first = thread != self._thread
         self._thread, self._started_s = thread, now
         self._last = self._share(percent, 100, first)
         return self._last
 
     def process_cpu_load(self) -> Reading:
-        """Share of all cores that this process keeps busy, 0 to 1; the first call opens the interval."""
+        """Share of all cores that this process has kept busy since the call before, 0 to 1.
+
+        The first call only begins the interval.
+        """
         now = self._clock()
         if self._process_last is not None and 0 <= now - self._process_s < _SHORTEST_S:
             return self._process_last
@@ -74,19 +78,19 @@ class HostReader:
         if isinstance(percent, Reading):
             return percent
         self._process_s = now
-        # Threads are counted in slices: a busy process may read a little more than the cores there are.
+        # The kernel counts in time slices, so a busy process may seem to use a little more than all cores.
         self._process_last = self._share(percent, 100 * (os.cpu_count() or 1), first, slack=1.2)
         return self._process_last
 
     def memory(self) -> tuple[Reading, Reading]:
-        """(memory that is available, resident memory of this process), both in bytes."""
+        """(memory that is still available, resident memory of this process), both in bytes."""
         return (
             self._bytes(lambda psutil: psutil.virtual_memory().available),
             self._bytes(lambda psutil: self._own(psutil).memory_info().rss),
         )
 
     def cpu_clock(self) -> Reading:
-        """Present clock of the fastest cluster of cores, Hz."""
+        """Present clock of the fastest group of cores, Hz."""
         reason = f"no clock under /{_CPUFREQ}"
         fastest = 0
         for policy in self._sysfs.entries(_CPUFREQ):
@@ -100,13 +104,13 @@ class HostReader:
         return Reading.unknown("Hz", "cpufreq", f"{hertz} Hz is implausible" if fastest else reason, self._clock())
 
     def _own(self, psutil: Any) -> Any:
-        """This process; after a fork another one."""
+        """psutil's object for this process; a new one after a fork."""
         if self._process is None or self._process.pid != os.getpid():
             self._process = psutil.Process()
         return self._process
 
     def _ask(self, unit: str, call: Callable[[Any], object]) -> object:
-        """What psutil answers, or a Reading that says why it does not."""
+        """psutil's answer, or an unknown Reading if it has none."""
         if self._elsewhere:
             return self._unknown(unit, "psutil only reads this machine, and the files are another device's")
         try:

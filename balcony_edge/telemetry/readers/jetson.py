@@ -1,4 +1,4 @@
-"""A Jetson's GPU load and GPU clock from sysfs, without root and without a helper service.
+"""Load and clock of a Jetson's GPU, from sysfs, without root and without tegrastats.
 
 Nano, Xavier, Orin    /sys/class/devfreq/<gpu>/device/load   per-mille
 Thor                  no load file; marked by /sys/class/devfreq/gpu-gpc-0, which does have a clock
@@ -22,9 +22,9 @@ _FASTEST_HZ = 10e9
 
 
 class JetsonReader:
-    """Reads one signal at a time; an absent, gated or implausible one is unknown, never an exception.
+    """Reads one signal at a time. One that is absent, power-gated or implausible is unknown.
 
-    Nothing is remembered between calls: a node that appears late or is renamed is found by the next one.
+    Nothing is remembered between calls, so a file that appears late or is renamed is found by the next call.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class JetsonReader:
         self._clock = clock
 
     def gpu_load(self) -> Reading:
-        """Busy share of the GPU, 0 to 1, of all processes. 0 is an idle or a power-gated GPU."""
+        """Busy share of the GPU, for all processes, 0 to 1. 0 means that the GPU is idle or power-gated."""
         reasons = []
         nodes = [f"{DEVFREQ}/{node}/device/load" for node in self.gpu_nodes()]
         for path in [*nodes, *_FIXED_LOADS]:
@@ -49,7 +49,7 @@ class JetsonReader:
         return self._unknown("ratio", f"no GPU under /{DEVFREQ}")
 
     def gpu_clock(self) -> Reading:
-        """Present clock of the GPU, Hz. A clock of 0 is a power-gated GPU, hence unknown."""
+        """Present clock of the GPU, Hz. Unknown while the GPU is power-gated, for which the kernel says 0."""
         nodes = self.gpu_nodes()
         if THOR_GPU in self._sysfs.entries(DEVFREQ):
             nodes.insert(0, THOR_GPU)
@@ -65,7 +65,7 @@ class JetsonReader:
         return self._unknown("Hz", reason)
 
     def gpu_nodes(self) -> list[str]:
-        """Names under devfreq whose device-tree node is a GPU; the names themselves differ by release."""
+        """The entries of devfreq that are GPUs by their device-tree node. Their own names differ by release."""
         nodes = []
         for node in self._sysfs.entries(DEVFREQ):
             name = self._sysfs.text(f"{DEVFREQ}/{node}/device/of_node/name").value

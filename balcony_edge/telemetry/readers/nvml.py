@@ -1,8 +1,7 @@
-"""NVIDIA's management library, asked signal by signal.
+"""Load, clock, power, heat and energy of an NVIDIA GPU, through NVIDIA's management library (NVML).
 
-A device that NVML counts is not a device that it can measure: Orin answers init, count and name and nothing
-else, Thor answers some calls, and a call may succeed with a constant 0. So each signal is probed and judged
-on its own.
+NVML cannot measure every device that it lists: Orin answers init, count and name and nothing else, Thor some calls, and
+a call may succeed with a constant 0. So each signal is asked for and checked on its own.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ THROTTLE_REASONS = {
     0x40: "heat (hardware)",
     0x80: "power-brake",
 }
-"""The bits of NVML's clock event reasons that mean less speed than the clocks that were asked for."""
+"""Those bits of NVML's clock event reasons that mean that the GPU is slower than it was set to be."""
 
-# After these the handle is worthless: start again at init.
+# After these error codes the handle is useless, and NVML must be initialised again.
 _HANDLE_LOST = frozenset({1, 15, 16, 18, 28})
 
 
@@ -58,12 +57,11 @@ def _import_pynvml() -> Any:
 
 
 class NvmlReader:
-    """Load, clock, power, energy, temperature and throttling of the NVIDIA GPU number ``index``.
+    """Reads the signals of the NVIDIA GPU number ``index``.
 
-    The library is imported and initialised by the first reading (again after a fork, which NVML does not
-    survive). An open handle keeps a laptop's GPU awake, so ``close()`` as soon as nothing decodes on it.
-
-    ``load`` returns the module ``pynvml``; a test gives its own.
+    The first reading imports and initialises the library; it does so again after a fork, which NVML does not survive.
+    An open handle keeps a laptop's GPU awake, so call ``close`` once nothing is decoded on it. ``load``: returns the
+    module pynvml; a test gives its own.
     """
 
     def __init__(
@@ -85,12 +83,12 @@ class NvmlReader:
         self._counted = False
 
     def gpu_load(self) -> Reading:
-        """Busy share of the GPU over the driver's last window, 0 to 1, of all processes."""
+        """Busy share of the GPU in the driver's last window, for all processes, 0 to 1."""
         reading = self._ask("ratio", 0, 100, 0.01, lambda nvml, gpu: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu)
         if reading.value:
             self._counted = True
         elif reading.value == 0 and not self._counted and THOR_GPU in self._sysfs.entries(DEVFREQ):
-            # Older Thor drivers report 0 for ever: there a 0 means nothing until it has once been otherwise.
+            # Older drivers for Thor always report 0. So there a 0 is unknown until another value was seen.
             return self._unknown("ratio", "this driver may not count utilisation: it has only read 0 so far")
         return reading
 
@@ -101,7 +99,7 @@ class NvmlReader:
         )
 
     def power(self) -> Reading:
-        """Power of the graphics card, W (on Ampere and later the driver's mean over a second)."""
+        """Power of the graphics card, W. On Ampere and later it is a mean over one second."""
         return self._ask("W", 1, 2_000_000, 1e-3, lambda nvml, gpu: nvml.nvmlDeviceGetPowerUsage(gpu))
 
     def temperature(self) -> Reading:
@@ -111,7 +109,7 @@ class NvmlReader:
         )
 
     def temperature_limit(self) -> Reading:
-        """Where the GPU slows itself down, °C."""
+        """Temperature at which the GPU slows itself down, °C."""
         reading = self._ask(
             "°C",
             1,
@@ -122,12 +120,12 @@ class NvmlReader:
         return replace(reading, text="slowdown") if reading.known else reading
 
     def energy(self) -> Reading:
-        """J since the driver was loaded (Volta and later). It moves every 100 ms: take differences over seconds."""
+        """Energy since the driver was loaded, J (Volta and later). It is updated every 100 ms."""
         return self._ask("J", 1, 1 << 63, 1e-3, lambda nvml, gpu: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu))
 
     def throttled(self) -> Reading:
-        """1.0 while heat, power or the board's limits hold the clock down, with the reasons as ``text``."""
-        # Older drivers only have the second name, older bindings too.
+        """1.0 while heat, power or the board's limits hold the clock down, else 0.0. ``text`` has the reasons."""
+        # Older drivers and bindings only have the second name.
         reading = self._ask("bool", 0, 1 << 62, 1.0, lambda nvml, gpu: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
         if reading.value is None:
             reading = self._ask(
@@ -139,7 +137,7 @@ class NvmlReader:
         return replace(reading, value=float(bool(held)), text=" ".join(held))
 
     def name(self) -> str | None:
-        """What the GPU calls itself, or ``None``."""
+        """The name of the GPU, or ``None``."""
         if self._open():
             return None
         try:
@@ -149,16 +147,19 @@ class NvmlReader:
         return name if isinstance(name, str) and name.strip() else None
 
     def close(self) -> None:
-        """Let go of the GPU; the next reading opens it again."""
+        """Release the GPU; the next reading opens it again."""
         nvml, self._nvml, self._handle = self._nvml, None, None
         if nvml is not None and self._process == os.getpid():
             try:
                 nvml.nvmlShutdown()
-            except Exception:  # a driver that is gone cannot be shut down, nor needs to be
+            except Exception:  # a driver that is gone needs no shutdown
                 return
 
     def _ask(self, unit: str, lowest: int, highest: int, scale: float, call: Callable[[Any, Any], object]) -> Reading:
-        """One call; its answer counts only from ``lowest`` to ``highest`` (in NVML's unit) and is scaled."""
+        """Make one call. In NVML's unit the answer must lie within ``lowest`` and ``highest``.
+
+        The reading is the answer times ``scale``, in ``unit``.
+        """
         reason = self._open()
         if reason:
             return self._unknown(unit, reason)
@@ -175,7 +176,7 @@ class NvmlReader:
         return Reading(value * scale, unit, self._clock(), "nvml")
 
     def _open(self) -> str:
-        """Make sure that there is a handle of this process; the reason if there cannot be one, else empty."""
+        """Open a handle for this process if there is none; returns why that fails, empty if it does not."""
         if self._handle is not None and self._process == os.getpid():
             return ""
         if self._gpu_sleeps():
@@ -197,7 +198,7 @@ class NvmlReader:
         return ""
 
     def _gpu_sleeps(self) -> bool:
-        """Whether every NVIDIA display controller on PCI is suspended (a Jetson's GPU is not on PCI)."""
+        """Whether all NVIDIA GPUs on PCI are suspended. A Jetson's GPU is not on PCI."""
         base = "sys/bus/pci/devices"
         states = [
             self._sysfs.text(f"{base}/{device}/power/runtime_status").value

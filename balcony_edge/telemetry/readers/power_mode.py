@@ -1,4 +1,4 @@
-"""A Jetson's nvpmodel mode, without root and without running nvpmodel: two small files."""
+"""A Jetson's power mode (nvpmodel), from two small files, without root and without running nvpmodel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAME = re.compile(r"<\s*POWER_MODEL\s+ID=([0-9]+)\s+NAME=(\S+?)\s*>")
 
 
 class PowerModeReader:
-    """The mode in force. It can change at any time; the names in the configuration are read once per mode."""
+    """Reads the power mode in force, which can change at any time. The names of the modes are read once."""
 
     def __init__(self, sysfs: Sysfs, clock: Clock) -> None:
         self._sysfs = sysfs
@@ -24,7 +24,7 @@ class PowerModeReader:
         self._names: dict[int, str] = {}
 
     def read(self) -> Reading:
-        """The mode's number, with its name as ``text``; without a name the number alone."""
+        """The number of the mode, with its name as ``text``; that is empty if it has none."""
         status = self._sysfs.text(STATUS, 256)
         if status.value is None:
             reason = "this device has no nvpmodel" if "ENOENT" in status.reason else status.reason
@@ -39,6 +39,6 @@ class PowerModeReader:
 
 
 def mode_names(sysfs: Sysfs) -> dict[int, str]:
-    """The modes that this board's configuration defines, number -> name; empty where there is none."""
+    """Number → name of the power modes that this board's configuration defines; empty without a configuration."""
     config = sysfs.text(CONFIG, _LARGEST_CONFIG).value or ""
     return {int(number): name for number, name in _NAME.findall(config)}

@@ -1,7 +1,7 @@
-"""A Jetson module's total power from its rail monitors.
+"""The total power of a Jetson module, from the monitors of its power rails.
 
-Rails nest: VDD_IN already holds VDD_CPU_GPU_CV. So a board's total is a fixed set of rails, chosen by the
-labels that are present, and no other rail is ever added.
+Rails are nested: VDD_IN feeds VDD_CPU_GPU_CV and others. So the total is the sum of a fixed set of rails, which is
+chosen by the labels that are there. No other rail may be added.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOTALS: tuple[tuple[str, ...], ...] = (
     ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),  # AGX Thor without INA238
     ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),  # AGX Xavier
 )
-"""Which rails add up to the module, first match wins."""
+"""Sets of rails that add up to the module. The first set whose labels are all there is used."""
 
 _HWMON = "sys/class/hwmon"
 _IIO = "sys/bus/i2c/drivers/ina3221x"
@@ -29,7 +29,7 @@ _LARGEST_W = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class _Rail:
-    """Where one rail is read: a file in µW or mW, else a pair of files in mV and mA."""
+    """The files of one rail: one in µW or mW (``watts_per_unit``), or else two in mV and mA."""
 
     chip: str
     power_file: str = ""
@@ -39,14 +39,14 @@ class _Rail:
 
 
 class ModulePower:
-    """Total module power in W. One read can block for about 7 ms a rail: never on a decoder's thread."""
+    """Reads the module's total power. A read can block for about 7 ms per rail, so it must not delay decoding."""
 
     def __init__(self, sysfs: Sysfs, clock: Clock) -> None:
         self._sysfs = sysfs
         self._clock = clock
 
     def read(self) -> Reading:
-        """W of the module; unknown when a rail of its total is missing, switched off or implausible."""
+        """Power of the module, W. Unknown if one of its rails is missing, switched off or implausible."""
         rails = self._rails()
         for labels in TOTALS:
             if all(label in rails for label in labels):
@@ -65,7 +65,7 @@ class ModulePower:
             if watts < -_NOISE_W:
                 return self._unknown(source, f"rail {label}: {watts:.1f} W is implausible")
             total += max(0.0, watts)
-        # Single rails do rest at 0 W; a module that runs this code cannot.
+        # A single rail may be at 0 W, but not a module that runs this code.
         if not 0.0 < total <= _LARGEST_W:
             return self._unknown(source, f"a total of {total:.1f} W is implausible")
         return Reading(total, "W", self._clock(), source)

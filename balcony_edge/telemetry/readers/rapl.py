@@ -1,4 +1,4 @@
-"""An x86 processor's own energy counter (RAPL), where it may be read: most kernels keep it for root."""
+"""Power and energy of an x86 processor, from its own counter (RAPL). Most kernels let only root read it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SHORTEST_S = 0.05
 
 
 class RaplReadings(NamedTuple):
-    """Power since the reading before, and energy since the first one."""
+    """Power since the reading before (W), and energy since the first one (J)."""
 
     power: Reading
     energy: Reading
 
 
 class RaplReader:
-    """W and J of all processor packages. The counters wrap around after minutes to hours; that is made good."""
+    """Reads all processor packages. Their counters wrap around after minutes to hours, which is corrected."""
 
     def __init__(self, sysfs: Sysfs, clock: Clock) -> None:
         self._sysfs = sysfs
@@ -32,7 +32,7 @@ class RaplReader:
         self._joules = 0.0
 
     def read(self) -> RaplReadings:
-        """The first reading opens the interval and knows no power."""
+        """Power and energy. The first call only begins the interval, and both are unknown."""
         counters, reason = self._counters()
         now = self._clock()
         if reason:
@@ -63,12 +63,12 @@ class RaplReader:
         return RaplReadings(Reading(watts, "W", now, source), Reading(self._joules, "J", now, source))
 
     def _counters(self) -> tuple[dict[str, int], str]:
-        """µJ of every package, and why there are none."""
+        """The counter of every package in µJ, and why there are none (empty if there are)."""
         counters = {}
         for entry in self._sysfs.entries(_BASE):
             if not _PACKAGE.fullmatch(entry):
                 continue
-            # A top-level domain can also be the whole platform, which holds the packages.
+            # There may also be a domain for the whole platform, which includes the packages.
             if not (self._sysfs.text(f"{_BASE}/{entry}/name").value or "").startswith("package"):
                 continue
             number = self._sysfs.number(f"{_BASE}/{entry}/energy_uj")

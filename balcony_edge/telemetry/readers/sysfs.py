@@ -1,4 +1,4 @@
-"""The one way in which small kernel files are read: bounded, non-blocking, and never raising."""
+"""Reads small kernel files: never more than a few bytes, without blocking, and without raising."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ ReadFile = Callable[[str, int], bytes]
 
 
 class Text(NamedTuple):
-    """A file's text without surrounding blanks and NULs, or ``None`` and why."""
+    """A file's text without surrounding blanks and NULs, or ``None`` with the reason."""
 
     value: str | None
     reason: str = ""
 
 
 class Number(NamedTuple):
-    """A file's integer, or ``None`` and why."""
+    """The integer in a file, or ``None`` with the reason."""
 
     value: int | None
     reason: str = ""
@@ -31,11 +31,11 @@ class Number(NamedTuple):
 def read_file(path: str, size: int) -> bytes:
     """At most ``size`` bytes from the start of ``path``.
 
-    ``os.pread`` and not ``open().read()``: a power-gated sensor answers EAGAIN, which Python's buffered files
-    turn into a TypeError. O_NONBLOCK keeps a FIFO without a writer from hanging the caller.
+    It uses ``os.pread`` because a power-gated sensor answers EAGAIN, which Python's buffered files turn into a
+    TypeError. With O_NONBLOCK a FIFO without a writer does not block.
 
     Raises:
-        OSError: whatever the kernel answers; EAGAIN is its subclass BlockingIOError.
+        OSError: whatever the kernel answers; for EAGAIN it is a BlockingIOError.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
@@ -45,7 +45,7 @@ def read_file(path: str, size: int) -> bytes:
 
 
 class Sysfs:
-    """Files below ``root`` (``/`` on a device, a folder of fixtures in a test), read through ``read``."""
+    """The files below ``root``: ``/`` on a device, a folder of fixtures in a test. ``read`` reads one file."""
 
     def __init__(self, root: str | os.PathLike[str] = "/", read: ReadFile = read_file) -> None:
         self._root = os.fspath(root).rstrip("/")
@@ -56,7 +56,7 @@ class Sysfs:
         return f"{self._root}/{path.lstrip('/')}"
 
     def text(self, path: str, size: int = 64) -> Text:
-        """The text of a file of fewer than ``size`` bytes. Never raises; an empty file is a failure."""
+        """The text of a file of fewer than ``size`` bytes. An empty or a longer file has none."""
         try:
             raw = self._read(self.path(path), size)
         except OSError as error:
@@ -67,7 +67,7 @@ class Sysfs:
         return Text(text) if text else Text(None, f"/{path.lstrip('/')}: empty")
 
     def number(self, path: str) -> Number:
-        """The decimal integer that is all a file holds. Never raises."""
+        """The integer in a file that holds nothing else."""
         text = self.text(path)
         if text.value is None:
             return Number(None, text.reason)
@@ -76,7 +76,7 @@ class Sysfs:
         return Number(int(text.value))
 
     def entries(self, path: str) -> tuple[str, ...]:
-        """The sorted names in a folder; empty when it is absent or unreadable."""
+        """The names in a folder, sorted; empty if there is no such folder or it cannot be read."""
         try:
             with os.scandir(self.path(path)) as entries:
                 return tuple(sorted(entry.name for entry in entries))

@@ -1,4 +1,4 @@
-"""The chip's temperature, and where it is slowed down, from thermal zones and hwmon.
+"""The chip's temperature, and the temperature at which it is slowed down, from thermal zones and hwmon.
 
 Jetson, Pi    /sys/class/thermal/thermal_zone*: tj, else the hottest of cpu, gpu, cv and soc
 x86           zone x86_pkg_temp, else hwmon coretemp, k10temp or zenpower
@@ -15,27 +15,27 @@ from balcony_edge.telemetry.reading import Clock, Reading
 
 _ZONES = "sys/class/thermal"
 _HWMON = "sys/class/hwmon"
-# "tj-thermal" on Orin and Thor, "GPU-therm" on older boards. PMIC-Die reports a constant, so it is left out.
+# "tj-thermal" on Orin and Thor, "GPU-therm" on older boards. PMIC-Die always reports the same, so it is left out.
 _CHIP_ZONE = re.compile(r"(tj|cpu|gpu|cv|soc)[0-9]*-therm", re.IGNORECASE)
 _HOST_ZONE = re.compile(r"x86_pkg_temp", re.IGNORECASE)
 _HOST_CHIPS = ("coretemp", "k10temp", "zenpower")
 _COLDEST_C, _HOTTEST_C = -50.0, 200.0
 _TRIPS = 16
-# From mild to final; "active" only starts a fan.
+# Kinds of trip points, the mildest first. One more kind, "active", only starts a fan.
 _TRIP_KINDS = ("passive", "hot", "critical")
-_LIMIT_KEPT_S = 60.0
-"""Trip points hardly ever change, and a board has dozens of them."""
+_LIMIT_CACHED_S = 60.0
+"""A board has dozens of trip points, which hardly ever change: they are read again after this many seconds."""
 
 
 class ThermalReadings(NamedTuple):
-    """The temperature of a chip and the limit that belongs to it."""
+    """The temperature of a chip and the limit that belongs to it, both in °C."""
 
     temperature: Reading
     limit: Reading
 
 
 class ThermalReader:
-    """Reads zones one by one: a power-gated one is absent for now and takes no other down. Never raises."""
+    """Reads thermal zones one by one. One that is power-gated is left out for now; the others count."""
 
     def __init__(self, sysfs: Sysfs, clock: Clock) -> None:
         self._sysfs = sysfs
@@ -43,11 +43,11 @@ class ThermalReader:
         self._limits: dict[str, tuple[float, Reading]] = {}
 
     def chip(self) -> ThermalReadings:
-        """Junction temperature (``tj``) of a Jetson, °C; without that zone the hottest readable zone of the chip."""
+        """The junction temperature (``tj``) of a Jetson; without that zone, the hottest zone of the chip."""
         return self._hottest(self._zones(_CHIP_ZONE), "chip")
 
     def host(self) -> ThermalReadings:
-        """Temperature of an x86 processor, °C."""
+        """The temperature of an x86 processor."""
         zones = self._zones(_HOST_ZONE)
         return self._hottest(zones, "package") if zones else self._sensors()
 
@@ -66,28 +66,29 @@ class ThermalReader:
             number = self._sysfs.number(f"{zone}/temp")
             celsius = _celsius(number.value)
             if celsius is None:
-                # A power-gated zone answers EAGAIN or -256 °C: absent for now, the others still count.
+                # A power-gated zone answers EAGAIN or -256 °C.
                 reason = number.reason or f"{kind}: {(number.value or 0) / 1000} °C is implausible"
             elif kind.lower().startswith("tj"):
                 hottest = celsius, kind
                 break
             elif hottest is None or celsius > hottest[0]:
                 hottest = celsius, kind
-        limit = self._kept(what, zones)
+        limit = self._cached_limit(what, zones)
         if hottest is None:
             return ThermalReadings(self._unknown("thermal", reason), limit)
         return ThermalReadings(Reading(hottest[0], "°C", self._clock(), f"thermal:{hottest[1]}"), limit)
 
-    def _kept(self, what: str, zones: list[tuple[str, str]]) -> Reading:
+    def _cached_limit(self, what: str, zones: list[tuple[str, str]]) -> Reading:
+        """The limit of the zones, read again if it is older than _LIMIT_CACHED_S. ``what``: the cache's key."""
         now = self._clock()
         read_s, limit = self._limits.get(what, (-math.inf, None))
-        if limit is None or not limit.known or not 0 <= now - read_s <= _LIMIT_KEPT_S:
+        if limit is None or not limit.known or not 0 <= now - read_s <= _LIMIT_CACHED_S:
             limit = self._limit(zones)
             self._limits[what] = now, limit
         return Reading(limit.value, "°C", now, limit.source, limit.reason, limit.text)
 
     def _limit(self, zones: list[tuple[str, str]]) -> Reading:
-        """The lowest of the mildest trip points that any of the zones has."""
+        """The lowest trip point of the mildest kind that any of the zones has."""
         found: dict[str, float] = {}
         for zone, _ in zones:
             for trip in range(_TRIPS):
@@ -95,7 +96,7 @@ class ThermalReader:
                 if kind is None:
                     break
                 celsius = _celsius(self._sysfs.number(f"{zone}/trip_point_{trip}_temp").value)
-                # A trip point that is not used reads 0 or less.
+                # An unused trip point reads 0 or less.
                 if kind in _TRIP_KINDS and celsius is not None and celsius > 0:
                     found[kind] = min(celsius, found.get(kind, math.inf))
         for kind in _TRIP_KINDS:

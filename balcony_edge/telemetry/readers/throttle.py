@@ -1,4 +1,4 @@
-"""Whether the device holds its clocks down, and how often it has: over-current is seen nowhere else.
+"""Whether the device holds its clocks down now, and how often it has since boot. Over-current shows nowhere else.
 
 Jetson    cooling_device*/type "*-throttle-alert"; hwmon soctherm_oc: oc1_event_cnt, oc2_…, oc3_… since boot
 Pi        hwmon rpi_volt: in0_lcrit_alarm (the supply is too weak)
@@ -19,21 +19,21 @@ _OC_COUNTERS = 8
 
 
 class ThrottleReadings(NamedTuple):
-    """Whether clocks are held down now, and how often they have been since boot."""
+    """``active``: 1.0 while clocks are held down, else 0.0. ``events``: how often they were since boot."""
 
     active: Reading
     events: Reading
 
 
 class ThrottleReader:
-    """Reads both without raising; what a device does not tell is unknown."""
+    """Reads both; what a device does not tell is unknown."""
 
     def __init__(self, sysfs: Sysfs, clock: Clock) -> None:
         self._sysfs = sysfs
         self._clock = clock
 
     def read(self) -> ThrottleReadings:
-        """Active (1.0 or 0.0) and events (a count that only grows)."""
+        """The state now, and the count of events."""
         return ThrottleReadings(self._active(), self._events())
 
     def _active(self) -> Reading:
