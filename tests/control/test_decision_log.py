@@ -20,7 +20,7 @@ def test_every_step_is_a_line_and_the_first_says_what_for(tmp_path: Path) -> Non
         tokens = list(session.stream("Once upon a time", 20))
     first, *steps = [json.loads(line) for line in path.read_text().splitlines()]
     assert (first["budget"], first["budget_ms"]) == ("1ms", 1.0)
-    # An end token is decided, too, but not shown.
+    # An end token is decided, too, but not emitted.
     assert sum(step["tokens"] for step in steps) - len(tokens) in (0, 1)
     assert [step["token"] for step in steps[1:]] == [step["token"] + step["tokens"] for step in steps[:-1]]
     for step in steps:

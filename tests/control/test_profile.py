@@ -1,4 +1,4 @@
-"""Calibration: what is measured, and that it is cached per device and bundle."""
+"""The ladder profile: what is measured, and that it is cached per device and bundle."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_how_far_rounds_disagree(
     assert found.disagreement == pytest.approx(disagreement)
 
 
-def test_a_calibration_of_a_busy_machine_is_measured_again_until_it_is_steady(
+def test_a_profile_of_a_busy_machine_is_measured_again_until_it_is_steady(
     ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The steadiest is used, and kept once it is steady; a machine that never is, is measured so often and no more."""
+    """The steadiest is used, and cached once it is steady; a machine that never is, is measured only so often."""
     monkeypatch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", 0.1)
     for number, (found, used) in enumerate([([0.3, 0.02], [0.3, 0.02]), ([0.3, 0.5, 0.2], [0.3, 0.3, 0.2])]):
         monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / str(number)))
@@ -110,10 +110,10 @@ def test_a_calibration_of_a_busy_machine_is_measured_again_until_it_is_steady(
 
         monkeypatch.setattr("balcony_edge.control.profile.measure", busy)
         for start in range(MOST_MEASURED + 2):
-            calibration = load_or_measure(Bundle.demo(), runtime, ladder)
+            profile = load_or_measure(Bundle.demo(), runtime, ladder)
             expected = used[min(start, len(used) - 1)]
-            assert calibration.disagreement == expected
-            assert calibration.profiles[HEAD].ms(1) == 1.0 + expected
+            assert profile.disagreement == expected
+            assert profile.profiles[HEAD].ms(1) == 1.0 + expected
         assert not left
 
 
@@ -125,9 +125,9 @@ def test_a_broken_cache_is_measured_again(
     path = cache_file(Bundle.demo(), runtime)
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    calibration = load_or_measure(Bundle.demo(), runtime, ladder)
-    assert set(calibration.profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
-    assert LadderProfile.from_json(path.read_text()) == calibration
+    profile = load_or_measure(Bundle.demo(), runtime, ladder)
+    assert set(profile.profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
+    assert LadderProfile.from_json(path.read_text()) == profile
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(

@@ -1,4 +1,4 @@
-"""What the governor hears of a device, and which budgets are refused there."""
+"""What the governor observes of a device, and which budgets are refused there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ PROMPT = "Once upon a time"
 
 def test_a_snapshot_becomes_plain_values_and_unknown_stays_unknown() -> None:
     sensors = FakeSensors(clock=lambda: 7.0)
-    heard = signals_of(sensors.set(gpu_load=0.5, on_mains=0.0, battery_energy_wh=20.0))
-    assert heard == Signals(time_s=7.0, gpu_load=0.5, on_mains=False, battery_energy_wh=20.0)
+    found = signals_of(sensors.set(gpu_load=0.5, on_mains=0.0, battery_energy_wh=20.0))
+    assert found == Signals(time_s=7.0, gpu_load=0.5, on_mains=False, battery_energy_wh=20.0)
 
 
 def test_a_refusal_names_the_signal_and_the_sensors_reason() -> None:

@@ -46,9 +46,9 @@ def test_tokens_are_the_same_when_policies_change_in_mid_reply(
     decoder = Decoder(ladder, governor, Sampler(), PROMPT, frozenset())
     used = []
     while (missing := len(PROMPT) + TOKENS - len(decoder.tokens)) > 0:
-        shown = decoder.step(missing)
+        emitted = decoder.step(missing)
         used.append(governor.policy.depths)
-        governor.end_step(len(shown), lots.choice((0.5, 1.0, 4.0)) * 1e3, charge=missing < TOKENS)
+        governor.end_step(len(emitted), lots.choice((0.5, 1.0, 4.0)) * 1e3, charge=missing < TOKENS)
     ladder.observer = None
     assert len(set(used)) > 1
     assert sum(one != other for one, other in pairwise(used)) > 4

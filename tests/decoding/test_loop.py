@@ -106,17 +106,17 @@ def test_gates_drafts_spare_the_head(ladder: Ladder) -> None:
 
 @pytest.mark.parametrize("takes_gate_draft", [False, True])
 def test_a_deep_pass_tells_whose_token_it_has_compared(ladder: Ladder, takes_gate_draft: bool) -> None:
-    heard: list[Outcome] = []
+    observed: list[Outcome] = []
 
     class Hearing(FixedDrafts):
         def verified(self, outcomes: Iterable[Outcome]) -> None:
-            heard.extend(outcomes)
+            observed.extend(outcomes)
 
     ladder.rewind(0)
     first = ladder.depths[0]
     decode(ladder, Hearing(first, 3, takes_gate_draft=takes_gate_draft), 12)
-    assert heard
-    assert {one.drafted for one in heard} == {takes_gate_draft and ladder.exits[first].drafts is not None}
+    assert observed
+    assert {one.drafted for one in observed} == {takes_gate_draft and ladder.exits[first].drafts is not None}
 
 
 def test_sampled_tokens_are_drafted_by_the_head(ladder: Ladder) -> None:
@@ -156,13 +156,13 @@ def test_the_model_forgets_what_was_drafted_rejected_or_shown(ladder: Ladder, se
 def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
     governor = RandomGovernor(ladder.depths, seed, list(Verdict))
     decoder = decode(ladder, governor, 30)
-    shown = {draft.position: draft for draft in decoder.unverified}
-    assert len(shown) == len(decoder.unverified)
+    emitted = {draft.position: draft for draft in decoder.unverified}
+    assert len(emitted) == len(decoder.unverified)
     decoder.verify_emitted()
     assert decoder.unverified == []
-    assert len(shown) <= decoder.verified.tokens <= len(governor.outcomes)
+    assert len(emitted) <= decoder.verified.tokens <= len(governor.outcomes)
     full = fresh_logits(ladder, decoder.tokens[:-1], ladder.full).argmax(axis=1)
-    agreed = [draft.likeliest == full[position] for position, draft in shown.items()]
+    agreed = [draft.likeliest == full[position] for position, draft in emitted.items()]
     if agreed:
         assert [outcome.agreed for outcome in governor.outcomes[-len(agreed) :]] == agreed
 
@@ -227,10 +227,10 @@ def test_an_end_token_is_left_to_the_full_model(ladder: Ladder) -> None:
     end = expected[7]
     ladder.resume(PROMPT)
     decoder = Decoder(ladder, RandomGovernor(ladder.depths, 3), Sampler(), PROMPT, frozenset([end]))  # type: ignore[arg-type]
-    shown: list[int] = []
-    while end not in shown:
-        shown += [item.token for item in decoder.step(40 - len(shown))]
-    assert shown == expected[: expected.index(end) + 1]
+    emitted: list[int] = []
+    while end not in emitted:
+        emitted += [item.token for item in decoder.step(40 - len(emitted))]
+    assert emitted == expected[: expected.index(end) + 1]
 
 
 def test_the_context_can_be_filled_to_the_last_position(ladder: Ladder) -> None:

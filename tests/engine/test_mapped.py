@@ -1,4 +1,4 @@
-"""Mapped files: what was only read is dropped and comes back, what was written stays."""
+"""Mapped files: what was only read is released and comes back, what was written stays."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_only_unwritten_mappings_of_the_folder_count() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a thing of Linux")
 @pytest.mark.parametrize("written", [False, True])
-def test_pages_are_dropped_and_come_back_as_they_were(written: bool, tmp_path: Path) -> None:
+def test_pages_are_released_and_come_back_as_they_were(written: bool, tmp_path: Path) -> None:
     file = tmp_path / "weights.bin"
     content = bytes(range(256)) * (SIZE // 256)
     file.write_bytes(content)
@@ -44,8 +44,8 @@ def test_pages_are_dropped_and_come_back_as_they_were(written: bool, tmp_path: P
         assert mapped[:] == content
         if written:
             mapped[5] = 77
-        dropped = release_pages(tmp_path)
-        assert (dropped == 0) if written else (dropped > 0)
+        released = release_pages(tmp_path)
+        assert (released == 0) if written else (released > 0)
         assert mapped[5] == (77 if written else content[5])
         assert mapped[6:] == content[6:]
 
