@@ -22,6 +22,7 @@ test: lint types coverage
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .
 	$(DEV_VENV)/bin/ruff format --check .
+	$(DEV_VENV)/bin/lint-imports
 	$(DEV_VENV)/bin/python docs/generate_cli.py --check
 
 types: $(DEV_VENV)/.ready

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from balcony_controller import Budget
     from balcony_edge.bundle.folder import Bundle
     from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.decoding.reply import Reply, Token
     from balcony_edge.errors import (
         BalconyError,
         BudgetError,
@@ -29,13 +30,12 @@ if TYPE_CHECKING:
         ModelError,
         PromptError,
         ProviderError,
-        RecordError,
+        RecordingError,
         RuntimeMissingError,
-        TraceError,
         VerifyError,
     )
     from balcony_edge.report import Report
-    from balcony_edge.session import AdaptiveSession, Token
+    from balcony_edge.session import AdaptiveSession
 
 __version__ = "0.1.0"
 
@@ -53,18 +53,19 @@ __all__ = [
     "ModelError",
     "PromptError",
     "ProviderError",
-    "RecordError",
+    "RecordingError",
+    "Reply",
     "Report",
     "RuntimeMissingError",
     "Token",
-    "TraceError",
     "VerifyError",
     "open_bundle",
 ]
 
 _HOMES = {
     "AdaptiveSession": "session",
-    "Token": "session",
+    "Reply": "decoding.reply",
+    "Token": "decoding.reply",
     "Bundle": "bundle.folder",
     "open_bundle": "bundle.open",
     "Report": "report",

@@ -8,9 +8,9 @@ BalconyError
 ├── BundleError           a bundle that is missing, broken or tampered with
 ├── VerifyError           a bundle that does not compute what its model does, or cannot be compared with it
 ├── HubError              a bundle that cannot be sent to, or had from, where it is shared
-├── RecordError           records, traces or decision logs that cannot be used
+├── RecordingError           records, traces or decision logs that cannot be used
 ├── PromptError           a prompt that cannot be run
-├── TraceError            a recording of sensors that cannot be written or played
+├── RecordingError            a recording of sensors that cannot be written or played
 ├── DeviceProfileError    a device profile that is missing or malformed
 ├── BudgetError           a budget that cannot be read or cannot be kept on this device
 └── ProviderError         an execution provider that was asked for and not obtained
@@ -56,16 +56,12 @@ class HubError(BalconyError):
     """A bundle that cannot be sent to, or had from, the Hugging Face Hub or a shared folder."""
 
 
-class RecordError(BalconyError):
-    """Records, traces or logs of decisions that cannot be read or written."""
-
-
 class PromptError(BalconyError):
     """A prompt that cannot be run."""
 
 
-class TraceError(BalconyError):
-    """A recording of sensors, a log of decisions or records of decodes that cannot be written or used."""
+class RecordingError(BalconyError):
+    """A recording of sensors or of replies, a load trace or a log of decisions that cannot be read or written."""
 
 
 class DeviceProfileError(BalconyError):

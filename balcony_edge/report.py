@@ -12,7 +12,7 @@ class Report:
     ``mean_ms`` is over the tokens after the first, whose time (``first_token_ms``) is the prompt's.
     ``reused_tokens`` of the prompt stood in the caches from before.
     ``verified`` tokens of shallow exits were later compared with the full model's answer; ``agreed`` of them matched.
-    ``drafted`` tokens of exits were held back for a deep pass to verify; ``kept`` of them were the full model's.
+    ``drafted`` tokens of exits were held back for a deep pass to verify; ``accepted`` of them were the full model's.
     ``paused_ms``: waited between tokens for a limit of power, battery or GPU. ``floor_wins``: the least agreement made
     tokens dearer than the budget.
     ``bit_exact``: on this machine, what a deep pass verifies has the bits of plain decoding.
@@ -31,7 +31,7 @@ class Report:
     verified: int
     agreed: int
     drafted: int
-    kept: int
+    accepted: int
     bit_exact: bool
     paused_ms: float
     floor_wins: bool
@@ -87,7 +87,7 @@ class Report:
         if self.paused_ms:
             beyond += f", {self.paused_ms / max(1, self.tokens):.1f} ms/token of pauses"
         known = self.depth_counts.get(self.full_depth, 0) + self.verified
-        drafts = f", {self.kept} of {self.drafted} drafts kept" if self.drafted else ""
+        drafts = f", {self.accepted} of {self.drafted} drafts accepted" if self.drafted else ""
         quality = (
             f"lossless (full depth{drafts})"
             if self.lossless

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +14,13 @@ from balcony_controller import (
     Budget,
     BudgetSyntaxError,
     CostModel,
+    Decider,
     Governor,
     Limits,
     PowerModel,
     Signals,
 )
+from balcony_controller.driver import Step
 from balcony_controller.loads import missing
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.open import open_bundle
@@ -30,7 +28,8 @@ from balcony_edge.control.adapter import ladder_shape, quality_model
 from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
 from balcony_edge.control.signals import first_look, require, signals_of
-from balcony_edge.decoding.loop import Checked, Decoder
+from balcony_edge.decoding.loop import Checked, Emitted
+from balcony_edge.decoding.reply import Figures, Reply, Surroundings, Token
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
@@ -38,36 +37,7 @@ from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import BudgetError, BundleError, PromptError
 from balcony_edge.report import Report
-from balcony_edge.telemetry import Sampler as SensorSampler
-from balcony_edge.telemetry import Sensors, Snapshot
-
-
-class Token(NamedTuple):
-    """One token as it leaves. ``text`` may be empty (half a character); ``depth`` counts the base layers run.
-
-    ``latency_ms`` is the wait since the token before it. ``drafted_at``: the exit that drafted a token of the full
-    model's, which a deep pass then confirmed; such tokens come several at a time.
-    """
-
-    text: str
-    id: int
-    depth: int
-    latency_ms: float
-    drafted_at: int | None = None
-
-
-@dataclass
-class _Figures:
-    """What ``report`` tells of the reply in progress."""
-
-    prompt_tokens: int = 0
-    reused_tokens: int = 0
-    tokens: int = 0
-    timed_tokens: int = 0
-    first_ms: float | None = None
-    decode_ms: float = 0.0
-    paused_ms: float = 0.0
-    depth_counts: Counter[int] = field(default_factory=Counter)
+from balcony_edge.telemetry import Poller, Sensors, Snapshot
 
 
 class AdaptiveSession:
@@ -75,7 +45,7 @@ class AdaptiveSession:
 
     ``bundle``: a path, a Bundle, or None for the embedded demo. ``budget``: "25ms", "40tok/s", "full", a Budget or
     None (full depth, lossless); it can be set again at any time, also while tokens stream. ``provider``: "auto",
-    "cpu" or "cuda". ``sensors``: a telemetry sampler (default: this device's own); it is started and stopped with
+    "cpu" or "cuda". ``sensors``: a telemetry poller (default: this device's own); it is started and stopped with
     the session. ``speculate``: whether exits may draft for the full model, which costs no quality; None means where it
     pays and this machine's kernels give batches the bits of single positions; True pads single positions where that
     makes it so. ``min_agreement``: share of the full model's tokens that no budget may push below. ``limits``: of heat
@@ -111,16 +81,16 @@ class AdaptiveSession:
         self.codec = TextCodec(self.bundle)
         self.ladder = Ladder(self.bundle, runtime, max_context)
         self.ladder.padded = bool(speculate) and not batching_is_bit_exact(self.ladder)
-        self.calibration = load_or_measure(self.bundle, runtime, self.ladder)
-        if speculate and not self.calibration.bit_exact:
+        self.ladder_profile = load_or_measure(self.bundle, runtime, self.ladder)
+        if speculate and not self.ladder_profile.bit_exact:
             raise BundleError(
                 "on this machine a batch does not give the bits of single positions: speculation could change tokens",
                 "leave speculation out (--no-speculate), or export the bundle again with --exactness bit",
             )
-        self.speculates = self.calibration.bit_exact and speculate is not False
+        self.speculates = self.ladder_profile.bit_exact and speculate is not False
         self.governor = Governor(
             ladder_shape(self.ladder),
-            CostModel(self.calibration.profiles),
+            CostModel(self.ladder_profile.profiles),
             quality_model(self.bundle),
             parsed,
             rounds=self.speculates,
@@ -129,12 +99,11 @@ class AdaptiveSession:
             power_model=power_model,
         )
         self._power_model = power_model
-        self.ladder.observer = self.governor.observe
         self.ends = frozenset(manifest.generation.eos_token_ids)
-        self._heard: Snapshot | None = None
+        self._seen: Snapshot | None = None
         self._signals = Signals()
         # An open NVML handle keeps a laptop's GPU awake: only where that GPU decodes.
-        self._sensors: Sensors = sensors or SensorSampler(nvml=runtime.provider == "cuda")
+        self._sensors: Sensors = sensors or Poller(nvml=runtime.provider == "cuda")
         self._sensors.start()
         self._log = log
         try:
@@ -144,9 +113,7 @@ class AdaptiveSession:
             raise
         if log is not None:
             log.start(self.governor)
-        self._reply = 0
-        self._figures = _Figures()
-        self._decoder: Decoder | None = None
+        self._reply: Reply | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -190,11 +157,41 @@ class AdaptiveSession:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
         self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
-        return self.decode(ids, max_new_tokens, sampler, self.ends | set(stop))
+        return iter(self.reply(ids, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` as in ``stream``."""
         return "".join(token.text for token in self.stream(prompt, max_new_tokens, **settings))
+
+    def reply(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int = 128,
+        *,
+        decider: Decider | None = None,
+        sampler: Sampler | None = None,
+        ends: frozenset[int] | None = None,
+        fresh: bool = False,
+    ) -> Reply:
+        """One reply to checked token ids, as an object: iterate over it, then read its figures.
+
+        ``decider``: who decides about depth, the governor by default; ``sampler``: greedy by default; ``ends``: the
+        ids that end it, the bundle's by default; ``fresh``: nothing in the caches is used again. The reply takes the
+        session's ladder when its first token is asked for: one that still runs then ends.
+        """
+        governed = decider is None or decider is self.governor
+        on_step = self._write_log if governed and self._log is not None else None
+        return Reply(
+            self.ladder,
+            self.governor if decider is None else decider,
+            sampler or Sampler(),
+            ids,
+            self.ends if ends is None else ends,
+            max_new_tokens,
+            text=self.codec.stream(list(ids)),
+            fresh=fresh,
+            around=Surroundings(self._take, self._look, on_step),
+        )
 
     def logits(self, token_ids: Sequence[int], depth: int | str = "full") -> npt.NDArray[np.float32]:
         """Logits fp32 [positions, vocabulary] of ``token_ids`` at one depth, for evaluation. Ends a running reply."""
@@ -203,10 +200,9 @@ class AdaptiveSession:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
         self.end_reply()
-        with self.unobserved():
-            self.ladder.rewind(0)
-            self.ladder.append(ids)
-            return self.ladder.logits(int(wanted))
+        self.ladder.rewind(0)
+        self.ladder.append(ids)
+        return self.ladder.logits(int(wanted))
 
     def save_prompt(self, prompt: str | Sequence[int], path: str | Path) -> int:
         """Run ``prompt`` through every depth and keep its caches in ``path`` (safetensors); the number of its tokens.
@@ -215,9 +211,8 @@ class AdaptiveSession:
         """
         self.end_reply()
         self.ladder.resume(self._prompt_ids(prompt))
-        with self.unobserved():
-            for depth in self.ladder.depths:
-                self.ladder.outputs(depth, self.ladder.length)
+        for depth in self.ladder.depths:
+            self.ladder.outputs(depth, self.ladder.length)
         prompt_cache.save(self.ladder, Path(path))
         return self.ladder.length
 
@@ -230,9 +225,8 @@ class AdaptiveSession:
 
     def report(self) -> Report:
         """Figures of the last reply, also while it streams."""
-        figures, decoder = self._figures, self._decoder
-        drafted, kept = decoder.drafts if decoder else (0, 0)
-        checked = decoder.checked if decoder else Checked()
+        reply = self._reply
+        figures, checked = (Figures(), Checked()) if reply is None else (reply.figures, reply.checked)
         return Report(
             budget=str(self.budget),
             budget_ms=self.budget.latency_ms,
@@ -246,9 +240,9 @@ class AdaptiveSession:
             full_depth=self.ladder.full,
             verified=checked.tokens,
             agreed=checked.agreed,
-            drafted=drafted,
-            kept=kept,
-            bit_exact=self.calibration.bit_exact,
+            drafted=0 if reply is None else reply.drafted,
+            accepted=0 if reply is None else reply.accepted,
+            bit_exact=self.ladder_profile.bit_exact,
             paused_ms=figures.paused_ms,
             floor_wins=self.governor.floor_wins,
             machine=self._sensors.snapshot.describe(),
@@ -259,10 +253,8 @@ class AdaptiveSession:
 
         The pass is not charged to the reply; it ends a reply that still streams.
         """
-        self._reply += 1
-        if self._decoder is not None:
-            with self.unobserved():
-                self._decoder.verify_shown()
+        if self._reply is not None:
+            self._reply.audit()
         return self.report()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -283,17 +275,8 @@ class AdaptiveSession:
 
     def end_reply(self) -> None:
         """What is about to be run takes the ladder; the reply that held it can no longer be audited."""
-        self._reply += 1
-        self._decoder = None
-
-    @contextmanager
-    def unobserved(self) -> Iterator[None]:
-        """Graph runs inside are not charged to a token."""
-        observer, self.ladder.observer = self.ladder.observer, None
-        try:
-            yield
-        finally:
-            self.ladder.observer = observer
+        if self._reply is not None:
+            self._reply.release()
 
     def _prompt_ids(self, prompt: str | Sequence[int], spare: int = 1) -> list[int]:
         ids = self.codec.encode(prompt) if isinstance(prompt, str) else self.codec.check([int(i) for i in prompt])
@@ -306,61 +289,30 @@ class AdaptiveSession:
             )
         return ids
 
-    def decode(self, ids: list[int], max_new_tokens: int, sampler: Sampler, ends: frozenset[int]) -> Iterator[Token]:
-        """``stream`` for checked token ids, with a sampler and end tokens of one's own."""
-        ladder, governor = self.ladder, self.governor
-        self._reply = reply = self._reply + 1
-        self._figures = figures = _Figures(prompt_tokens=len(ids))
-        begun = time.perf_counter()
-        figures.reused_tokens = ladder.resume(ids)
-        self._decoder = decoder = Decoder(ladder, governor, sampler, ids, ends)
-        remaining = min(max_new_tokens, ladder.context - len(ids))
-        pending = {stage.name: ladder.pending(stage) for stage in ladder.stages}
-        governor.begin(pending, remaining, sampler.repeatable, sampler.plain_greedy)
-        text = self.codec.stream(ids)
-        while remaining and not governor.out_of_time:
-            if governor.pause_ms > 0.0:
-                time.sleep(governor.pause_ms / 1e3)
-                figures.paused_ms += governor.pause_ms
-            if figures.tokens:
-                begun = time.perf_counter()
-            shown = decoder.step(remaining)
-            pieces = [text.step(token) if token not in ends else "" for token, *_ in shown]
-            elapsed_ms = (time.perf_counter() - begun) * 1e3
-            governor.settle(len(shown), elapsed_ms, charge=figures.first_ms is not None)
-            self._listen()
-            if self._log is not None:
-                self._log.step(governor, [item.depth for item in shown], elapsed_ms, self._signals)
-            if figures.first_ms is None:
-                figures.first_ms = elapsed_ms
-            else:
-                figures.decode_ms += elapsed_ms
-                figures.timed_tokens += len(shown)
-            remaining -= len(shown)
-            for piece, (token, depth, drafted_at) in zip(pieces, shown, strict=True):
-                if token in ends:
-                    return
-                figures.tokens += 1
-                figures.depth_counts[depth] += 1
-                yield Token(piece, token, depth, elapsed_ms, drafted_at)
-                if self._reply != reply:
-                    return  # another reply has taken the ladder
-                elapsed_ms = 0.0
+    def _take(self, reply: Reply) -> None:
+        """A reply begins: it has the ladder now, and reports are about it."""
+        self.end_reply()
+        self._reply = reply
 
-    def _listen(self) -> None:
-        """Pass a new look at the machine on to the governor."""
+    def _look(self) -> Signals | None:
+        """A new look at the machine; None where the sensors have said nothing new."""
         snapshot = self._sensors.snapshot
-        if snapshot is self._heard:
-            return
-        self._heard = snapshot
+        if snapshot is self._seen:
+            return None
+        self._seen = snapshot
         self._signals = signals_of(snapshot)
-        self.governor.hear(self._signals)
+        return self._signals
+
+    def _write_log(self, step: Step[Emitted]) -> None:
+        assert self._log is not None
+        self._log.step(self.governor, [item.depth for item in step.emitted], step.elapsed_ms, self._signals)
 
     def _require(self, budget: Budget) -> None:
         """Refuse a budget whose signals this device lacks; the first look then is the governor's too."""
         if missing(budget, Signals()):
             require(budget, first_look(self._sensors), self._power_model)
-            self._listen()
+            if (signals := self._look()) is not None:
+                self.governor.observe_signals(signals)
 
 
 def parse_budget(budget: str | Budget | None) -> Budget:

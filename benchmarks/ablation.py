@@ -21,7 +21,7 @@ from torch import Tensor
 
 from balcony_export.exits.balcony import build
 from balcony_export.exits.widths import check_width
-from balcony_export.model.base import Trace
+from balcony_export.model.base import BaseStates
 from balcony_export.training.chunked_loss import chunked_loss, next_tokens
 from balcony_export.training.learner import Learner
 from balcony_export.training.loop import PAPER, TrainConfig
@@ -70,7 +70,7 @@ class Student:
         self._balconies = build(lab.base, config.splits, config.norm_start, check_width(config.width), config.start)
         self._learners = [Learner(self._balconies.at(split)) for split in config.splits]
 
-    def learn(self, step: int, tokens: Tensor, trace: Trace) -> None:
+    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
         """As ``balcony-edge train`` takes a step."""
         rate = cosine(step, self._config.steps, self._config.learning_rate)
         exits = self._balconies.normed(trace.hidden, trace.context)
@@ -79,7 +79,7 @@ class Student:
         for learner in self._learners:
             learner.step(rate)
 
-    def answers(self, tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
+    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
         """Every exit's logits."""
         normed = self._balconies.normed(trace.hidden, trace.context)
         for split, one in zip(self._balconies.splits, normed, strict=True):

@@ -13,43 +13,36 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Iterable
 from statistics import median
 
 import psutil
 
-from balcony_controller import Confidence, Outcome, Verdict
+from balcony_controller import Confidence, FixedDepth, Verdict
 from balcony_edge import AdaptiveSession
-from balcony_edge.decoding.loop import Decoder
 from balcony_edge.engine.sampling import Sampler
 
 PARTS = 10
 
 
-class RandomPolicy:
+class RandomDepth(FixedDepth):
     """Any depth, any verdict."""
 
     expected = 0.5
 
     def __init__(self, depths: tuple[int, ...]) -> None:
+        super().__init__(depths[-1])
         self._depths = depths
         self._random = random.Random(1)
 
     @property
-    def peeks(self) -> bool:
+    def takes_gate_draft(self) -> bool:  # type: ignore[override]
         return self._random.random() < 0.5
 
     def first_split(self) -> int:
         return self._random.choice(self._depths)
 
-    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
-        return None, 0.5
-
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         return self._random.choice(list(Verdict))
-
-    def verified(self, outcomes: Iterable[Outcome]) -> None:
-        pass
 
 
 def main() -> None:
@@ -60,39 +53,34 @@ def main() -> None:
     process = psutil.Process()
     rows = []
     print(f"{'tokens':>8} {'RSS MB':>8} {'ms/token':>9}")
-    with AdaptiveSession(arguments.bundle, provider="cpu") as session, session.unobserved():
-        ladder = session.ladder
-        policy = RandomPolicy(ladder.depths)
+    with AdaptiveSession(arguments.bundle, provider="cpu") as session:
+        decider = RandomDepth(session.ladder.depths)
         # One reply grows the buffers to the whole context.
-        _reply(session, policy, 0)
-        shown, number = 0, 1
+        _reply(session, decider, 0)
+        emitted, number = 0, 1
         for part in range(1, PARTS + 1):
             times: list[float] = []
-            while shown < arguments.tokens * part / PARTS:
+            while emitted < arguments.tokens * part / PARTS:
                 begun = time.perf_counter()
-                count = _reply(session, policy, number)
+                count = _reply(session, decider, number)
                 times.append((time.perf_counter() - begun) / count * 1e3)
-                shown += count
+                emitted += count
                 number += 1
-            row = {"tokens": shown, "rss": process.memory_info().rss, "ms": median(times)}
+            row = {"tokens": emitted, "rss": process.memory_info().rss, "ms": median(times)}
             rows.append(row)
-            print(f"{shown:8} {row['rss'] / 1e6:8.1f} {row['ms']:9.4f}", flush=True)
+            print(f"{emitted:8} {row['rss'] / 1e6:8.1f} {row['ms']:9.4f}", flush=True)
     growth = rows[-1]["rss"] / rows[0]["rss"]
     drift = rows[-1]["ms"] / rows[0]["ms"]
     print(json.dumps({"benchmark": "endurance", "rss_ratio": growth, "ms_ratio": drift, "rows": rows}))
 
 
-def _reply(session: AdaptiveSession, policy: RandomPolicy, number: int) -> int:
-    """Fill the context once; the tokens shown."""
-    ladder = session.ladder
+def _reply(session: AdaptiveSession, decider: RandomDepth, number: int) -> int:
+    """Fill the context once; the tokens emitted."""
     prompt = [2 + number % 50, 3, 5, 7 + number % 40]
-    ladder.resume(prompt)
-    count = ladder.context - len(prompt)
-    decoder = Decoder(ladder, policy, Sampler(temp=0.8, seed=number), prompt, frozenset())
-    shown = 0
-    while shown < count:
-        shown += len(decoder.step(count - shown))
-    return shown
+    count = session.ladder.context - len(prompt)
+    sampler = Sampler(temp=0.8, seed=number)
+    reply = session.reply(prompt, count, decider=decider, sampler=sampler, ends=frozenset())
+    return sum(len(step.emitted) for step in reply.steps())
 
 
 if __name__ == "__main__":

@@ -26,10 +26,11 @@ import json, resource, sys, time
 from pathlib import Path
 
 begun = time.perf_counter()
-from balcony_export.bundle_writer import export_bundle
-from balcony_export.formats import Choice
+from balcony_export.bundling.writer import export_bundle
+from balcony_export.graphs.formats import ExportOptions
 
-export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), model="m", exits="init", choice=Choice(precision=sys.argv[3]))
+options = ExportOptions(precision=sys.argv[3])
+export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), model="m", exits="init", choice=options)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"seconds": time.perf_counter() - begun, "peak_rss_bytes": peak}))
 """

@@ -27,7 +27,7 @@ from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.report import Report
 from balcony_export.bundling.writer import export_bundle
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 
 SHARES = (0.0, 0.15, 0.3, 0.45, 0.6)
 # Behind the prompts of one round after the other: other replies each time.
@@ -106,7 +106,7 @@ def main() -> None:
     demo = Path("export/demo")
     model, exits = widened.make(options.shape, options.folder, demo / "base", demo / "exits")
     out = options.folder / f"{model.name}-{options.precision}"
-    choice = Choice(precision=options.precision, exactness="bit")
+    choice = ExportOptions(precision=options.precision, exactness="bit")
     export_bundle(model, out, model=model.name, exits=exits, choice=choice)
     with AdaptiveSession(Bundle(out), provider="cpu", speculate=True) as session:
         found = measure(session, options.rounds, options.tokens)

@@ -34,7 +34,7 @@ from balcony_export.training.schedule import cosine
 
 RANK = 32
 EPSILON = 1e-6
-# Of the vocabulary, what peeks look at.
+# Of the vocabulary, what takes_gate_draft look at.
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 ROWS_AT_ONCE = 8
 

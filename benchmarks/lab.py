@@ -23,7 +23,7 @@ from balcony_export.data.self_text import generate
 from balcony_export.exits import placement
 from balcony_export.exits.widths import Width
 from balcony_export.model.architectures import read_config
-from balcony_export.model.base import Base, Trace, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.base import Base, BaseStates, boundary_ids, load_base, load_tokenizer
 
 # Held-out tokens, and prompts that the base continues greedily: how much is scored.
 HELDOUT_ROWS = 128
@@ -43,10 +43,10 @@ class Learner(Protocol):
     seed: int
     """Which batches of it."""
 
-    def learn(self, step: int, tokens: Tensor, trace: Trace) -> None:
+    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
         """One training step on tokens [rows, length] and the frozen base's pass over them."""
 
-    def answers(self, tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
+    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
         """Logits [rows, length, V] of all that it can say."""
 
 
@@ -153,7 +153,9 @@ def score(lab: Lab, learners: Sequence[Learner]) -> dict[Name, dict[str, float]]
     return {name: one.as_dict() for name, one in found.items()}
 
 
-def _everything(lab: Lab, learners: Sequence[Learner], tokens: Tensor, trace: Trace) -> Iterator[tuple[Name, Tensor]]:
+def _everything(
+    lab: Lab, learners: Sequence[Learner], tokens: Tensor, trace: BaseStates
+) -> Iterator[tuple[Name, Tensor]]:
     yield (BASE, lab.base.blueprint.arch.layers), lab.base.head.logits(trace.final)
     for split in lab.splits:
         yield ("untrained logit lens", split), lab.base.head.logits(lab.base.lens(trace.hidden[split]))

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from pathlib import Path
 from random import Random
 from statistics import median, quantiles
@@ -24,17 +23,15 @@ import onnxruntime
 import widened
 from shapes import SHAPES
 
-from balcony_controller import Governor
+from balcony_controller import Decider, FixedDepth, FixedDrafts, Governor
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.control.adapter import ladder_shape, quality_model
 from balcony_edge.control.profile import cpu_model
-from balcony_edge.decoding.fixed import FixedDepth, FixedDrafts
-from balcony_edge.decoding.loop import Decoder, Policy
-from balcony_edge.engine.sampling import Sampler
+from balcony_edge.decoding.reply import Reply
 from balcony_export.bundling.writer import export_bundle
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 
 PROMPTS = [
     "Once upon a time",
@@ -48,27 +45,12 @@ PROMPTS = [
 ]
 
 
-def reply(session: AdaptiveSession, policy: Policy, ids: list[int], count: int) -> tuple[list[int], float, Decoder]:
-    """(tokens, seconds after the first step, decoder) of a greedy reply. A governor hears what a session tells it."""
-    ladder, governor = session.ladder, policy if isinstance(policy, Governor) else None
-    session.end_reply()
-    ladder.rewind(0)
-    ladder.append(ids)
-    ladder.observer = None if governor is None else governor.observe
-    if governor is not None:
-        governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
-    decoder = Decoder(ladder, policy, Sampler(), ids, frozenset())
-    shown = len(decoder.step(count))
-    if governor is not None:
-        governor.settle(shown, 0.0, charge=False)
-    started = time.perf_counter()
-    while shown < count:
-        begun = time.perf_counter()
-        new = len(decoder.step(count - shown))
-        shown += new
-        if governor is not None:
-            governor.settle(new, (time.perf_counter() - begun) * 1e3)
-    return decoder.tokens[len(ids) :], time.perf_counter() - started, decoder
+def reply(session: AdaptiveSession, decider: Decider, ids: list[int], count: int) -> Reply:
+    """A greedy reply from empty caches, which no token ends."""
+    found = session.reply(ids, count, decider=decider, ends=frozenset(), fresh=True)
+    for _ in found.steps():
+        pass
+    return found
 
 
 def measure(session: AdaptiveSession, wanted: int, lengths: list[int]) -> dict[str, object]:
@@ -76,13 +58,13 @@ def measure(session: AdaptiveSession, wanted: int, lengths: list[int]) -> dict[s
     first, full = session.ladder.depths[0], session.ladder.full
     plain = Governor(
         ladder_shape(session.ladder),
-        CostModel(session.calibration.profiles),
+        CostModel(session.ladder_profile.profiles),
         quality_model(session.bundle),
         Budget.parse("full"),
     )
-    modes: dict[str, Policy] = {"plain": plain, "auto": session.governor, "ungoverned": FixedDepth(full)}
+    modes: dict[str, Decider] = {"plain": plain, "auto": session.governor, "ungoverned": FixedDepth(full)}
     modes |= {f"{length} drafts": FixedDrafts(first, length) for length in lengths}
-    modes |= {f"{length} of the gate": FixedDrafts(first, length, peeks=True) for length in lengths}
+    modes |= {f"{length} of the gate": FixedDrafts(first, length, takes_gate_draft=True) for length in lengths}
     seconds: dict[str, list[float]] = {name: [] for name in modes}
     equal = dict.fromkeys(modes, 0)
     drafts = {name: [0, 0] for name in modes}
@@ -95,11 +77,12 @@ def measure(session: AdaptiveSession, wanted: int, lengths: list[int]) -> dict[s
         count = session.ladder.context - len(ids)
         answers = {}
         for name in Random(index).sample(list(modes), len(modes)):
-            answers[name], spent, decoder = reply(session, modes[name], ids, count)
+            found = reply(session, modes[name], ids, count)
+            answers[name] = found.tokens
             if index:
-                seconds[name].append(spent)
-            drafts[name][0] += decoder.drafts[0]
-            drafts[name][1] += decoder.drafts[1]
+                seconds[name].append(found.figures.decode_ms)
+            drafts[name][0] += found.drafted
+            drafts[name][1] += found.accepted
         for name, answer in answers.items():
             equal[name] += sum(a == b for a, b in zip(answer, answers["plain"], strict=True))
         tokens += count
@@ -108,14 +91,14 @@ def measure(session: AdaptiveSession, wanted: int, lengths: list[int]) -> dict[s
     for name in modes:
         ratios = [plain / spent for plain, spent in zip(seconds["plain"], seconds[name], strict=True)]
         low, _, high = quantiles(ratios, n=4)
-        made, kept = drafts[name]
+        drafted, accepted = drafts[name]
         rows[name] = {
             "speed_up": round(median(ratios), 3),
             "quartiles": [round(low, 3), round(high, 3)],
             "equal_tokens": equal[name],
             "tokens": tokens,
-            "drafted": made,
-            "kept_share": round(kept / made, 3) if made else None,
+            "drafted": drafted,
+            "accepted_share": round(accepted / drafted, 3) if drafted else None,
         }
     return rows
 
@@ -140,7 +123,7 @@ def main() -> None:
     for precision in arguments.precision or ("fp32", "int8", "int4"):
         out = arguments.folder / f"{model.name}-{precision}-{arguments.provider}"
         # On CUDA no kernel promises the bits; the table says how many tokens are equal.
-        choice = Choice(arguments.provider, precision, exactness="bit" if arguments.provider == "cpu" else None)
+        choice = ExportOptions(arguments.provider, precision, exactness="bit" if arguments.provider == "cpu" else None)
         export_bundle(model, out, model=model.name, exits=exits, choice=choice)
         with AdaptiveSession(Bundle(out), provider=arguments.provider, speculate=True) as session:
             padded = session.ladder.padded
@@ -152,7 +135,7 @@ def main() -> None:
             print(
                 f"{precision:6} {'padded' if padded else '':7} {name:14} speed-up {row['speed_up']:.3f} "
                 f"({row['quartiles'][0]:.3f}-{row['quartiles'][1]:.3f})  equal {row['equal_tokens']}/{row['tokens']}"
-                f"  kept {row['kept_share']}",
+                f"  accepted {row['accepted_share']}",
                 flush=True,
             )
     print(

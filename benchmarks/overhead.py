@@ -22,7 +22,7 @@ from balcony_edge.decoding.text import TextStream
 from balcony_edge.engine.sampling import Sampler
 
 PROMPT = "Once upon a time there was a little girl who lived near a forest."
-GOVERNOR = ("first_split", "stop_at", "judge", "observe", "verified", "settle")
+GOVERNOR = ("first_split", "next_depth", "judge", "observe_run", "verified", "end_step")
 PARTS = ("controller", "choice", "text")
 
 
@@ -44,27 +44,28 @@ def time_calls(owner: Any, names: tuple[str, ...], spent: list[float]) -> None:
 
 
 def measure(session: AdaptiveSession, budget: str, tokens: int) -> tuple[list[float], int]:
-    """(microseconds outside the graphs for each step, tokens shown) of one reply."""
+    """(microseconds outside the graphs for each step, tokens emitted) of one reply."""
     session.budget = budget
     graphs = 0.0
-    observe = session.governor.observe
+    observe = session.governor.observe_run
 
     def observer(stage: str, positions: int, elapsed_ms: float) -> None:
         nonlocal graphs
         graphs += elapsed_ms
         observe(stage, positions, elapsed_ms)
 
-    session.ladder.observer = observer
+    session.governor.observe_run = observer  # type: ignore[method-assign]
     outside: list[float] = []
-    shown = 0
+    emitted = 0
     begun = time.perf_counter()
     for token in session.stream(PROMPT, tokens, stop=()):
         now = time.perf_counter()
         if token.latency_ms:
             outside.append((now - begun) * 1e6 - graphs * 1e3)
-        shown += 1
+        emitted += 1
         graphs, begun = 0.0, time.perf_counter()
-    return outside[1:], shown
+    session.governor.observe_run = observe  # type: ignore[method-assign]
+    return outside[1:], emitted
 
 
 def main() -> None:
@@ -74,32 +75,34 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
-    saved = Decoder._confidence, Sampler.choose, TextStream.step
+    saved = Decoder._with_previous, Sampler.choose, TextStream.step
     for timed in (False, True):
         with AdaptiveSession(arguments.bundle, provider="cpu") as session:
             parts: dict[str, list[float]] = {name: [] for name in PARTS}
             if timed:
                 time_calls(session.governor, GOVERNOR, parts["controller"])
-                time_calls(Decoder, ("_confidence",), parts["choice"])
+                time_calls(Decoder, ("_with_previous",), parts["choice"])
                 time_calls(Sampler, ("choose",), parts["choice"])
                 time_calls(TextStream, ("step",), parts["text"])
             list(session.stream(PROMPT, 50))
             for budget in ("0.000001ms", "1ms", "2ms", "full"):
                 outside: list[float] = []
-                shown = 0
+                emitted = 0
                 for calls in parts.values():
                     calls.clear()
                 for _ in range(arguments.rounds):
                     found, count = measure(session, budget, arguments.tokens)
                     outside += found
-                    shown += count
+                    emitted += count
                 row = results.setdefault(budget, {})
                 if timed:
-                    row |= {f"{name}_us_per_token": round(sum(calls) * 1e6 / shown, 1) for name, calls in parts.items()}
+                    row |= {
+                        f"{name}_us_per_token": round(sum(calls) * 1e6 / emitted, 1) for name, calls in parts.items()
+                    }
                 else:
                     row["median_us_per_step"] = round(median(outside), 1)
-                    row["mean_us_per_token"] = round(sum(outside) / shown, 1)
-    Decoder._confidence, Sampler.choose, TextStream.step = saved  # type: ignore[method-assign]
+                    row["mean_us_per_token"] = round(sum(outside) / emitted, 1)
+    Decoder._with_previous, Sampler.choose, TextStream.step = saved  # type: ignore[method-assign]
     print(f"{'budget':>12} {'median µs a step':>18} {'mean µs a token':>17}" + "".join(f"{name:>12}" for name in PARTS))
     for budget, row in results.items():
         columns = "".join(f"{row[f'{name}_us_per_token']:12.1f}" for name in PARTS)

@@ -31,7 +31,7 @@ from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, small_
 
 from balcony_edge.bundle.manifest import Exactness, Precision
 from balcony_edge.control.profile import cpu_model
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 
 OURS: dict[str, tuple[int, Exactness]] = {
@@ -142,7 +142,7 @@ def main() -> None:
         folder = make(shape, arguments.folder)
         prompt = np.random.default_rng(1).integers(2, SHAPES[shape]["vocab_size"], 64).tolist()
         theirs, ours = {}, {}
-        formats = Choice(precision=precision, block_size=arguments.block_size).formats()
+        formats = ExportOptions(precision=precision, block_size=arguments.block_size).formats()
         size = block_of(SHAPES[shape]["hidden_size"], formats.block_size)
         for name in arguments.peer or PEERS:
             if name != "transformers" or precision == "fp32":

@@ -15,7 +15,7 @@ import argparse
 import json
 from pathlib import Path
 
-from balcony_controller.simulation.contest import Row
+from balcony_controller.simulation.contest import ContestRow
 from balcony_edge.measure.contests import contest_rows
 from balcony_edge.measure.recording import load
 from balcony_edge.measure.traces import find_traces
@@ -23,7 +23,7 @@ from balcony_edge.measure.traces import find_traces
 HEAD = ("cost ÷ budget", "overspend", "forced", "÷ oracle", "over threshold", "over mix", "below all-knowing")
 
 
-def worst(groups: list[dict[str, Row]]) -> dict[str, float]:
+def worst(groups: list[dict[str, ContestRow]]) -> dict[str, float]:
     """The worst of the budgets of one trace, or of all."""
     controls = [found["controller"] for found in groups]
     contested = [found for found in groups if found["controller"].agreement < 1.0]
@@ -53,7 +53,7 @@ def main() -> None:
     document = {}
     for path in options.records or [None]:
         records, about = load(path)
-        groups: dict[str, dict[float, dict[str, Row]]] = {}
+        groups: dict[str, dict[float, dict[str, ContestRow]]] = {}
         for row in contest_rows(records, find_traces([], options.tokens), options.budgets, options.tokens):
             groups.setdefault(row.trace, {}).setdefault(row.budget_ms, {})[row.policy] = row
         rows = {trace: worst(list(found.values())) for trace, found in groups.items()}

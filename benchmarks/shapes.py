@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle.manifest import Exactness, Precision, Provider
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 
 # As in the published configs.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -165,7 +165,7 @@ def bundle(
     from balcony_export.bundling.writer import export_bundle
 
     kind = "exits" if exits else "plain"
-    choice = Choice(provider, precision, exactness=exactness, block_size=block_size)
+    choice = ExportOptions(provider, precision, exactness=exactness, block_size=block_size)
     cuts = ".".join(map(str, splits)) or "whole"
     where = "" if provider == "cpu" else f"-{provider}"
     out = parent / f"{shape}-{precision}-{choice.formats().block_size}-{kind}-{cuts}-{exactness}{where}"

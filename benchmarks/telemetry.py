@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 
 ROOT = Path(__file__).resolve().parents[1]
 LARGEST_SHARE, LONGEST_LOOK_US = 0.01, 1.0
@@ -35,7 +35,7 @@ def busy_share(seconds: float) -> float:
     return (time.process_time() - used) / (time.monotonic() - begun)
 
 
-def look_us(sensors: Sampler) -> float:
+def look_us(sensors: Poller) -> float:
     """Microseconds of one ``snapshot``, the loop's own cost taken off: the median of several passes."""
     passes = []
     for _ in range(PASSES):
@@ -55,10 +55,10 @@ def measure(root: Path, seconds: float) -> dict[str, float | int]:
     shares = []
     for _ in range(3):
         idle = busy_share(seconds / 6)
-        with Sampler(root=root) as sensors:
+        with Poller(root=root) as sensors:
             time.sleep(1.5)  # the first look imports and opens what the others find open
             shares.append(busy_share(seconds / 3) - idle)
-    with Sampler(root=root) as sensors:
+    with Poller(root=root) as sensors:
         time.sleep(1.5)
         look = look_us(sensors)
         known = sum(reading.known for _, reading in sensors.snapshot)

@@ -58,7 +58,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     """Bundles of the tiny model with untrained exits at 1, 2 and 4, made once per precision and exactness."""
     from balcony_export.bundling.writer import export_bundle
-    from balcony_export.graphs.formats import Choice
+    from balcony_export.graphs.formats import ExportOptions
 
     made: dict[tuple[Precision, Exactness], Bundle] = {}
 
@@ -72,7 +72,7 @@ def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 model=str(tiny_model),
                 exits="init",
                 splits=[1, 2, 4],
-                choice=Choice(precision=precision, exactness=exactness),
+                choice=ExportOptions(precision=precision, exactness=exactness),
             )
         return made[key]
 

@@ -9,7 +9,7 @@ import pytest
 
 from balcony_controller import Confidence
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
-from balcony_edge.bundle.manifest import Judge
+from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_edge.control.adapter import quality_model
 from balcony_edge.decoding.loop import FEEDBACK_ROWS
 from balcony_edge.engine.ladder import Ladder
@@ -186,7 +186,7 @@ def test_lossless_with_and_without_speculation(speculate: bool) -> None:
     assert [token.id for token in tokens] == plain_greedy(session.codec.encode(PROMPT), 60)[: len(tokens)]
     assert report.lossless
     assert report.bit_exact
-    assert report.kept == sum(token.drafted_at is not None for token in tokens)
+    assert report.accepted == sum(token.drafted_at is not None for token in tokens)
     assert speculate or report.drafted == 0
 
 
@@ -229,7 +229,7 @@ def test_a_second_turn_reuses_the_first(session: AdaptiveSession) -> None:
 def test_a_bundles_judges_reach_the_controller() -> None:
     """The manifest's bins are of probabilities; what the controller makes of a token is the bin's agreement."""
     demo = Bundle.demo()
-    record = Judge(
+    record = JudgeRecord(
         gate=0.5, top=1.0, margin=0.1, previous=0.2, offset=0.3, previous_mean=-0.7,
         edges=[0.3, 0.6], share=[0.2, 0.3, 0.5], agreement=[0.1, 0.1, 0.9],
     )  # fmt: skip

@@ -117,7 +117,7 @@ class GateBins(_Record):
         return self
 
 
-class Judge(_Record):
+class JudgeRecord(_Record):
     """How likely an exit's token is the full model's, once the exit has answered; fitted on held-out text.
 
     score = ``gate`` · gate logit + ``top`` · log-probability of the token + ``margin`` · logit gap to the second +
@@ -138,7 +138,7 @@ class Judge(_Record):
     agreement: list[Share]
 
     @model_validator(mode="after")
-    def _consistent(self) -> Judge:
+    def _consistent(self) -> JudgeRecord:
         if len({len(self.edges) + 1, len(self.share), len(self.agreement)}) != 1:
             raise ValueError("a judge's edges, share and agreement disagree about the number of bins")
         if sorted(self.edges) != self.edges:
@@ -154,7 +154,7 @@ class ExitQuality(_Record):
     agreement: Share
     kl_nats: float
     bins: GateBins
-    judge: Judge | None = None
+    judge: JudgeRecord | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ExitQuality:

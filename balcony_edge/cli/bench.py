@@ -86,7 +86,7 @@ def markdown(found: dict[str, Any]) -> str:
     head = [
         *("model", "size", "precision", "backend", "threads", "mode"),
         *(f"pp{found['prompt_tokens']} t/s", f"tg{found['new_tokens']} t/s"),
-        *("J/token", "agreement", "drafts kept", "of traffic bound"),
+        *("J/token", "agreement", "drafts accepted", "of traffic bound"),
     ]
     rows = [head, ["---", "---:", "---", "---", "---:", "---", *["---:"] * 6]]
     for row in found["rows"]:
@@ -102,7 +102,7 @@ def markdown(found: dict[str, Any]) -> str:
                 f"{row['tg_tok_s']:.2f} ± {row['sd']:.2f}",
                 _number(row["j_per_token"], ".4f"),
                 _number(row["agreement"], ".3f"),
-                _number(row["kept"], ".0%"),
+                _number(row["accepted"], ".0%"),
                 _number(row["traffic_share"], ".2f"),
             ]
         )

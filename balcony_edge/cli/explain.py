@@ -10,7 +10,7 @@ import typer
 
 
 def explain(
-    log: Annotated[Path, typer.Argument(help="A log that run --trace has written.")],
+    log: Annotated[Path, typer.Argument(help="A log that run --log has written.")],
     plot: Annotated[
         Path | None, typer.Option(help="Draw depth, cost and debt over the tokens into this file (png, svg, pdf).")
     ] = None,

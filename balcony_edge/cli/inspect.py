@@ -10,6 +10,7 @@ import typer
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.open import open_bundle
 from balcony_edge.measure.traffic import depth_costs
+from balcony_edge.tables import table
 
 BASIS = "estimated from weight traffic"
 
@@ -95,14 +96,6 @@ def text(bundle: Bundle) -> str:
         files.append([name, f"{entry['bytes']:,}", *columns])
     note = f"Costs in % of a full-depth token, {BASIS}; agreement and KL with the full model on held-out text."
     return "\n\n".join([table(facts), f"{table(depths)}\n{note}", table(files)])
-
-
-def table(rows: list[list[str]]) -> str:
-    """Rows as lines with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def _number(value: float | None) -> str:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from balcony_edge.errors import BudgetError, RecordError
+from balcony_edge.errors import BudgetError, RecordingError
 
 if TYPE_CHECKING:
-    from balcony_controller.simulation.contest import Row
+    from balcony_controller.simulation.contest import ContestRow
 
 
 def replay(
@@ -70,7 +70,7 @@ def replay(
         drawn = [row for row in found["rows"] if row["trace"] == traces[0].name]
         kept = sorted({row["budget_ms"] for row in drawn})
         if not kept:
-            raise RecordError(f"the trace {traces[0].name} leaves no room for a budget", "give one with --budget")
+            raise RecordingError(f"the trace {traces[0].name} leaves no room for a budget", "give one with --budget")
         budget_ms = kept[len(kept) // 2]
         plots.replay(drawn, Contest(known, traces[0], tokens).governor_run(budget_ms), budget_ms, plot)
     typer.echo(json.dumps(_finite(found)) if as_json else table(rows))
@@ -78,7 +78,7 @@ def replay(
 
 def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     if out is None:
-        raise RecordError("--record needs a place to write to", "name one with -o records.json.gz")
+        raise RecordingError("--record needs a place to write to", "name one with -o records.json.gz")
     from balcony_edge.bundle.open import open_bundle
     from balcony_edge.measure.recording import PROMPTS, record, save
     from balcony_edge.session import AdaptiveSession
@@ -107,14 +107,14 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[ContestRow]) -> str:
     """A line per trace and budget: how the budget was kept, and what all would agree at the controller's cost."""
     columns = ("controller", "oracle_same_information", "oracle_clairvoyant", "static_mix", "threshold")
     lines = [
         f"{'trace':12} {'budget ms':>9} {'cost':>7} {'overspend':>9} {'forced':>6} {'controller':>10} {'oracle':>7}"
         f" {'all-knowing':>11} {'mix':>6} {'threshold':>9} {'lossless ms':>11}"
     ]
-    groups: dict[tuple[str, float], dict[str, Row]] = {}
+    groups: dict[tuple[str, float], dict[str, ContestRow]] = {}
     for row in rows:
         groups.setdefault((row.trace, row.budget_ms), {})[row.policy] = row
     for (trace, budget_ms), found in groups.items():

@@ -40,7 +40,8 @@ def run(
         str | None,
         typer.Option(help="IDLE:ACTIVE watts, or profile: what to go by where no sensor tells the power."),
     ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write each decision to a file, one JSON line a step.")] = None,
+    log: Annotated[Path | None, typer.Option(help="Write each decision to a file, one JSON line a step.")] = None,
+    trace: Annotated[Path | None, typer.Option(hidden=True, help="The former name of --log.")] = None,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at the most.")] = 256,
     temp: Annotated[float, typer.Option(envvar="BALCONY_TEMP", help="Temperature; 0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,
@@ -100,7 +101,8 @@ def run(
     context = opened.manifest.architecture.context
     print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
     with ExitStack() as stack:
-        log = None if trace is None else stack.enter_context(DecisionLog(trace))
+        path = trace if log is None else log
+        decisions = None if path is None else stack.enter_context(DecisionLog(path))
         session = stack.enter_context(
             AdaptiveSession(
                 opened,
@@ -112,7 +114,7 @@ def run(
                 min_agreement=min_agreement,
                 limits=Limits(max_temp, min_battery),
                 power_model=power,
-                log=log,
+                log=decisions,
             )
         )
         interrupted = False

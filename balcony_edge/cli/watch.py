@@ -15,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from balcony_edge.telemetry import Player, Sampler, Snapshot
+    from balcony_edge.telemetry import Player, Poller, Snapshot
 
 ROOT = "Read this folder in place of /: a copy of another device's /sys, /proc and /etc."
 BATTERY = "A JSON file in which a robot tells of its own battery: level, power_w, on_mains, energy_wh."
@@ -35,11 +35,11 @@ def watch(
     root: Annotated[Path, typer.Option(help=ROOT)] = Path("/"),
 ) -> None:
     """Show all signals of this device until Ctrl-C; without a terminal one line per look."""
-    from balcony_edge.telemetry import Player, Recorder, Sampler
+    from balcony_edge.telemetry import Player, Poller, Recorder
     from balcony_edge.telemetry.device import describe_device
 
     here = root == Path("/")
-    sensors = Sampler(root=root, battery=battery, nvml=here) if play is None else Player(play)
+    sensors = Poller(root=root, battery=battery, nvml=here) if play is None else Player(play)
     with contextlib.ExitStack() as stack:
         recorder = None
         if record is not None:
@@ -57,7 +57,7 @@ def watch(
         print(f"recorded to {record}", file=sys.stderr)
 
 
-def _ticks(sensors: Sampler | Player, interval_s: float, count: int | None) -> Iterator[float]:
+def _ticks(sensors: Poller | Player, interval_s: float, count: int | None) -> Iterator[float]:
     """Seconds since the first look, once per interval, without drift; a recording ends with its end."""
     from balcony_edge.telemetry import Player
 

@@ -7,7 +7,7 @@ import math
 from balcony_controller import Judge, LadderShape, QualityModel
 from balcony_controller.quality import BinTable
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.manifest import Judge as JudgeRecord
+from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_edge.engine.ladder import Ladder
 
 

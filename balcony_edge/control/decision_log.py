@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from balcony_controller import Governor, Signals
-from balcony_edge.errors import TraceError
+from balcony_edge.errors import RecordingError
 
 KIND = "balcony-edge decisions"
 
@@ -19,7 +19,7 @@ KIND = "balcony-edge decisions"
 class DecisionLog:
     """Writes a log to ``path``, line by line: what was decided last is there even if the process dies.
 
-    Raises TraceError when the file cannot be written.
+    Raises RecordingError when the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +28,9 @@ class DecisionLog:
         try:
             self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
-            raise TraceError(f"cannot write {path}: {error}", "name a file in a folder that can be written") from error
+            raise RecordingError(
+                f"cannot write {path}: {error}", "name a file in a folder that can be written"
+            ) from error
 
     def start(self, governor: Governor) -> None:
         """The first line: what the tokens were decided for."""
@@ -61,7 +63,7 @@ class DecisionLog:
                 "cut": governor.cut,
                 "floor_wins": governor.floor_wins,
                 "expected": governor.expected,
-                "gates_draft": governor.peeks,
+                "gates_draft": governor.takes_gate_draft,
                 "options": dict(governor.options),
                 "signals": {name: value for name, value in asdict(signals).items() if value is not None},
             }
@@ -84,7 +86,7 @@ class DecisionLog:
         try:
             self._file.write(json.dumps(_plain(content)) + "\n")
         except OSError as error:
-            raise TraceError(f"cannot write {self.path}: {error}", "make room, or leave --trace out") from error
+            raise RecordingError(f"cannot write {self.path}: {error}", "make room, or leave --log out") from error
 
 
 def _plain(value: Any) -> Any:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.control.decision_log import KIND
-from balcony_edge.errors import RecordError
+from balcony_edge.errors import RecordingError
 
 # The first steps of a log, during which the speed is still being learnt.
 LEARNING_TOKENS = 20
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """(head, steps) of a log that ``run --trace`` wrote. A last line that was cut off is left out.
+    """(head, steps) of a log that ``run --log`` wrote. A last line that was cut off is left out.
 
-    Raises RecordError for anything else.
+    Raises RecordingError for anything else.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -34,11 +34,11 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         for step in steps:
             _ = step["tokens"], step["depths"], step["elapsed_ms"], step["slowdown"], step["debt_ms"], step["options"]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RecordError(
-            f"{path} is no log of decisions: {error}", "write one with balcony-edge run --trace FILE …"
+        raise RecordingError(
+            f"{path} is no log of decisions: {error}", "write one with balcony-edge run --log FILE …"
         ) from error
     if not steps:
-        raise RecordError(f"{path} holds no decision", "let the run show some tokens")
+        raise RecordingError(f"{path} holds no decision", "let the run show some tokens")
     return dict(head), steps
 
 

@@ -32,7 +32,7 @@ MOST_MEASURED = 3
 
 
 @dataclass(frozen=True)
-class Calibration:
+class LadderProfile:
     """``profiles`` by stage name in milliseconds; ``bit_exact``: batched and single positions gave the same bits.
 
     ``disagreement`` of the rounds that the profiles were measured in; they are the steadiest of ``measured`` times.
@@ -55,7 +55,7 @@ class Calibration:
         return json.dumps({**content, "disagreement": self.disagreement, "measured": self.measured})
 
     @classmethod
-    def from_json(cls, text: str) -> Calibration:
+    def from_json(cls, text: str) -> LadderProfile:
         """Raises ValueError, KeyError or TypeError for anything but a calibration of this version."""
         content = json.loads(text)
         if content["version"] != CACHE_VERSION:
@@ -83,15 +83,15 @@ def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
     return cache_folder() / "calibration" / f"{key}.json"
 
 
-def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> Calibration:
+def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderProfile:
     """The cached calibration, or a fresh one (about a second), which is then cached. ``ladder`` is left empty.
 
     A cached one whose rounds disagreed too much is measured once more, and the steadier of the two is cached.
     """
     path = cache_file(bundle, runtime, ladder.padded)
-    known: Calibration | None = None
+    known: LadderProfile | None = None
     try:
-        known = Calibration.from_json(path.read_text())
+        known = LadderProfile.from_json(path.read_text())
         if set(known.profiles) != {HEAD, *(stage.name for stage in ladder.stages)}:
             known = None
     except (OSError, ValueError, KeyError, TypeError):
@@ -100,10 +100,10 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> Calibra
         return known
     fresh = measure(ladder)
     if known is None:
-        found = Calibration(fresh.profiles, batching_is_bit_exact(ladder), fresh.disagreement)
+        found = LadderProfile(fresh.profiles, batching_is_bit_exact(ladder), fresh.disagreement)
     else:
         better = fresh if fresh.disagreement < known.disagreement else Measured(known.profiles, known.disagreement)
-        found = Calibration(better.profiles, known.bit_exact, better.disagreement, known.measured + 1)
+        found = LadderProfile(better.profiles, known.bit_exact, better.disagreement, known.measured + 1)
     _write(path, found.to_json())
     return found
 

@@ -1,19 +1,21 @@
-"""The decode loop: exits, deep passes and speculation over one ladder, as a policy (the governor, as a rule) decides.
+"""Decoding over one ladder: exits, deep passes and self-speculation, as a decider (the governor, as a rule) wants it.
 
-A token that an exit has given and that was not shown yet is a *draft*. A deep pass verifies the drafts held at its
-positions, all in one batched call: their accepted prefix and one token of the full model's own are shown, the rest is
-rewound. Plain decoding, early exits and lossless self-speculation are the same loop under different verdicts.
+A token that an exit has given and that was not emitted yet is a *draft*. A deep pass verifies the drafts held at its
+positions, all in one batched call: it accepts those up to the first wrong one, emits them and one token of the full
+model's own, and rewinds the rest. Plain decoding, early exits and lossless self-speculation are the same loop under
+different verdicts. The order of the questions is ``balcony_controller.driver.decode_step``'s, as in replay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from balcony_controller import Confidence, Outcome, Verdict
+from balcony_controller import Confidence, Decider, Outcome
+from balcony_controller.driver import decode_step
 from balcony_edge.engine.answers import Answers, FromLogits, confidence
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.sampling import Choice, Logits, Sampler
+from balcony_edge.engine.sampling import Logits, Sample, Sampler
 from balcony_edge.engine.stage import Head
 
 # A deep pass also looks at so many exits' tokens before its own positions: feedback for a few more rows of the head.
@@ -24,19 +26,19 @@ class Draft(NamedTuple):
     """A token of the exit at ``depth``, after the token at ``position``.
 
     ``likeliest``: the exit's likeliest token, whatever was drawn; ``expected``: the agreement forecast for it.
-    ``gates``: it is not the exit's token, but what its gate found likeliest.
+    ``from_gate``: it is not the exit's token, but what its gate found likeliest.
     """
 
     position: int
     depth: int
-    choice: Choice
+    sample: Sample
     likeliest: int
     expected: float
-    gates: bool
+    from_gate: bool
 
 
-class Shown(NamedTuple):
-    """A token to be shown: the depth that it is of, and the exit that drafted it where a deep pass confirmed that."""
+class Emitted(NamedTuple):
+    """A token that leaves: the depth that it is of, and the exit whose draft a deep pass accepted, if it was one."""
 
     token: int
     depth: int
@@ -44,7 +46,7 @@ class Shown(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """How many shown tokens of exits a deep pass has compared with the full model's choices, and how many agreed."""
+    """How many emitted tokens of exits a deep pass has compared with the full model's choices, and how many agreed."""
 
     tokens: int = 0
     agreed: int = 0
@@ -56,92 +58,42 @@ class Checked(NamedTuple):
         return Checked(self.tokens + len(outcomes), self.agreed + sum(outcome.agreed for outcome in outcomes))
 
 
-class Policy(Protocol):
-    """What decides for the decode loop: the part of Governor that it calls (see there)."""
-
-    @property
-    def expected(self) -> float:
-        """The agreement forecast for the token judged last."""
-        ...
-
-    @property
-    def peeks(self) -> bool:
-        """Whether the exit taken gives its gate's draft, for which the head is not asked, instead of its token."""
-        ...
-
-    def first_split(self) -> int:
-        """The shallowest depth worth looking at."""
-        ...
-
-    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
-        """(None, …) to take the exit here, or (the next depth to look at, …)."""
-        ...
-
-    def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        """What to do with an exit's token."""
-        ...
-
-    def verified(self, outcomes: Iterable[Outcome]) -> None:
-        """A deep pass has compared tokens of exits with the full model's."""
-        ...
-
-
 class Decoder:
-    """One reply: ``tokens`` begins as the prompt (already in the ladder) and grows by what is shown.
+    """One reply's tokens: ``tokens`` begins as the prompt (already in the ladder) and grows by what is emitted.
 
-    ``unverified`` are exits' tokens that were shown and that no deep pass has seen; ``checked`` counts those that one
-    has; ``drafts`` counts (made, kept) of speculation.
+    ``unverified`` are exits' tokens that were emitted and that no deep pass has seen; ``checked`` counts those that one
+    has; ``drafted`` and ``accepted`` count the drafts of self-speculation.
     """
 
     def __init__(
-        self, ladder: Ladder, policy: Policy, sampler: Sampler, prompt: Sequence[int], ends: frozenset[int]
+        self, ladder: Ladder, decider: Decider, sampler: Sampler, prompt: Sequence[int], ends: frozenset[int]
     ) -> None:
         self._ladder = ladder
-        self._policy = policy
+        self._decider = decider
         self._sampler = sampler
         self._ends = ends
+        self.full = ladder.full
         self.tokens = list(prompt)
         self.unverified: list[Draft] = []
         self.checked = Checked()
-        self.drafts = (0, 0)
+        self.drafted = self.accepted = 0
+        self._held: list[Draft] = []
+        self._candidate = Draft(0, 0, Sample(0, None), 0, 0.0, False)
         self._top: tuple[int, int, float] = (-1, 0, 0.0)
 
-    def step(self, most: int) -> list[Shown]:
+    def step(self, most: int) -> Sequence[Emitted]:
         """The next tokens, one at least and ``most`` at the most, at the price of one deep pass at the most.
 
         The last one is in ``tokens``, but not yet in the ladder.
         """
-        ladder, policy = self._ladder, self._policy
+        ladder = self._ladder
         if len(self.tokens) > ladder.length:
             ladder.append(self.tokens[ladder.length :])
-        held: list[Draft] = []
-        while True:
-            depth, gate = self._look()
-            if depth == ladder.full:
-                return self._deep_pass(held)
-            choice, likeliest, confidence = self._ask(depth)
-            verdict = policy.judge(depth, gate, confidence, held=len(held))
-            if verdict in (Verdict.HOLD, Verdict.VERIFY) and (
-                # The deep pass at this very position tells as much.
-                len(held) + 1 >= min(most, Head.MAX_ROWS - FEEDBACK_ROWS)
-                or ladder.length >= ladder.context
-                or choice.token in self._ends
-            ):
-                verdict = Verdict.DEEPEN
-            if verdict is Verdict.DEEPEN:
-                return self._deep_pass(held)
-            held.append(Draft(ladder.length - 1, depth, choice, likeliest, policy.expected, confidence is None))
-            self.tokens.append(choice.token)
-            if verdict is Verdict.EMIT:
-                # An end token is decided, but not shown.
-                self.unverified += [draft for draft in held if draft.choice.token not in self._ends]
-                return [Shown(draft.choice.token, draft.depth) for draft in held]
-            ladder.append([choice.token])
-            if verdict is Verdict.VERIFY:
-                return self._deep_pass(held)
+        self._held = []
+        return decode_step(self._decider, self, most)
 
-    def verify_shown(self) -> None:
-        """Compare all shown tokens that no deep pass has seen with the full model's choices."""
+    def verify_emitted(self) -> None:
+        """Compare all emitted tokens that no deep pass has seen with the full model's choices."""
         waiting, self.unverified = self.unverified, []
         outcomes: list[Outcome] = []
         while waiting:
@@ -152,68 +104,94 @@ class Decoder:
             answers = self._ladder.answers(self._ladder.full, first, group[-1].position + 1)
             outcomes += [_outcome(draft, answers, first) for draft in group]
         self.checked = self.checked.plus(outcomes)
-        self._policy.verified(outcomes)
+        self._decider.verified(outcomes)
 
-    # --- inside ---------------------------------------------------------------------------------------------------
+    # --- what a step asks (driver.StepDecoder) ---
 
-    def _look(self) -> tuple[int, float | None]:
-        """(depth to go to, its gate's logit): the stages of every exit that was looked at have been advanced."""
-        ladder, policy = self._ladder, self._policy
-        split = policy.first_split()
-        while split != ladder.full:
-            ladder.outputs(split, ladder.length)
-            gate = ladder.gate(split)
-            following, _ = policy.stop_at(split, gate)
-            if following is None:
-                return split, gate
-            split = following
-        return split, None
-
-    def _ask(self, depth: int) -> tuple[Choice, int, Confidence | None]:
-        """An exit's token, its likeliest one and how sure it is of that; None with a draft of its gate's."""
+    def look(self, split: int) -> float | None:
+        """Advance the stages up to an exit; its gate's logit for the last token."""
         ladder = self._ladder
+        ladder.outputs(split, ladder.length)
+        return ladder.gate(split)
+
+    def ask(self, depth: int, takes_gate_draft: bool) -> Confidence | None:
+        """An exit's token, or its gate's draft, becomes the candidate; how sure the exit is, None of a gate's draft."""
+        ladder = self._ladder
+        position = ladder.length - 1
+        found: Confidence | None
         if self._sampler.plain_greedy:
             # Of sampled tokens a gate's one draft would be the right one too seldom.
-            if self._policy.peeks and (draft := ladder.draft(depth)) is not None:
-                return Choice(draft, None), draft, None
-            answers = ladder.answers(depth, ladder.length - 1, ladder.length)
-            token = answers.token(0)
-            return Choice(token, None), token, self._confidence(answers.confidence(0), depth)
-        logits = ladder.next_logits(depth)
-        choice = self._sampler.choose(logits, self.tokens)
-        likeliest = int(logits.argmax())
-        return choice, likeliest, self._confidence(confidence(logits, likeliest), depth)
+            if takes_gate_draft and (draft := ladder.draft(depth)) is not None:
+                self._candidate = Draft(position, depth, Sample(draft, None), draft, 0.0, True)
+                return None
+            answers = ladder.answers(depth, position, ladder.length)
+            token = likeliest = answers.token(0)
+            sample, found = Sample(token, None), answers.confidence(0)
+        else:
+            logits = ladder.next_logits(depth)
+            sample = self._sampler.choose(logits, self.tokens)
+            likeliest = int(logits.argmax())
+            found = confidence(logits, likeliest)
+        self._candidate = Draft(position, depth, sample, likeliest, 0.0, False)
+        return self._with_previous(found, depth)
 
-    def _deep_pass(self, held: list[Draft]) -> list[Shown]:
-        """Full depth for all positions; the drafts that it confirms, and its own token."""
+    def can_hold(self, most: int) -> bool:
+        """Not an end token, nor beyond the context, nor more drafts than tokens are wanted or the head has rows."""
         ladder = self._ladder
+        return (
+            len(self._held) + 1 < min(most, Head.MAX_ROWS - FEEDBACK_ROWS)
+            and ladder.length < ladder.context
+            and self._candidate.sample.token not in self._ends
+        )
+
+    def take(self, expected: float) -> None:
+        """The candidate joins the drafts of this step."""
+        draft = self._candidate._replace(expected=expected)
+        self._held.append(draft)
+        self.tokens.append(draft.sample.token)
+
+    def go_on(self) -> None:
+        """The draft taken last is in the ladder: the next position follows it."""
+        self._ladder.append(self.tokens[-1:])
+
+    def emit(self) -> Sequence[Emitted]:
+        """The drafts of this step, unverified."""
+        # An end token is decided, but not emitted to anybody.
+        self.unverified += [draft for draft in self._held if draft.sample.token not in self._ends]
+        return [Emitted(draft.sample.token, draft.depth) for draft in self._held]
+
+    def deep_pass(self) -> Sequence[Emitted]:
+        """Full depth for all positions; the drafts that it accepts, and its own token."""
+        ladder, held = self._ladder, self._held
         first = ladder.length - 1 if not held else held[0].position
         before = self._contiguous(first)
         truth = _Truth(ladder, self._sampler, first - len(before))
         outcomes = [truth.outcome(draft) for draft in before]
         self.checked = self.checked.plus(outcomes)
-        shown: list[Shown] = []
+        emitted: list[Emitted] = []
         # Of the tokens in the ladder, those up to and with position ``first`` are certain.
         del self.tokens[first + 1 :]
         for draft in held:
             outcomes.append(truth.outcome(draft))
-            token, kept = truth.verify(draft, self.tokens)
-            shown.append(Shown(token, ladder.full, draft.depth if kept else None))
+            token, accepted = truth.verify(draft, self.tokens)
+            emitted.append(Emitted(token, ladder.full, draft.depth if accepted else None))
             self.tokens.append(token)
-            if not kept or token in self._ends:
+            if not accepted or token in self._ends:
                 break
         else:
             token = truth.choose(self.tokens)
-            shown.append(Shown(token, ladder.full))
+            emitted.append(Emitted(token, ladder.full))
             self.tokens.append(token)
         ladder.rewind(len(self.tokens) - 1)
-        kept_drafts = sum(item.drafted_at is not None for item in shown)
-        self.drafts = (self.drafts[0] + len(held), self.drafts[1] + kept_drafts)
-        self._policy.verified(outcomes)
-        return shown
+        self.drafted += len(held)
+        self.accepted += sum(item.drafted_at is not None for item in emitted)
+        self._decider.verified(outcomes)
+        return emitted
+
+    # --- inside ---
 
     def _contiguous(self, first: int) -> list[Draft]:
-        """Shown but unverified tokens right before position ``first``, taken off the list."""
+        """Emitted but unverified tokens right before position ``first``, taken off the list."""
         count = 0
         waiting = self.unverified
         while count < min(FEEDBACK_ROWS, len(waiting)) and waiting[-1 - count].position == first - 1 - count:
@@ -222,7 +200,7 @@ class Decoder:
         del waiting[len(waiting) - count :]
         return taken
 
-    def _confidence(self, found: Confidence, depth: int) -> Confidence:
+    def _with_previous(self, found: Confidence, depth: int) -> Confidence:
         """With ``previous`` where the same exit gave the token before."""
         position = self._ladder.length - 1
         before, at, top = self._top
@@ -252,8 +230,8 @@ class _Truth:
         row = draft.position - self._start
         if self._logits is None:
             token = self._answers.token(row)
-            return token, token == draft.choice.token
-        return self._sampler.verify(draft.choice, self._logits[row], tokens)
+            return token, token == draft.sample.token
+        return self._sampler.verify(draft.sample, self._logits[row], tokens)
 
     def choose(self, tokens: Sequence[int]) -> int:
         """The token after ``tokens``."""
@@ -266,4 +244,4 @@ class _Truth:
 def _outcome(draft: Draft, answers: Answers, start: int) -> Outcome:
     """``answers``: the full model's, of positions from ``start`` on."""
     agreed = draft.likeliest == answers.token(draft.position - start)
-    return Outcome(draft.depth, draft.expected, agreed, draft.gates)
+    return Outcome(draft.depth, draft.expected, agreed, draft.from_gate)

@@ -12,7 +12,7 @@ from balcony_edge import __version__
 from balcony_edge.doctor.checks import device_problems
 from balcony_edge.doctor.problem import Problem, Severity, worst
 from balcony_edge.doctor.runtime import RuntimeFound, examine_runtime
-from balcony_edge.telemetry import Sampler, Snapshot
+from balcony_edge.telemetry import Poller, Snapshot
 from balcony_edge.telemetry.asked import HUNG_S
 from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.injected import BatterySource
@@ -90,7 +90,7 @@ def diagnose(
     here = Path(root) == Path("/")
     identity = identify(root, nvml=here)
     found = find_profile(identity, profile)
-    with Sampler(root=root, battery=battery, nvml=here) as sensors:
+    with Poller(root=root, battery=battery, nvml=here) as sensors:
         runtime, problems = examine_runtime(identity) if here else (None, [])
         snapshot, taken_s = _look(sensors, look_s)
     problems = [*problems, *device_problems(Sysfs(root), snapshot, found)]
@@ -98,7 +98,7 @@ def diagnose(
     return Diagnosis(describe_device(root), found, runtime, snapshot, taken_s, problems)
 
 
-def _look(sensors: Sampler, look_s: float) -> tuple[Snapshot, float]:
+def _look(sensors: Poller, look_s: float) -> tuple[Snapshot, float]:
     """A snapshot after ``look_s``, or later where a sensor has held the others up until it was left behind."""
     begun_s = time.monotonic()
     while True:

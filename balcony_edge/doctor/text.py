@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from balcony_edge import __version__
-from balcony_edge.cli.inspect import table
 from balcony_edge.doctor.diagnosis import Diagnosis
+from balcony_edge.tables import table
 from balcony_edge.telemetry.public import rows
 
 Line = tuple[str, str]

@@ -18,7 +18,7 @@ Logits = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 
 
-class Choice(NamedTuple):
+class Sample(NamedTuple):
     """A token, and the probabilities [V] that it was drawn from; None for the likeliest token (greedy)."""
 
     token: int
@@ -66,14 +66,14 @@ class Sampler:
         """Whether the same draws must come again: drafts would take some of them, and how many the clock decides."""
         return self._temp > 0.0 and self._seed is not None
 
-    def choose(self, logits: Logits, tokens: Sequence[int]) -> Choice:
+    def choose(self, logits: Logits, tokens: Sequence[int]) -> Sample:
         """The next token after ``tokens`` from its logits [V]."""
         probabilities = self._probabilities(logits, tokens)
         if probabilities is None:
-            return Choice(self._likeliest(logits, tokens), None)
-        return Choice(self._draw(probabilities), probabilities)
+            return Sample(self._likeliest(logits, tokens), None)
+        return Sample(self._draw(probabilities), probabilities)
 
-    def verify(self, draft: Choice, logits: Logits, tokens: Sequence[int]) -> tuple[int, bool]:
+    def verify(self, draft: Sample, logits: Logits, tokens: Sequence[int]) -> tuple[int, bool]:
         """(token, whether it is the draft) that follows ``tokens``, by the full model's ``logits`` [V].
 
         Greedy: the model's token. Sampled: the draft is kept with probability min(1, p/q); in its place comes a token

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from balcony_controller import FixedDepth
 from balcony_edge.control.profile import cpu_model
-from balcony_edge.decoding.fixed import FixedDepth
-from balcony_edge.decoding.loop import Decoder, Policy
+from balcony_edge.decoding.reply import Reply
 from balcony_edge.engine.runtime import onnxruntime
-from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import PromptError
 from balcony_edge.measure.traffic import depth_costs
 from balcony_edge.session import AdaptiveSession, parse_budget
@@ -36,12 +34,12 @@ BUDGET_SHARES = (0.5, 0.8)
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchRow:
     """One mode's figures. None where something does not apply or is not known on this device.
 
     ``sd``: standard deviation of ``tg_tok_s`` over rounds; ``agreement``: share of tokens that are the full model's;
-    ``traffic_share``: speed against what the bytes read allow, full depth being 1; ``kept``: share of the drafts that
-    were the full model's; ``j_per_token`` by the device's own sensor.
+    ``traffic_share``: speed against what the bytes read allow, full depth being 1; ``accepted``: share of the
+    drafts that were the full model's; ``j_per_token`` by the device's own sensor.
     """
 
     mode: str
@@ -54,7 +52,7 @@ class Row:
     agreement: float | None
     traffic_share: float | None
     j_per_token: float | None
-    kept: float | None
+    accepted: float | None
 
 
 @dataclass
@@ -67,7 +65,7 @@ class _Mode:
     tokens: int = 0
     agreed: int = 0
     drafted: int = 0
-    kept: int = 0
+    accepted: int = 0
     joules: list[float] = field(default_factory=list)
 
 
@@ -79,7 +77,7 @@ def bench(
     budgets: tuple[str, ...] = (),
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Rows and the machine, as one document (see Row). Counts are cut to the bundle's context.
+    """Rows and the machine, as one document (see BenchRow). Counts are cut to the bundle's context.
 
     Raises PromptError where the context is too short for any decoding, BudgetError for a budget that cannot be read.
     """
@@ -129,7 +127,7 @@ def machine(session: AdaptiveSession) -> dict[str, Any]:
         "model": manifest.base.model,
         "precision": manifest.formats.base,
         "weights_bytes": sum(entry.bytes for entry in manifest.files.values()),
-        "bit_exact": session.calibration.bit_exact,
+        "bit_exact": session.ladder_profile.bit_exact,
     }
 
 
@@ -145,50 +143,31 @@ def _named(modes: list[_Mode], name: str) -> _Mode:
 
 def _measure(session: AdaptiveSession, mode: _Mode, prompt: list[int], new_tokens: int) -> None:
     """One round of one mode: a long prompt up to its first token, then tokens behind a short one."""
-    begun = time.perf_counter()
-    _decode(session, mode, prompt, 1)
-    mode.pp.append(len(prompt) / (time.perf_counter() - begun))
+    first_ms = _decode(session, mode, prompt, 1).figures.first_ms
+    assert first_ms is not None
+    mode.pp.append(len(prompt) / first_ms * 1e3)
     before = session.snapshot.energy_j
-    decoder, seconds, tokens = _decode(session, mode, prompt[:START], new_tokens)
+    reply = _decode(session, mode, prompt[:START], new_tokens)
+    tokens, seconds = reply.figures.timed_tokens, reply.figures.decode_ms / 1e3
     mode.tg.append(tokens / seconds)
     if (power_w := _mean_power_w(before, session.snapshot.energy_j)) is not None:
         mode.joules.append(power_w * seconds / tokens)
-    with session.unobserved():
-        decoder.verify_shown()
-    new = len(decoder.tokens) - len(prompt[:START])
-    mode.tokens += new
-    mode.agreed += new - decoder.checked.tokens + decoder.checked.agreed
-    mode.drafted += decoder.drafts[0]
-    mode.kept += decoder.drafts[1]
+    reply.audit()
+    mode.tokens += len(reply.tokens)
+    mode.agreed += len(reply.tokens) - reply.checked.tokens + reply.checked.agreed
+    mode.drafted += reply.drafted
+    mode.accepted += reply.accepted
 
 
-def _decode(session: AdaptiveSession, mode: _Mode, ids: list[int], count: int) -> tuple[Decoder, float, int]:
-    """(decoder, seconds behind the first step, tokens shown in them) of one reply from an empty ladder."""
-    ladder, governor = session.ladder, session.governor
-    session.end_reply()
-    ladder.rewind(0)
-    ladder.append(ids)
-    if mode.budget is None:
-        with session.unobserved():
-            return _steps(Decoder(ladder, FixedDepth(mode.depth), Sampler(), ids, frozenset()), count, lambda *_: None)
-    session.budget = mode.budget
-    governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, count)
-    policy: Policy = governor
-    return _steps(Decoder(ladder, policy, Sampler(), ids, frozenset()), count, governor.settle)
-
-
-def _steps(decoder: Decoder, count: int, settle: Callable[[int, float, bool], None]) -> tuple[Decoder, float, int]:
-    first = len(decoder.step(count))
-    settle(first, 0.0, False)
-    seconds, shown = 0.0, first
-    while shown < count:
-        begun = time.perf_counter()
-        tokens = len(decoder.step(count - shown))
-        elapsed = time.perf_counter() - begun
-        settle(tokens, elapsed * 1e3, True)
-        seconds += elapsed
-        shown += tokens
-    return decoder, seconds, shown - first
+def _decode(session: AdaptiveSession, mode: _Mode, ids: list[int], count: int) -> Reply:
+    """A whole greedy reply of one mode from empty caches, which no token ends."""
+    if mode.budget is not None:
+        session.budget = mode.budget
+    decider = FixedDepth(mode.depth) if mode.budget is None else None
+    reply = session.reply(ids, count, decider=decider, ends=frozenset(), fresh=True)
+    for _ in reply.steps():
+        pass
+    return reply
 
 
 def _mean_power_w(before: Reading, after: Reading) -> float | None:
@@ -198,12 +177,12 @@ def _mean_power_w(before: Reading, after: Reading) -> float | None:
     return (after.value - before.value) / (after.time_s - before.time_s)
 
 
-def _rows(session: AdaptiveSession, modes: list[_Mode]) -> Iterator[Row]:
+def _rows(session: AdaptiveSession, modes: list[_Mode]) -> Iterator[BenchRow]:
     costs = depth_costs(session.bundle.manifest.graphs)
     full = statistics.mean(_named(modes, "full").tg)
     for mode in modes:
         speed = statistics.mean(mode.tg)
-        yield Row(
+        yield BenchRow(
             mode=mode.name,
             depth=mode.depth,
             budget=mode.budget,
@@ -214,7 +193,7 @@ def _rows(session: AdaptiveSession, modes: list[_Mode]) -> Iterator[Row]:
             agreement=mode.agreed / mode.tokens,
             traffic_share=speed / full * costs[mode.depth].token if mode.name in ("exit", "full") else None,
             j_per_token=statistics.mean(mode.joules) if mode.joules else None,
-            kept=mode.kept / mode.drafted if mode.drafted else None,
+            accepted=mode.accepted / mode.drafted if mode.drafted else None,
         )
 
 

@@ -17,15 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from balcony_controller import Judge, LadderShape, StageProfile
+from balcony_controller import FixedDepth, Judge, LadderShape, StageProfile
 from balcony_controller.quality import BinTable
 from balcony_controller.simulation.records import RecordedReply, Records, Track
 from balcony_edge.control.adapter import ladder_shape, quality_model
-from balcony_edge.decoding.fixed import FixedDepth
-from balcony_edge.decoding.loop import Decoder
 from balcony_edge.engine.answers import confidence
-from balcony_edge.engine.sampling import Sampler
-from balcony_edge.errors import RecordError
+from balcony_edge.errors import RecordingError
 from balcony_edge.session import AdaptiveSession
 
 VERSION = 1
@@ -67,29 +64,26 @@ def record(
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Records:
     """Decode every prompt greedily at full depth, then ask every exit about the same positions."""
-    session.end_reply()
     replies = []
-    with session.unobserved():
-        for index, prompt in enumerate(prompts):
-            progress(index, len(prompts))
-            reply = _record_reply(session, session.codec.encode(prompt), tokens)
-            if reply is not None:
-                replies.append(reply)
+    for index, prompt in enumerate(prompts):
+        progress(index, len(prompts))
+        reply = _record_reply(session, session.codec.encode(prompt), tokens)
+        if reply is not None:
+            replies.append(reply)
     if not replies:
-        raise RecordError("no prompt led to a reply of two tokens or more", "use a bundle with a longer context")
+        raise RecordingError("no prompt led to a reply of two tokens or more", "use a bundle with a longer context")
     quality = quality_model(session.bundle)
-    return Records(ladder_shape(session.ladder), session.calibration.profiles, quality.tables, quality.judges, replies)
+    return Records(
+        ladder_shape(session.ladder), session.ladder_profile.profiles, quality.tables, quality.judges, replies
+    )
 
 
 def _record_reply(session: AdaptiveSession, ids: list[int], tokens: int) -> RecordedReply | None:
     ladder = session.ladder
-    ladder.rewind(0)
-    ladder.append(ids)
-    decoder = Decoder(ladder, FixedDepth(ladder.full), Sampler(), ids, session.ends)
-    count = min(tokens, ladder.context - len(ids))
-    while len(decoder.tokens) - len(ids) < count and decoder.tokens[-1] not in session.ends:
-        decoder.step(1)
-    reply = decoder.tokens[len(ids) :]
+    whole = session.reply(ids, tokens, decider=FixedDepth(ladder.full), fresh=True)
+    for _ in whole.steps():
+        pass
+    reply = whole.tokens
     if len(reply) < 2:
         return None
     tracks = {}
@@ -109,7 +103,7 @@ def _record_reply(session: AdaptiveSession, ids: list[int], tokens: int) -> Reco
 
 
 def save(records: Records, path: Path, about: str) -> None:
-    """Write records whole or not at all; ``about`` says of what they are. Raises RecordError."""
+    """Write records whole or not at all; ``about`` says of what they are. Raises RecordingError."""
     shape = records.shape
     document = {
         "version": VERSION,
@@ -156,7 +150,7 @@ def save(records: Records, path: Path, about: str) -> None:
         partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
         partial.replace(path)
     except OSError as error:
-        raise RecordError(f"cannot write the records {path}: {error}", "choose another place") from error
+        raise RecordingError(f"cannot write the records {path}: {error}", "choose another place") from error
 
 
 def _table(one: BinTable) -> dict[str, Any]:
@@ -190,7 +184,7 @@ def load(path: Path | None = None) -> tuple[Records, str]:
             raise ValueError(f"version {document['version']!r}, not {VERSION}")
         return _parse(document), str(document["about"])
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RecordError(
+        raise RecordingError(
             f"cannot read the records {path}: {error}", "make them again: balcony-edge replay --record BUNDLE -o FILE"
         ) from error
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from balcony_controller.simulation.traces import Moment, Trace, shipped
-from balcony_edge.errors import RecordError
+from balcony_edge.errors import RecordingError
 
 _FIELDS = {field.name for field in fields(Moment)}
 
 
 def find_traces(wanted: Sequence[str], tokens: int) -> list[Trace]:
-    """The traces of these names or files; all that ship where none is named. Raises RecordError."""
+    """The traces of these names or files; all that ship where none is named. Raises RecordingError."""
     known = {trace.name: trace for trace in shipped(tokens)}
     return [known[name] if name in known else read_trace(Path(name), list(known)) for name in wanted or known]
 
@@ -38,11 +38,11 @@ def read_trace(path: Path, known: Sequence[str] = ()) -> Trace:
             document.get("battery_full_wh"),
         )
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(
+        raise RecordingError(
             f"there is no trace {str(path)!r}: {error}", f"name a JSON file, or one of: {', '.join(known)}"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordError(f"cannot read the trace {path}: {error}", "see docs/replay.md for its form") from error
+        raise RecordingError(f"cannot read the trace {path}: {error}", "see docs/replay.md for its form") from error
 
 
 def _moment(values: dict[str, Any]) -> Moment:

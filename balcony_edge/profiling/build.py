@@ -18,10 +18,10 @@ from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.errors import DeviceProfileError
 from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.energy import WINDOW_S, Drawn, measure_power
-from balcony_edge.telemetry import Sampler, Sensors
+from balcony_edge.telemetry import Poller, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.profile import FoundProfile, find_profile
-from balcony_profiles import Cpu, Defaults, DeviceProfile, Identity, Matching, Measured, PowerModel
+from balcony_profiles import Cpu, Defaults, DeviceProfile, Identity, Matching, Measured, ModelledPower
 
 _TOKENS = 24
 _MODULE = re.compile(r"p[0-9]{4}-[0-9]{4}(?:-super)?")
@@ -48,7 +48,7 @@ def measure_device(
     ladder = Ladder(opened, runtime)
     identity = identify(nvml=runtime.provider == "cuda")
     found = find_profile(identity, profile)
-    own = sensors or Sampler(nvml=runtime.provider == "cuda")
+    own = sensors or Poller(nvml=runtime.provider == "cuda")
     own.start()
     try:
         say("memory bandwidth")
@@ -132,7 +132,7 @@ def _profile(
     if base is None and device["ram_gb"]:
         facts["ram_gb"] = (max(1, round(device["ram_gb"])),)
     if drawn is not None:
-        facts["power_model"] = PowerModel(
+        facts["power_model"] = ModelledPower(
             idle_w=_rounded(drawn.idle_w),
             busy_w=_rounded(drawn.busy_w),
             source=f"{drawn.source}, measured on the device",

@@ -10,7 +10,7 @@ from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
 
 
 class FakeSensors:
-    """A :class:`~balcony_edge.telemetry.poller.Sampler` without sensors and without a thread.
+    """A :class:`~balcony_edge.telemetry.poller.Poller` without sensors and without a thread.
 
         sensors = FakeSensors()
         sensors.set(gpu_load=0.7, battery_level=None)

@@ -30,8 +30,8 @@ GPU_LOAD_SMOOTHING_S = 0.75
 _Published = tuple[Snapshot, dict[str, float], float]
 
 
-class Sampler:
-    """Keeps ``snapshot`` fresh while it runs: ``with Sampler() as sensors: ... sensors.snapshot``.
+class Poller:
+    """Keeps ``snapshot`` fresh while it runs: ``with Poller() as sensors: ... sensors.snapshot``.
 
     ``sources`` default to this machine's (below ``root``, with ``battery`` in place of the kernel's batteries
     and without NVIDIA's library if ``nvml`` is false). Sources of one signal are alternatives in the order
@@ -83,7 +83,7 @@ class Sampler:
         now = self._clock()
         return snapshot if now <= look_again_s else self._look(now)
 
-    def start(self) -> Sampler:
+    def start(self) -> Poller:
         """Start sampling in a daemon thread; does nothing when it runs already."""
         if self._thread is None:
             self._leave_hung()
@@ -100,7 +100,7 @@ class Sampler:
         else:
             self._close()
 
-    def __enter__(self) -> Sampler:
+    def __enter__(self) -> Poller:
         return self.start()
 
     def __exit__(
@@ -273,7 +273,7 @@ class Sampler:
         self._revive = running
 
 
-_samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+_samplers: weakref.WeakSet[Poller] = weakref.WeakSet()
 
 
 def _revive_all() -> None:

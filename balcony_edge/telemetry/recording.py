@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeGuard
 
-from balcony_edge.errors import TraceError
+from balcony_edge.errors import RecordingError
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
 
 FORMAT, VERSION = "balcony-trace", 1
@@ -32,7 +32,7 @@ class Recorder:
     """Writes snapshots to ``path``, line by line, so that a recording that is cut off is good up to there.
 
     Raises:
-        TraceError: if the file exists already or cannot be written.
+        RecordingError: if the file exists already or cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], device: Mapping[str, Any] | None = None) -> None:
@@ -41,7 +41,7 @@ class Recorder:
         try:
             self._file = self._path.open("x", encoding="utf-8")
         except FileExistsError as error:
-            raise TraceError(f"{path} exists already", "give --record another name, or remove it") from error
+            raise RecordingError(f"{path} exists already", "give --record another name, or remove it") from error
         except OSError as error:
             raise self._failed(error) from error
         self._write({"format": FORMAT, "version": VERSION, "device": dict(device or {}), "units": UNITS})
@@ -74,8 +74,10 @@ class Recorder:
                 self._file.close()
             raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> TraceError:
-        return TraceError(f"cannot write the recording {self._path}: {error.strerror}", "give --record another place")
+    def _failed(self, error: OSError) -> RecordingError:
+        return RecordingError(
+            f"cannot write the recording {self._path}: {error.strerror}", "give --record another place"
+        )
 
 
 class Player:
@@ -85,7 +87,7 @@ class Player:
     either begins again (``loop``) or knows nothing any more.
 
     Raises:
-        TraceError: naming the line of a file that is no recording.
+        RecordingError: naming the line of a file that is no recording.
     """
 
     def __init__(
@@ -173,7 +175,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[float], list[Snapshot]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise TraceError(f"cannot read the recording {path}: {error}", _RECORD) from error
+        raise RecordingError(f"cannot read the recording {path}: {error}", _RECORD) from error
     documents = []
     for number, line in enumerate(lines[:-1], 1):
         try:
@@ -185,7 +187,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[float], list[Snapshot]]:
         documents.append(document)
     header = documents[0] if documents else {}
     if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise TraceError(
+        raise RecordingError(
             f"{path} is no recording of version {VERSION}: its first line does not say so",
             _RECORD,
         )
@@ -205,7 +207,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[float], list[Snapshot]]:
         times.append(float(at_s))
         snapshots.append(snapshot)
     if not times:
-        raise TraceError(f"{path} holds no look at any sensor", "record for longer")
+        raise RecordingError(f"{path} holds no look at any sensor", "record for longer")
     first_s = times[0]
     device = header.get("device")
     return device if isinstance(device, dict) else {}, [at_s - first_s for at_s in times], snapshots
@@ -223,5 +225,7 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _garbled(path: Path, line: int) -> TraceError:
-    return TraceError(f"line {line} of the recording {path} cannot be understood", "record it again, or cut it there")
+def _garbled(path: Path, line: int) -> RecordingError:
+    return RecordingError(
+        f"line {line} of the recording {path} cannot be understood", "record it again, or cut it there"
+    )

@@ -6,6 +6,8 @@ No I/O and no clock: time and signals come in as arguments, so that the same obj
 from balcony_controller.accounts import Limits, PowerModel
 from balcony_controller.budget import Budget, BudgetSyntaxError
 from balcony_controller.cost import CostModel, StageProfile
+from balcony_controller.decider import Decider
+from balcony_controller.fixed import FixedDepth, FixedDrafts
 from balcony_controller.governor import Governor
 from balcony_controller.quality import Judge, QualityModel
 from balcony_controller.shape import LadderShape
@@ -17,6 +19,9 @@ __all__ = [
     "BudgetSyntaxError",
     "Confidence",
     "CostModel",
+    "Decider",
+    "FixedDepth",
+    "FixedDrafts",
     "Governor",
     "Judge",
     "LadderShape",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from balcony_controller.budget import Budget
-from balcony_controller.loads import LEAST, MOST, BatteryPlan, LoadMeter, Tail, TokenAccount, ease
-from balcony_controller.planning.opening import Opening
+from balcony_controller.loads import BatteryPlan, LoadMeter, Tail, TokenAccount, ease
 from balcony_controller.signals import Signals
 
 
@@ -30,7 +30,7 @@ class Limits:
     battery_level: float | None = None
 
 
-class Books:
+class Accounts:
     """Every limit of one budget as an account. Times are real milliseconds of decoding, pauses not included."""
 
     LONGEST_PAUSE_MS = 2000.0
@@ -61,7 +61,7 @@ class Books:
         reply_s = self.budget.reply_s
         self.reply_left_ms = math.inf if reply_s is None else reply_s * 1e3
 
-    def hear(self, signals: Signals) -> None:
+    def observe_signals(self, signals: Signals) -> None:
         """A look at the machine: loads move the meters, heat and an empty battery cut depth."""
         self.signals = signals
         power_w = signals.power_w
@@ -71,11 +71,11 @@ class Books:
                 self.power.limit = min(limit_w, self.budget.power_w or math.inf)
             if signals.battery_power_w is not None and signals.battery_power_w > 0:
                 power_w = signals.battery_power_w
-        self.power.hear(power_w, signals.time_s)
-        self.gpu.hear(signals.gpu_load, signals.time_s)
+        self.power.observe(power_w, signals.time_s)
+        self.gpu.observe(signals.gpu_load, signals.time_s)
         self._cut(signals)
 
-    def settle(self, elapsed_ms: float, tokens: int, charge: bool) -> None:
+    def charge(self, elapsed_ms: float, tokens: int, charge: bool) -> None:
         """A step has taken ``elapsed_ms`` and shown ``tokens``; ``charge`` is False for a prompt's."""
         self.power.busy(elapsed_ms)
         self.gpu.busy(elapsed_ms)
@@ -84,11 +84,11 @@ class Books:
         if not charge:
             return
         if self.time is not None:
-            self.time.settle(elapsed_ms, tokens)
+            self.time.charge(elapsed_ms, tokens)
         if self.energy is not None and self.power.active is not None:
-            self.energy.settle(elapsed_ms * self.power.active, tokens)
+            self.energy.charge(elapsed_ms * self.power.active, tokens)
         if self.tail is not None:
-            self.tail.settle(elapsed_ms, tokens)
+            self.tail.charge(elapsed_ms, tokens)
 
     def pause_ms(self, elapsed_ms: float) -> float:
         """How long to wait after a step of ``elapsed_ms``, so that loads stay within their limits."""
@@ -112,18 +112,18 @@ class Books:
             allowed = min(allowed, self.energy.refill / self.power.active)
         return allowed
 
-    def allowance_ms(self, full_ms: float, owed_ms: float = 0.0, opening: Opening | None = None) -> float:
+    def allowance_ms(self, full_ms: float, owed_ms: float = 0.0, share: Callable[[float], float] = ease) -> float:
         """What the next token may take, with what is owed and saved.
 
-        ``owed_ms``: catching up what waits. With an ``opening``, so that savings are there for the next one.
+        ``owed_ms``: catching up what waits. ``share``: the share of its refill that an account allows to be spent at a
+        debt in tokens.
         """
         allowed = self._single_ms(full_ms, owed_ms)
         if self.time is not None:
-            allowed = min(allowed, self.time.refill * _share(self.time.debt_tokens(owed_ms), opening))
+            allowed = min(allowed, self.time.refill * share(self.time.debt_tokens(owed_ms)))
         if self.energy is not None and self.power.active:
             watts = self.power.active
-            share = _share(self.energy.debt_tokens(owed_ms * watts), opening)
-            allowed = min(allowed, self.energy.refill / watts * share)
+            allowed = min(allowed, self.energy.refill / watts * share(self.energy.debt_tokens(owed_ms * watts)))
         return allowed
 
     def _single_ms(self, full_ms: float, owed_ms: float) -> float:
@@ -165,10 +165,3 @@ class Books:
             cut = False
         self.cut = cut
         self.power.duty_cap = self.HOT_DUTY if hot or (cut and self.budget.unlimited) else 1.0
-
-
-def _share(debt_tokens: float, opening: Opening | None) -> float:
-    """The share of its refill that an account allows to be spent."""
-    if opening is None:
-        return ease(debt_tokens)
-    return max(LEAST, min(MOST, ease(max(0.0, debt_tokens)), opening.share(debt_tokens)))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from balcony_controller.accounts import Books, Limits, PowerModel
+from balcony_controller.accounts import Accounts, Limits, PowerModel
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
 from balcony_controller.loads import LoadMeter
-from balcony_controller.planning.library import Menu, Solutions
+from balcony_controller.planning.library import PolicyLibrary, SolvedPolicies
 from balcony_controller.planning.policy import NEVER, Policy, between
-from balcony_controller.planning.selector import Choice
+from balcony_controller.planning.selector import PolicySelector
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import LadderShape
 from balcony_controller.signals import Signals, change
@@ -22,9 +22,9 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 class Governor:
     """Spends a budget on depth, token by token.
 
-    For each token: ``first_split`` says where to look first, ``stop_at`` decides at each exit from its gate's answer
-    whether to ask the head for its token, ``judge`` what to do with that, ``observe`` hears of each graph run,
-    ``verified`` of each deep pass's findings, ``settle`` closes the account of a step that showed tokens, and
+    For each token: ``first_split`` says where to look first, ``next_depth`` decides at each exit from its gate's answer
+    whether to ask the head for its token, ``judge`` what to do with that, ``observe_run`` hears of each graph run,
+    ``verified`` of each deep pass's findings, ``end_step`` closes the account of a step that showed tokens, and
     ``pause_ms`` says how long to wait then.
 
     While the budget affords it, tokens are lossless: full depth, or speculative rounds where these are cheaper. Below,
@@ -51,7 +51,7 @@ class Governor:
         min_agreement: float = 0.0,
         limits: Limits | None = None,
         power_model: PowerModel | None = None,
-        solved: Solutions | None = None,
+        solved: SolvedPolicies | None = None,
     ) -> None:
         self.shape = shape
         self.cost = cost
@@ -63,42 +63,42 @@ class Governor:
         self._signals = Signals()
         self._drafts = Drafts()
         self._backlog = Backlog(shape, cost.profiles)
-        menu = Menu(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
-        self._choice = self._chooser(menu)
+        library = PolicyLibrary(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
+        self._selector = self._chooser(library)
         self._profiled_ms = self._graphs_ms = 0.0
         self._context = 0
         self._expected = 1.0
-        self._peeks = False
+        self._takes_gate_draft = False
         self._options: tuple[tuple[str, float], ...] = ()
         self.set_budget(budget)
 
-    def _chooser(self, menu: Menu) -> Choice:
-        return Choice(self.shape, self.cost, menu, self._backlog, self.min_agreement)
+    def _chooser(self, library: PolicyLibrary) -> PolicySelector:
+        return PolicySelector(self.shape, self.cost, library, self._backlog, self.min_agreement)
 
     # --- what the loop and reports may read ---
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._choice.policy
+        return self._selector.policy
 
     @property
     def price(self) -> float:
         """Agreement that a millisecond must buy now; 0 while tokens are lossless."""
-        choice = self._choice
-        if choice.policy.lossless:
+        selector = self._selector
+        if selector.policy.lossless:
             return 0.0
-        return between(choice.policy.price, choice.row, choice.part) / self.cost.slowdown.factor
+        return between(selector.policy.price, selector.row, selector.part) / self.cost.slowdown.factor
 
     @property
     def overspend_ms(self) -> float:
         """Milliseconds spent above the budget since it was set (negative: saved), as far as it is remembered."""
-        return 0.0 if self._books.time is None else self._books.time.debt
+        return 0.0 if self._accounts.time is None else self._accounts.time.debt
 
     @property
     def allowance_ms(self) -> float:
         """What the next token may take, debts and savings reckoned; infinite without a limit."""
-        return self._choice.allowed_ms() * self.cost.slowdown.factor
+        return self._selector.allowed_ms() * self.cost.slowdown.factor
 
     @property
     def options(self) -> tuple[tuple[str, float], ...]:
@@ -113,22 +113,22 @@ class Governor:
     @property
     def lossless(self) -> bool:
         """Whether only verified tokens are shown now."""
-        return self._choice.policy.lossless
+        return self._selector.policy.lossless
 
     @property
-    def peeks(self) -> bool:
-        """Whether the exit that ``stop_at`` has just taken gives its gate's draft instead of its token."""
-        return self._peeks
+    def takes_gate_draft(self) -> bool:
+        """Whether the exit that ``next_depth`` has just taken gives its gate's draft instead of its token."""
+        return self._takes_gate_draft
 
     @property
     def floor_wins(self) -> bool:
         """Whether ``min_agreement`` makes tokens dearer than the budget allows."""
-        return self._choice.floor_wins
+        return self._selector.floor_wins
 
     @property
     def out_of_time(self) -> bool:
         """Whether the reply's deadline leaves no time for another token: the loop must end the reply."""
-        return self._books.reply_left_ms < self._choice.menu.solved.shallowest_ms * self.cost.slowdown.factor
+        return self._accounts.reply_left_ms < self._selector.library.solved.shallowest_ms * self.cost.slowdown.factor
 
     @property
     def pause_ms(self) -> float:
@@ -138,17 +138,17 @@ class Governor:
     @property
     def cut(self) -> bool:
         """Whether heat or an empty battery allows the shallowest exit alone."""
-        return self._books.cut and not self.budget.unlimited
+        return self._accounts.cut and not self.budget.unlimited
 
     # --- the budget ---
 
     def set_budget(self, budget: Budget) -> None:
         """Take a new budget from the next token on; past overspend is forgiven."""
         self.budget = budget
-        self._books = Books(budget, self.limits, self._power, self._gpu)
-        self._books.hear(self._signals)
+        self._accounts = Accounts(budget, self.limits, self._power, self._gpu)
+        self._accounts.observe_signals(self._signals)
         self._pause_ms = 0.0
-        self._choice.set_budget(self._books)
+        self._selector.set_budget(self._accounts)
 
     def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
         """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed.
@@ -161,73 +161,73 @@ class Governor:
         self._context = max(pending.values(), default=0)
         self._profiled_ms = self._graphs_ms = self._pause_ms = 0.0
         self._drafts.clear()
-        self._books.begin(remaining)
-        self._choice.begin(remaining, repeatable, greedy)
+        self._accounts.begin(remaining)
+        self._selector.begin(remaining, repeatable, greedy)
 
     # --- one token ---
 
     def first_split(self) -> int:
         """The shallowest depth worth looking at; the full depth straight away where nothing else is."""
-        depths, full = self._choice.policy.depths, self.shape.full
+        depths, full = self._selector.policy.depths, self.shape.full
         if self.cut:
             return self.shape.depths[0]
         # A prompt's time is not charged: it may as well go as deep as its reply will.
-        if self._choice.first and depths[-1] == full and self._choice.fits(full):
+        if self._selector.first and depths[-1] == full and self._selector.fits(full):
             return full
         if self._drafts.count and not self._may_hold(self._drafts.count):
             return full
         return depths[0]
 
-    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
-        """(None, expected agreement) to take the exit at ``split``, or (the next depth to look at, what it promises).
+    def next_depth(self, split: int, gate_logit: float | None) -> int | None:
+        """The next depth to look at; None to take the exit at ``split``.
 
         ``split`` is one that ``first_split`` or this method has named for the token in progress.
         """
         full = self.shape.full
-        self._peeks = False
+        self._takes_gate_draft = False
         if split == full:
-            return None, 1.0
-        choice, drafts = self._choice, self._drafts
-        policy, row, part = choice.policy, choice.row, choice.part
-        index = self.quality.bin(split, gate_logit)
-        expected = self.quality.agreement(split, index, split)
+            return None
+        selector, drafts = self._selector, self._drafts
+        policy, row, part = selector.policy, selector.row, selector.part
         if self.cut or split not in policy.to_full:
-            return None, expected
-        deep = policy.depths[-1] == full and choice.fits(full)
+            return None
+        index = self.quality.bin(split, gate_logit)
+        deep = policy.depths[-1] == full and selector.fits(full)
         may_hold = deep and split == policy.depths[0] and self._may_hold(drafts.count)
         if drafts.count:
-            peek_gain = policy.held_peek_gain(drafts.prefix, row, part, index) if may_hold else -math.inf
+            hold_draft_gain = policy.held_draft_gain(drafts.prefix, row, part, index) if may_hold else -math.inf
             full_gain = policy.held_gain(drafts.prefix, row, part, index)
-            if deep and full_gain > max(0.0, peek_gain):
-                return full, 1.0
-            return self._peek(split, index) if peek_gain > 0.0 else (None, expected)
-        next_gain, full_gain, show_gain, peek_gain = policy.gains(split, row, part, index)
+            if deep and full_gain > max(0.0, hold_draft_gain):
+                return full
+            self._takes_gate_draft = hold_draft_gain > 0.0
+            return None
+        next_gain, full_gain, emit_draft_gain, hold_draft_gain = policy.gains(split, row, part, index)
         if not deep:
             full_gain = -math.inf
         if not may_hold:
-            peek_gain = -math.inf
-        if max(show_gain, peek_gain) > max(0.0, next_gain, full_gain):
-            return self._peek(split, index)
+            hold_draft_gain = -math.inf
+        if max(emit_draft_gain, hold_draft_gain) > max(0.0, next_gain, full_gain):
+            self._takes_gate_draft = True
+            return None
         if next_gain > 0.0 and next_gain >= full_gain:
             following = policy.depths[policy.depths.index(split) + 1]
-            if choice.fits(following):
-                return following, self.quality.agreement(split, index, following)
+            if selector.fits(following):
+                return following
         elif full_gain > 0.0:
-            return full, 1.0
+            return full
         # A limit of single tokens, or of the reply, may leave no time for the head.
-        if show_gain > NEVER / 2 and not choice.fits(split):
-            return self._peek(split, index)
-        return None, expected
+        self._takes_gate_draft = emit_draft_gain > NEVER / 2 and not selector.fits(split)
+        return None
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         """What to do with the token that the exit at ``depth`` has given, ``held`` drafts being held before it.
 
-        While the governor ``peeks``, a token without ``confidence`` is its gate's draft. ``expected`` is then what this
-        token is expected to agree.
+        While ``takes_gate_draft`` holds, a token without ``confidence`` is its gate's draft. ``expected`` is then what
+        this token is expected to agree.
         """
-        drafts, choice = self._drafts, self._choice
-        policy = choice.policy
-        if self._peeks and confidence is None:
+        drafts, selector = self._drafts, self._selector
+        policy = selector.policy
+        if self._takes_gate_draft and confidence is None:
             chance = self.quality.drafted(depth, self.quality.bin(depth, gate_logit))
         else:
             chance = self.quality.judged(depth, gate_logit, confidence)
@@ -236,12 +236,12 @@ class Governor:
             drafts.clear()
         full = self.shape.full
         # Lossless drafts always find their deep pass: limits that forbid it do not choose a lossless policy.
-        if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not choice.fits(full):
-            return self._show(chance)
-        row, part, steps = choice.row, choice.part, policy.steps
-        worth, price = between(policy.worth, row, part), between(policy.price, row, part)
-        new = 1.0 - worth
-        emit = -math.inf if policy.lossless else drafts.right + chance - worth * (held + 1)
+        if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not selector.fits(full):
+            return self._emit(chance)
+        row, part, steps = selector.row, selector.part, policy.steps
+        token_value, price = between(policy.token_value, row, part), between(policy.price, row, part)
+        new = 1.0 - token_value
+        emit = -math.inf if policy.lossless else drafts.right + chance - token_value * (held + 1)
         deepen = (drafts.accepted + 1.0) * new - price * steps.deep[depth]
         hold = verify = -math.inf
         if depth == policy.depths[0] and self._may_hold(0):
@@ -255,13 +255,13 @@ class Governor:
         self._options = (("emit", emit), ("hold", hold), ("verify", verify), ("deepen", deepen))
         best = max(emit, hold, verify, deepen)
         if best == emit:
-            return self._show(chance)
+            return self._emit(chance)
         if best == deepen:
             return Verdict.DEEPEN
         drafts.add(chance)
         return Verdict.HOLD if hold > verify + 1e-9 else Verdict.VERIFY
 
-    def observe(self, stage: str, positions: int, elapsed_ms: float) -> None:
+    def observe_run(self, stage: str, positions: int, elapsed_ms: float) -> None:
         """A graph has run for the token in progress."""
         self._backlog.ran(stage, positions)
         if 0.0 <= elapsed_ms < math.inf:
@@ -274,25 +274,25 @@ class Governor:
             self.quality.feedback(outcome)
         self._drafts.clear()
 
-    def settle(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
+    def end_step(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
         """A step took ``elapsed_ms`` in all, pauses not included, and showed ``tokens``.
 
         ``charge`` is False for the first step of a reply, whose time is the prompt's.
         """
         if not 0.0 <= elapsed_ms < math.inf:
             elapsed_ms = self._graphs_ms
-        books, choice = self._books, self._choice
+        accounts, selector = self._accounts, self._selector
         if charge and tokens > 0:
             self.cost.observe(self._profiled_ms, self._graphs_ms, elapsed_ms, tokens)
-        choice.spent(self._profiled_ms, elapsed_ms, tokens, charge)
-        books.settle(elapsed_ms, tokens, charge)
-        self._pause_ms = books.pause_ms(elapsed_ms)
-        books.wait(self._pause_ms)
+        selector.spent(self._profiled_ms, elapsed_ms, tokens, charge)
+        accounts.charge(elapsed_ms, tokens, charge)
+        self._pause_ms = accounts.pause_ms(elapsed_ms)
+        accounts.wait(self._pause_ms)
         self._profiled_ms = self._graphs_ms = 0.0
         self._context += tokens
-        choice.settle(tokens)
+        selector.count(tokens)
 
-    def hear(self, signals: Signals) -> None:
+    def observe_signals(self, signals: Signals) -> None:
         """The latest look at the machine: accounts of load move, and a jump loosens or foretells the slow-down."""
         signals = signals.sane()
         before, self._signals = self._signals, signals
@@ -304,24 +304,19 @@ class Governor:
             # Half of the way at once, the measured times show the rest: memory has a clock of its own.
             self.cost.slowdown.scale(math.sqrt(min(10.0, max(0.1, old / new))))
             self.cost.slowdown.disturb(min(1.0, abs(math.log(new / old)) ** 2))
-        self._books.hear(signals)
+        self._accounts.observe_signals(signals)
 
     # --- inside ---
 
-    def _peek(self, split: int, index: int) -> tuple[None, float]:
-        """Take the gate's draft at ``split``."""
-        self._peeks = True
-        return None, self.quality.drafted(split, index)
-
-    def _show(self, chance: float) -> Verdict:
-        drafts, choice = self._drafts, self._choice
-        debt = choice.floor_debt + self.min_agreement * (drafts.count + 1) - (drafts.right + chance)
-        choice.floor_debt = min(5.0, max(-1.0, debt))
+    def _emit(self, chance: float) -> Verdict:
+        drafts, selector = self._drafts, self._selector
+        debt = selector.floor_debt + self.min_agreement * (drafts.count + 1) - (drafts.right + chance)
+        selector.floor_debt = min(5.0, max(-1.0, debt))
         drafts.clear()
         return Verdict.EMIT
 
     def _may_hold(self, count: int) -> bool:
         """Whether one more draft than ``count`` may be held."""
-        if not self._choice.may_draft or count >= min(self.MOST_DRAFTS, max(1, self._books.remaining - 1)):
+        if not self._selector.may_draft or count >= min(self.MOST_DRAFTS, max(1, self._accounts.remaining - 1)):
             return False
-        return count == 0 or self._choice.may_wait(self._profiled_ms)
+        return count == 0 or self._selector.may_wait(self._profiled_ms)

@@ -37,7 +37,7 @@ class TokenAccount:
         self.refill = refill
         self.debt = 0.0
 
-    def settle(self, use: float, tokens: int) -> None:
+    def charge(self, use: float, tokens: int) -> None:
         """A step has used ``use`` and shown ``tokens``."""
         debt = self.debt + use - tokens * self.refill
         self.debt = min(max(debt, -MOST_SAVED_TOKENS * self.refill), MOST_OWED_TOKENS * self.refill)
@@ -86,7 +86,7 @@ class LoadMeter:
         """Decoding has run for so long."""
         self._busy_ms += elapsed_ms
 
-    def hear(self, value: float | None, time_s: float | None) -> None:
+    def observe(self, value: float | None, time_s: float | None) -> None:
         """A reading of the load; readings out of order, or without a time, only say how large it is."""
         if value is None:
             return
@@ -189,7 +189,7 @@ class Tail:
         self.allowed = 1.0 - quantile
         self.credit = 0.0
 
-    def settle(self, elapsed_ms: float, tokens: int) -> None:
+    def charge(self, elapsed_ms: float, tokens: int) -> None:
         """A step of ``elapsed_ms`` has shown ``tokens``, the first of which waited for all of it."""
         late = 1.0 if elapsed_ms > self.limit_ms else 0.0
         self.credit = min(self.MOST_CREDIT, self.credit + tokens * self.allowed - late)

@@ -68,7 +68,7 @@ class Rails(_Table):
     """Others, which the total holds already."""
 
 
-class Limits(_Table):
+class RatedLimits(_Table):
     """What the device bears."""
 
     temperature_c: Positive | None = None
@@ -84,7 +84,7 @@ class Defaults(_Table):
     """``None``: one for each physical core."""
 
 
-class PowerModel(_Table):
+class ModelledPower(_Table):
     """Watts from load, for a device without a sensor and for planning. A model, and never shown as a reading."""
 
     idle_w: Positive
@@ -137,9 +137,9 @@ class DeviceProfile(_Table):
     cpu: Cpu | None = None
     gpu: Gpu | None = None
     rails: Rails | None = None
-    limits: Limits = Limits()
+    limits: RatedLimits = RatedLimits()
     runtime: Defaults | None = None
-    power_model: PowerModel | None = None
+    power_model: ModelledPower | None = None
     measured: Measured | None = None
 
     @property

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from balcony_edge import Bundle
-from balcony_edge.cli.inspect import table, text
+from balcony_edge.cli.inspect import text
 from balcony_edge.measure.traffic import depth_costs
+from balcony_edge.tables import table
 from helpers.command import cli, fails
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from balcony_edge import AdaptiveSession, TraceError
+from balcony_edge import AdaptiveSession, RecordingError
 from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.telemetry import FakeSensors
 
@@ -31,5 +31,5 @@ def test_every_step_is_a_line_and_the_first_says_what_for(tmp_path: Path) -> Non
 
 
 def test_a_file_that_cannot_be_written_is_an_error_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match="cannot write"):
+    with pytest.raises(RecordingError, match="cannot write"):
         DecisionLog(tmp_path / "missing" / "log.jsonl")

@@ -10,7 +10,7 @@ import pytest
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge import Bundle
-from balcony_edge.control.profile import MOST_MEASURED, Calibration, cache_file, load_or_measure
+from balcony_edge.control.profile import MOST_MEASURED, LadderProfile, cache_file, load_or_measure
 from balcony_edge.control.stage_times import Measured, Stopwatch, measure, time_batch, time_single
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
@@ -127,7 +127,7 @@ def test_a_broken_cache_is_measured_again(
     path.write_text(text)
     calibration = load_or_measure(Bundle.demo(), runtime, ladder)
     assert set(calibration.profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
-    assert Calibration.from_json(path.read_text()) == calibration
+    assert LadderProfile.from_json(path.read_text()) == calibration
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(

@@ -30,10 +30,10 @@ def test_tokens_are_the_same_when_policies_change_in_mid_reply(
     ladder: Ladder, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Trials all the time, and a clock that says anything.
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.Pace.FIRST_WAIT", 0)
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.Pace.GAP_TOKENS", 0)
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.Pace.CHEAP_ENTRY", 1e6)
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.Pace.MOST_CHARGED", 0.0)
+    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.FIRST_WAIT", 0)
+    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.GAP_TOKENS", 0)
+    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.CHEAP_ENTRY", 1e6)
+    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.MOST_CHARGED", 0.0)
     profiles = measure(ladder, positions=(1, 2, 4), limit_s=0.0).profiles
     governor = Governor(
         ladder_shape(ladder), CostModel(profiles), quality_model(Bundle.demo()), Budget.parse("full"), rounds=True
@@ -41,14 +41,14 @@ def test_tokens_are_the_same_when_policies_change_in_mid_reply(
     lots = random.Random(seed)
     ladder.rewind(0)
     ladder.append(PROMPT)
-    ladder.observer = governor.observe
+    ladder.observer = governor.observe_run
     governor.begin({stage.name: ladder.pending(stage) for stage in ladder.stages}, TOKENS)
     decoder = Decoder(ladder, governor, Sampler(), PROMPT, frozenset())
     used = []
     while (missing := len(PROMPT) + TOKENS - len(decoder.tokens)) > 0:
         shown = decoder.step(missing)
         used.append(governor.policy.depths)
-        governor.settle(len(shown), lots.choice((0.5, 1.0, 4.0)) * 1e3, charge=missing < TOKENS)
+        governor.end_step(len(shown), lots.choice((0.5, 1.0, 4.0)) * 1e3, charge=missing < TOKENS)
     ladder.observer = None
     assert len(set(used)) > 1
     assert sum(one != other for one, other in pairwise(used)) > 4

@@ -130,10 +130,10 @@ def test_gates_draft_no_sampled_replies() -> None:
     assert asking.policy.cost_ms[0] > before.cost_ms[0]
     control.begin({}, 100, greedy=False)
     assert control.policy == asking.policy
-    control.settle(1, 1.0, charge=False)
+    control.end_step(1, 1.0, charge=False)
     for logit in (-5.0, 0.0, 5.0):
-        control.stop_at(control.first_split(), logit)
-        assert not control.peeks
+        control.next_depth(control.first_split(), logit)
+        assert not control.takes_gate_draft
     control.begin({}, 100)
     assert control.policy is before
 
@@ -167,14 +167,14 @@ def test_a_hard_limit_has_the_head_asked_again() -> None:
     """Heat cuts a reply to the shallowest exit, whose tokens are shown as they are, with what was held before."""
     control = governor(f"{2 * FULL_MS}ms", limits=Limits(temperature_c=90.0), known=dear_head())
     control.begin({}, 100)
-    control.settle(1, 1.0, charge=False)
+    control.end_step(1, 1.0, charge=False)
     sure = 5.0
     assert control.first_split() == 3
-    assert control.stop_at(3, sure)[0] is None
-    assert control.peeks
+    assert control.next_depth(3, sure) is None
+    assert control.takes_gate_draft
     assert control.judge(3, sure, None) is Verdict.HOLD
-    control.hear(Signals(time_s=0.0, temperature_c=95.0))
+    control.observe_signals(Signals(time_s=0.0, temperature_c=95.0))
     assert control.first_split() == 3
-    assert control.stop_at(3, sure)[0] is None
-    assert not control.peeks
+    assert control.next_depth(3, sure) is None
+    assert not control.takes_gate_draft
     assert control.judge(3, sure, Confidence(-3.0, 0.0)) is Verdict.EMIT

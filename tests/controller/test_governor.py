@@ -15,7 +15,7 @@ from balcony_controller.simulation.traces import Moment, Trace, shipped
 from helpers.fakes import FULL_MS, SHALLOW_MS, SHAPE, governor, records
 
 STEADY = Trace("steady", [0], [Moment()])
-SETTLE = 100
+WARM_UP_TOKENS = 100
 
 
 def replay(budget: str, trace: Trace = STEADY, tokens: int = 900, *, seed: int = 0, **options: float) -> Run:
@@ -44,7 +44,7 @@ def test_a_budget_looser_than_full_depth_always_gives_full_quality(ratio: float)
 
 
 def test_lossless_goes_on_below_the_cost_of_full_depth_as_far_as_rounds_reach() -> None:
-    cheapest = replay("full", tokens=2000).mean_ms(SETTLE)
+    cheapest = replay("full", tokens=2000).mean_ms(WARM_UP_TOKENS)
     assert cheapest * 1.1 < FULL_MS
     assert all(replay(f"{cheapest * 1.1}ms").verified)
 
@@ -60,17 +60,19 @@ def test_a_budget_below_every_exit_takes_the_shallowest() -> None:
 def test_the_mean_cost_is_the_budget(budget_ms: float, seed: int) -> None:
     """Long enough that what the first tokens saved, and later ones spend, is well below a percent."""
     run = replay(f"{budget_ms}ms", tokens=3000, seed=seed)
-    assert run.mean_ms(SETTLE) <= budget_ms * 1.01
-    assert run.overspend_tokens(budget_ms, SETTLE) <= 10.0
+    assert run.mean_ms(WARM_UP_TOKENS) <= budget_ms * 1.01
+    assert run.overspend_tokens(budget_ms, WARM_UP_TOKENS) <= 10.0
 
 
 def test_the_budget_is_spent_where_depth_can_be_bought() -> None:
     for budget_ms in (7.0, 8.0, 9.0):
-        assert replay(f"{budget_ms}ms", tokens=1500).mean_ms(SETTLE) == pytest.approx(budget_ms, rel=0.01)
+        assert replay(f"{budget_ms}ms", tokens=1500).mean_ms(WARM_UP_TOKENS) == pytest.approx(budget_ms, rel=0.01)
 
 
 def test_more_budget_is_more_agreement() -> None:
-    found = [replay(f"{budget}ms", tokens=1500).agreement(SETTLE) for budget in (4.8, 6.0, 7.5, 9.0, 10.5, 13.0)]
+    found = [
+        replay(f"{budget}ms", tokens=1500).agreement(WARM_UP_TOKENS) for budget in (4.8, 6.0, 7.5, 9.0, 10.5, 13.0)
+    ]
     assert found == sorted(found)
     assert found[-1] == 1.0
     assert found[0] < 0.9
@@ -79,7 +81,7 @@ def test_more_budget_is_more_agreement() -> None:
 @pytest.mark.parametrize("slowdown", [0.6, 1.7])
 def test_a_device_that_is_not_as_profiled_keeps_the_budget(slowdown: float) -> None:
     run = replay(f"{8 * slowdown}ms", Trace("slow", [0], [Moment(slowdown)]), tokens=1500)
-    assert run.mean_ms(SETTLE) == pytest.approx(8 * slowdown, rel=0.01)
+    assert run.mean_ms(WARM_UP_TOKENS) == pytest.approx(8 * slowdown, rel=0.01)
 
 
 @pytest.mark.parametrize("at", [30, 450])
@@ -102,19 +104,19 @@ def test_no_trace_makes_the_budget_overspent(trace: Trace) -> None:
     low, high = 1.1 * SHALLOW_MS * slow, 0.95 * FULL_MS * mean
     for budget_ms in (low, (low + high) / 2, high):
         run = replay(f"{budget_ms}ms", trace)
-        assert run.mean_ms(SETTLE) <= 1.01 * budget_ms
+        assert run.mean_ms(WARM_UP_TOKENS) <= 1.01 * budget_ms
         forced = longest = 0.0
         for slowdown in trace.slowdowns(900):
             forced = max(0.0, forced + SHALLOW_MS * slowdown / budget_ms - 1.0)
             longest = max(longest, forced)
-        assert run.overspend_tokens(budget_ms, SETTLE) <= 10.0 + longest
+        assert run.overspend_tokens(budget_ms, WARM_UP_TOKENS) <= 10.0 + longest
 
 
 def test_confidence_decides_which_tokens_are_shown() -> None:
     control = governor("8ms")
     play(control, records(), World(STEADY), 200)
     control.begin({}, 100)
-    control.settle(1, 8.0)
+    control.end_step(1, 8.0)
     assert control.judge(3, 1.0, Confidence(-0.01, 6.0)) is Verdict.EMIT
     assert control.judge(3, 1.0, Confidence(-1.5, -2.0)) is not Verdict.EMIT
 
@@ -130,8 +132,8 @@ def test_a_budget_set_while_tokens_stream_takes_effect_at_once() -> None:
 
 def test_an_agreement_floor_wins_over_the_budget_and_is_reported() -> None:
     run = play(control := governor("5ms", min_agreement=0.95), records(), World(STEADY), 900)
-    assert run.agreement(SETTLE) >= 0.94
-    assert run.mean_ms(SETTLE) > 5.0
+    assert run.agreement(WARM_UP_TOKENS) >= 0.94
+    assert run.mean_ms(WARM_UP_TOKENS) > 5.0
     assert control.floor_wins
     play(control := governor("12ms", min_agreement=0.9), records(), World(STEADY), 300)
     assert not control.floor_wins
@@ -139,23 +141,23 @@ def test_an_agreement_floor_wins_over_the_budget_and_is_reported() -> None:
 
 def test_heat_cuts_depth_until_the_device_is_cooler() -> None:
     control = governor("9ms", limits=Limits(temperature_c=90.0))
-    control.hear(Signals(time_s=0.0, temperature_c=95.0))
+    control.observe_signals(Signals(time_s=0.0, temperature_c=95.0))
     assert control.first_split() == 3
-    assert control.stop_at(3, -5.0)[0] is None
+    assert control.next_depth(3, -5.0) is None
     assert control.judge(3, -5.0, Confidence(-3.0, 0.0)) is Verdict.EMIT
-    control.settle(1, 9.0)
+    control.end_step(1, 9.0)
     assert control.pause_ms > 0
-    control.hear(Signals(time_s=1.0, temperature_c=89.0))
+    control.observe_signals(Signals(time_s=1.0, temperature_c=89.0))
     assert control.cut
-    control.hear(Signals(time_s=2.0, temperature_c=None))
+    control.observe_signals(Signals(time_s=2.0, temperature_c=None))
     assert control.cut
-    control.hear(Signals(time_s=3.0, temperature_c=80.0))
+    control.observe_signals(Signals(time_s=3.0, temperature_c=80.0))
     assert not control.cut
 
 
 def test_heat_paces_what_must_stay_lossless() -> None:
     control = governor("full", limits=Limits(temperature_c=90.0))
-    control.hear(Signals(time_s=0.0, temperature_c=95.0))
+    control.observe_signals(Signals(time_s=0.0, temperature_c=95.0))
     run = play(control, records(), World(STEADY), 60)
     assert all(run.verified)
     assert sum(run.pause_ms) == pytest.approx(sum(run.elapsed_ms), rel=0.01)
@@ -163,9 +165,9 @@ def test_heat_paces_what_must_stay_lossless() -> None:
 
 def test_a_low_battery_cuts_depth_on_battery_only() -> None:
     control = governor("9ms", limits=Limits(battery_level=0.1))
-    control.hear(Signals(battery_level=0.05, on_mains=True))
+    control.observe_signals(Signals(battery_level=0.05, on_mains=True))
     assert not control.cut
-    control.hear(Signals(battery_level=0.05, on_mains=False))
+    control.observe_signals(Signals(battery_level=0.05, on_mains=False))
     assert control.cut
 
 
@@ -187,7 +189,7 @@ def test_a_reply_ends_before_its_deadline() -> None:
 def test_a_limit_of_the_tail_is_kept_by_95_of_100_tokens() -> None:
     for limit_ms in (6.0, 9.0, 11.0, 15.0):
         run = replay(f"{limit_ms}ms@p95", tokens=1500)
-        tokens, elapsed, _ = run.charged(SETTLE)
+        tokens, elapsed, _ = run.charged(WARM_UP_TOKENS)
         late = (elapsed > limit_ms).sum() / tokens.sum()
         assert late <= 0.055
     assert all(run.verified)
@@ -195,11 +197,11 @@ def test_a_limit_of_the_tail_is_kept_by_95_of_100_tokens() -> None:
 
 def test_a_jump_of_load_loosens_the_cost_model_and_a_clock_foretells_it() -> None:
     control = governor("8ms")
-    control.hear(Signals(gpu_load=0.1, gpu_clock_hz=1e9))
+    control.observe_signals(Signals(gpu_load=0.1, gpu_clock_hz=1e9))
     before = control.cost.slowdown.variance
-    control.hear(Signals(gpu_load=0.15, gpu_clock_hz=1e9))
+    control.observe_signals(Signals(gpu_load=0.15, gpu_clock_hz=1e9))
     assert control.cost.slowdown.variance == before
-    control.hear(Signals(gpu_load=0.9, gpu_clock_hz=5e8))
+    control.observe_signals(Signals(gpu_load=0.9, gpu_clock_hz=5e8))
     assert control.cost.slowdown.variance > before
     assert control.cost.slowdown.factor == pytest.approx(math.sqrt(2.0))
 
@@ -237,12 +239,11 @@ def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
     control.begin(dict.fromkeys(["segment 0-3"], 16), 50)
     held = 0
     for signals, gate, elapsed, agreed in events:
-        control.hear(signals)
+        control.observe_signals(signals)
         split = control.first_split()
         for _ in SHAPE.depths:
             assert split in SHAPE.depths
-            following, expected = control.stop_at(split, gate)
-            assert 0.0 <= expected <= 1.0
+            following = control.next_depth(split, gate)
             if following is None:
                 break
             assert following > split
@@ -250,7 +251,7 @@ def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
         if control.cut:
             assert split == SHAPE.depths[0]
         ms = float("nan") if elapsed is None else elapsed
-        control.observe("segment 0-3", 1, ms)
+        control.observe_run("segment 0-3", 1, ms)
         if split != SHAPE.full:
             confidence = None if gate is None else Confidence(-abs(gate), gate)
             verdict = control.judge(split, gate, confidence, held)
@@ -263,7 +264,7 @@ def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
                 continue
         held = 0
         control.verified([Outcome(3, control.expected, agreed)])
-        control.settle(1, ms)
+        control.end_step(1, ms)
         assert 0.0 <= control.pause_ms <= 2000.0
         assert control.price >= 0.0
         assert math.isfinite(control.overspend_ms)
@@ -276,7 +277,7 @@ def test_tightening_a_budget_never_raises_the_expected_cost(budget_ms: float, ra
     for limit in (budget_ms, budget_ms * ratio):
         control = governor(f"{limit}ms")
         control.begin({}, 100)
-        control.settle(1, limit)
+        control.end_step(1, limit)
         policy = control.policy
         costs.append(policy.cost_ms[0] if policy.lossless else min(policy.cost_ms[0], max(limit, policy.cost_ms[-1])))
     assert costs[0] <= costs[1] + 1e-9

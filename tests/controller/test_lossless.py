@@ -36,13 +36,13 @@ def test_whatever_the_budget_what_is_decided_as_lossless_is_so(trace: Trace, che
     """Budgets that afford it at times: the tokens of those times are the full model's."""
     control = governor(f"{cheapest_ms}ms")
     promised: list[bool] = []
-    settle = control.settle
+    settle = control.end_step
 
     def listen(tokens: int, elapsed_ms: float, charge: bool = True) -> None:
         promised.append(control.lossless)
         settle(tokens, elapsed_ms, charge)
 
-    control.settle = listen  # type: ignore[method-assign]
+    control.end_step = listen  # type: ignore[method-assign]
     run = play(control, records(), World(trace), TOKENS)
     assert any(promised)
     for lossless, tokens, agreed, verified in zip(promised, run.tokens, run.agreed, run.verified, strict=True):

@@ -42,7 +42,7 @@ def test_a_debt_lowers_what_may_be_spent_and_savings_raise_it() -> None:
 def test_debts_and_savings_are_bounded(steps: list[tuple[float, int]]) -> None:
     account = TokenAccount(10.0)
     for use, tokens in steps:
-        account.settle(use, tokens)
+        account.charge(use, tokens)
         assert -MOST_SAVED_TOKENS <= account.debt_tokens() <= 50.0
         assert 0.0 < ease(account.debt_tokens()) < 2.0
 
@@ -50,11 +50,11 @@ def test_debts_and_savings_are_bounded(steps: list[tuple[float, int]]) -> None:
 def test_a_meter_learns_what_decoding_adds() -> None:
     meter = LoadMeter()
     meter.limit = 9.0
-    meter.hear(4.0, 0.0)
+    meter.observe(4.0, 0.0)
     for second in range(1, 60):
         busy = 0.3 + 0.5 * (second % 2)
         meter.busy(busy * 1e3)
-        meter.hear(4.0 + 10.0 * busy, float(second))
+        meter.observe(4.0 + 10.0 * busy, float(second))
     assert meter.background == pytest.approx(4.0, rel=0.05)
     assert meter.active == pytest.approx(14.0, rel=0.05)
 
@@ -62,11 +62,11 @@ def test_a_meter_learns_what_decoding_adds() -> None:
 def test_readings_out_of_order_or_without_a_value_change_nothing() -> None:
     meter = LoadMeter()
     meter.limit = 9.0
-    meter.hear(4.0, 10.0)
-    meter.hear(8.0, 11.0)
+    meter.observe(4.0, 10.0)
+    meter.observe(8.0, 11.0)
     before = (meter.active, meter.background, meter.debt, meter.duty())
     for value, time_s in ((99.0, 5.0), (None, 12.0), (99.0, 11.0)):
-        meter.hear(value, time_s)
+        meter.observe(value, time_s)
     assert (meter.active, meter.background, meter.debt, meter.duty()) == before
 
 
@@ -115,11 +115,11 @@ def test_a_share_of_the_gpu_leaves_room_for_others() -> None:
     """Others take 30 %; with a ceiling of 60 % tokens may keep it busy for three sevenths of the rest."""
     meter = LoadMeter()
     meter.limit = 0.6
-    meter.hear(0.3, 0.0)
+    meter.observe(0.3, 0.0)
     for second in range(1, 200):
         duty = meter.duty()
         meter.busy(duty * 1e3)
-        meter.hear(0.3 + 0.7 * duty, float(second))
+        meter.observe(0.3 + 0.7 * duty, float(second))
     assert meter.duty() == pytest.approx(0.3 / 0.7, rel=0.03)
 
 

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_controller import Outcome, Verdict
+from balcony_controller import FixedDepth, FixedDrafts, Outcome, Verdict
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.fixed import FixedDepth, FixedDrafts
 from balcony_edge.decoding.loop import Decoder
 from balcony_edge.engine.answers import confidence
 from balcony_edge.engine.ladder import Ladder
@@ -62,12 +61,12 @@ class Declining(FixedDepth):
     def __init__(self, first: int, full: int) -> None:
         super().__init__(first)
         self.full = full
-        self.heard: list[float | None] = []
+        self.gate_logits: list[float | None] = []
 
-    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
+    def next_depth(self, split: int, gate_logit: float | None) -> int | None:
         """On to full depth."""
-        self.heard.append(gate_logit)
-        return self.full, 1.0
+        self.gate_logits.append(gate_logit)
+        return self.full
 
 
 def test_a_look_that_is_declined_does_not_pay_for_the_head(ladder: Ladder) -> None:
@@ -83,7 +82,7 @@ def test_a_look_that_is_declined_does_not_pay_for_the_head(ladder: Ladder) -> No
     first = ladder.exits[ladder.depths[0]]
     assert (ran.count(HEAD), ran.count(first.name)) == (6, 6)
     assert decoder.tokens == plain(ladder, 6)
-    assert all((logit is None) == (first.gates is None) for logit in policy.heard)
+    assert all((logit is None) == (first.gates is None) for logit in policy.gate_logits)
 
 
 def test_gates_drafts_spare_the_head(ladder: Ladder) -> None:
@@ -93,7 +92,7 @@ def test_gates_drafts_spare_the_head(ladder: Ladder) -> None:
     ladder.observer = lambda stage, positions, elapsed_ms: heads.append(positions) if stage == HEAD else None
     first = ladder.depths[0]
     try:
-        decoder = decode(ladder, FixedDrafts(first, 3, peeks=True), 24)
+        decoder = decode(ladder, FixedDrafts(first, 3, takes_gate_draft=True), 24)
     finally:
         ladder.observer = None
     assert decoder.tokens == plain(ladder, 24)
@@ -105,8 +104,8 @@ def test_gates_drafts_spare_the_head(ladder: Ladder) -> None:
         assert heads.count(1) <= 1 < heads.count(4)
 
 
-@pytest.mark.parametrize("peeks", [False, True])
-def test_a_deep_pass_tells_whose_token_it_has_compared(ladder: Ladder, peeks: bool) -> None:
+@pytest.mark.parametrize("takes_gate_draft", [False, True])
+def test_a_deep_pass_tells_whose_token_it_has_compared(ladder: Ladder, takes_gate_draft: bool) -> None:
     heard: list[Outcome] = []
 
     class Hearing(FixedDrafts):
@@ -115,9 +114,9 @@ def test_a_deep_pass_tells_whose_token_it_has_compared(ladder: Ladder, peeks: bo
 
     ladder.rewind(0)
     first = ladder.depths[0]
-    decode(ladder, Hearing(first, 3, peeks=peeks), 12)
+    decode(ladder, Hearing(first, 3, takes_gate_draft=takes_gate_draft), 12)
     assert heard
-    assert {one.drafted for one in heard} == {peeks and ladder.exits[first].drafts is not None}
+    assert {one.drafted for one in heard} == {takes_gate_draft and ladder.exits[first].drafts is not None}
 
 
 def test_sampled_tokens_are_drafted_by_the_head(ladder: Ladder) -> None:
@@ -125,7 +124,7 @@ def test_sampled_tokens_are_drafted_by_the_head(ladder: Ladder) -> None:
     heads: list[int] = []
     ladder.observer = lambda stage, positions, elapsed_ms: heads.append(positions) if stage == HEAD else None
     try:
-        decode(ladder, FixedDrafts(ladder.depths[0], 2, peeks=True), 12, Sampler(temp=1.0, seed=3))
+        decode(ladder, FixedDrafts(ladder.depths[0], 2, takes_gate_draft=True), 12, Sampler(temp=1.0, seed=3))
     finally:
         ladder.observer = None
     assert heads.count(1) >= 2 * heads.count(3) > 0
@@ -159,7 +158,7 @@ def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
     decoder = decode(ladder, governor, 30)
     shown = {draft.position: draft for draft in decoder.unverified}
     assert len(shown) == len(decoder.unverified)
-    decoder.verify_shown()
+    decoder.verify_emitted()
     assert decoder.unverified == []
     assert len(shown) <= decoder.checked.tokens <= len(governor.outcomes)
     full = fresh_logits(ladder, decoder.tokens[:-1], ladder.full).argmax(axis=1)
@@ -176,7 +175,7 @@ def test_tokens_far_apart_are_checked_in_several_calls(ladder: Ladder) -> None:
     assert positions[-1] - positions[0] > Head.MAX_ROWS
     assert len(positions) < positions[-1] - positions[0] + 1
     checked = len(governor.outcomes)
-    decoder.verify_shown()
+    decoder.verify_emitted()
     full = fresh_logits(ladder, decoder.tokens[:-1], ladder.full).argmax(axis=1)
     expected = [full[position] == decoder.tokens[position + 1] for position in positions]
     assert [outcome.agreed for outcome in governor.outcomes[checked:]] == expected
@@ -216,7 +215,7 @@ def test_sampled_speculation_has_the_distribution_of_plain_sampling(ladder: Ladd
     for _ in range(runs):
         decoder = decode(ladder, governor, 2, sampler)
         found[tuple(decoder.tokens[-2:])] += 1  # type: ignore[index]
-        drafted += decoder.drafts[0]
+        drafted += decoder.drafted
     assert drafted > runs / 4
     # Eight degrees of freedom: above 26.1 once in a thousand.
     assert sum((found[pair] - share * runs) ** 2 / (share * runs) for pair, share in truth.items()) < 26.1

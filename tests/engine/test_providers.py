@@ -35,10 +35,10 @@ def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
     if provider == "cuda" and Runtime.start("auto").provider != "cuda":
         pytest.skip("no CUDA here")
     from balcony_export.bundling.writer import export_bundle
-    from balcony_export.graphs.formats import Choice
+    from balcony_export.graphs.formats import ExportOptions
 
     out = tmp_path_factory.mktemp(provider) / "bundle"
-    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], choice=Choice(provider))
+    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], choice=ExportOptions(provider))
     return Placed(Ladder(made, Runtime.start(provider)), TOLERANCES[provider], Ladder(made, Runtime.start("cpu")))
 
 

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from balcony_edge.engine.sampling import Choice, Sampler, distribution, penalize
+from balcony_edge.engine.sampling import Sample, Sampler, distribution, penalize
 
 LOGITS = arrays(np.float32, 12, elements=st.floats(-8, 8, width=32))
 
 
 @given(LOGITS)
 def test_greedy_takes_the_likeliest(logits: np.ndarray) -> None:
-    assert Sampler().choose(logits, []) == Choice(int(logits.argmax()), None)
+    assert Sampler().choose(logits, []) == Sample(int(logits.argmax()), None)
 
 
 @given(LOGITS, st.floats(0.1, 3.0), st.integers(0, 12), st.floats(0.05, 1.0), st.floats(0.0, 0.9))

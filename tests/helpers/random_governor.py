@@ -5,36 +5,37 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from balcony_controller import Confidence, Outcome, Verdict
+from balcony_controller import Confidence, FixedDepth, Outcome, Verdict
 
 LOSSLESS = (Verdict.HOLD, Verdict.VERIFY, Verdict.DEEPEN)
 
 
-class RandomGovernor:
-    """Looks at random depths and gives random ``verdicts``; the part of Governor that the decode loop calls."""
+class RandomGovernor(FixedDepth):
+    """Looks at random depths and gives random ``verdicts``."""
 
     def __init__(self, depths: Sequence[int], seed: int, verdicts: Sequence[Verdict] = LOSSLESS) -> None:
+        super().__init__(depths[-1])
         self._depths = depths
         self._verdicts = verdicts
         self._random = random.Random(seed)
         self.expected = 0.5
-        self._peeked = False
+        self._asked_for_draft = False
         self.outcomes: list[Outcome] = []
 
     @property
-    def peeks(self) -> bool:
-        self._peeked = self._random.random() < 0.5
-        return self._peeked
+    def takes_gate_draft(self) -> bool:  # type: ignore[override]
+        self._asked_for_draft = self._random.random() < 0.5
+        return self._asked_for_draft
 
     def first_split(self) -> int:
         return self._random.choice(self._depths)
 
-    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]:
+    def next_depth(self, split: int, gate_logit: float | None) -> int | None:
         deeper = [depth for depth in self._depths if depth > split]
-        return (self._random.choice(deeper), 0.9) if self._random.random() < 0.2 else (None, 0.5)
+        return self._random.choice(deeper) if self._random.random() < 0.2 else None
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        assert confidence is not None or self._peeked
+        assert confidence is not None or self._asked_for_draft
         assert confidence is None or confidence.top <= 0.0 <= confidence.margin
         return self._random.choice(self._verdicts)
 

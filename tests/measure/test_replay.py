@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from balcony_controller.simulation.contest import contest
-from balcony_edge import AdaptiveSession, RecordError
+from balcony_edge import AdaptiveSession, RecordingError
 from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.explain import figures, paragraph, read_log
 from balcony_edge.decoding.loop import confidence
@@ -74,7 +74,7 @@ def test_the_shipped_records_are_those_of_the_demo() -> None:
 def test_broken_records_are_refused(tmp_path: Path, content: bytes) -> None:
     for name in ("r.json", "r.json.gz"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(RecordError, match="cannot read the records") as caught:
+        with pytest.raises(RecordingError, match="cannot read the records") as caught:
             load(tmp_path / name)
         assert "--record" in caught.value.hint
 
@@ -99,7 +99,7 @@ def damaged(change: Any) -> dict[str, Any]:
 )
 def test_damaged_records_are_refused(tmp_path: Path, change: Any) -> None:
     (tmp_path / "r.json").write_text(json.dumps(damaged(change)))
-    with pytest.raises(RecordError):
+    with pytest.raises(RecordingError):
         load(tmp_path / "r.json")
 
 
@@ -112,12 +112,12 @@ def test_traces_come_by_name_or_from_files(tmp_path: Path) -> None:
     assert (mine.name, mine.at(89).slowdown, mine.at(90).slowdown) == ("mine", 1.0, 2.5)
     for content in ("{", "[]", '{"moments": []}', '{"moments": [{"token": 5}]}', '{"moments": [{"token": 0, "x": 1}]}'):
         path.write_text(content)
-        with pytest.raises(RecordError, match="cannot read the trace"):
+        with pytest.raises(RecordingError, match="cannot read the trace"):
             read_trace(path)
     path.write_text('{"moments": [{"token": 0, "slowdown": "fast"}]}')
-    with pytest.raises(RecordError, match="no number"):
+    with pytest.raises(RecordingError, match="no number"):
         read_trace(path)
-    with pytest.raises(RecordError, match="no trace 'nowhere'"):
+    with pytest.raises(RecordingError, match="no trace 'nowhere'"):
         find_traces(["nowhere"], 900)
 
 
@@ -197,7 +197,7 @@ def test_a_log_cut_off_in_its_last_line_still_counts(log: Path, tmp_path: Path) 
     lines = log.read_text().splitlines()
     for content in ("", "{}", "\n".join([lines[0], "{", *lines[1:]]), lines[0], '{"kind": "other"}'):
         cut.write_text(content)
-        with pytest.raises(RecordError):
+        with pytest.raises(RecordingError):
             read_log(cut)
 
 

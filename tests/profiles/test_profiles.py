@@ -16,8 +16,8 @@ from balcony_profiles import (
     DeviceProfile,
     Identity,
     Measured,
+    ModelledPower,
     PowerMode,
-    PowerModel,
     ProfileError,
     UnknownProfileError,
     load,
@@ -270,9 +270,9 @@ def test_a_measured_profile_reads_back_the_same() -> None:
 
 
 def test_the_power_model_is_a_line_between_two_known_ends() -> None:
-    model = PowerModel(idle_w=4.0, busy_w=24.0, source="x")
+    model = ModelledPower(idle_w=4.0, busy_w=24.0, source="x")
     assert [model.watts(load) for load in (-1.0, 0.0, 0.5, 1.0, 9.0)] == [4.0, 4.0, 14.0, 24.0, 24.0]
-    assert PowerModel(idle_w=4.0, source="x").watts(0.5) is None
+    assert ModelledPower(idle_w=4.0, source="x").watts(0.5) is None
 
 
 def test_profiles_are_immutable() -> None:

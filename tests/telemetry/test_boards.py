@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from balcony_edge.telemetry import FakeSensors, Sampler, Snapshot
+from balcony_edge.telemetry import FakeSensors, Poller, Snapshot
 from balcony_edge.telemetry.reading import UNITS
 from balcony_edge.telemetry.sources import FAST_SIGNALS, device_sources
 from helpers.boards import BOARDS
@@ -34,7 +34,7 @@ def on_board(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> Callable[...,
 
     def sample(tree: Tree, nvml: FakeNvml | None = None, battery: object = None) -> Snapshot:
         monkeypatch.setitem(sys.modules, "pynvml", nvml)  # None: the import fails
-        sampler = Sampler(root=tree.root, battery=battery, clock=clock)  # type: ignore[arg-type]
+        sampler = Poller(root=tree.root, battery=battery, clock=clock)  # type: ignore[arg-type]
         sampler.sample_once()
         clock.advance(1.0)
         return sampler.sample_once()
@@ -104,5 +104,5 @@ def test_every_board_gives_values_with_their_own_units(board: Board, on_board: O
 
 
 def test_fake_sensors_have_the_samplers_interface() -> None:
-    public = {name for name in vars(Sampler) if not name.startswith("_")} | {"__enter__", "__exit__"}
+    public = {name for name in vars(Poller) if not name.startswith("_")} | {"__enter__", "__exit__"}
     assert all(hasattr(FakeSensors(), name) for name in public)

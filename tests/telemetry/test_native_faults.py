@@ -25,9 +25,9 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 LOOK = """
 import json, sys
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 now = [0.0]
-sensors = Sampler(root=sys.argv[1], nvml=False, clock=lambda: now[0])
+sensors = Poller(root=sys.argv[1], nvml=False, clock=lambda: now[0])
 sensors.sample_once()
 now[0] += 1.0
 print(json.dumps({name: [reading.value, reading.reason] for name, reading in sensors.sample_once()}))
@@ -103,14 +103,14 @@ def test_a_battery_that_vanishes_field_by_field(shim: str, board: Board, tmp_pat
 HUNG = """
 import json, os, sys, time
 from pathlib import Path
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 faults = Path(os.environ["FAULTS"])
 def until(look):
     limit = time.monotonic() + 30
     while not look() and time.monotonic() < limit:
         time.sleep(0.01)
     return look()
-with Sampler(root=sys.argv[1], nvml=False) as sensors:
+with Poller(root=sys.argv[1], nvml=False) as sensors:
     known = until(lambda: sensors.snapshot.power_w.known)
     faults.write_text("curr1_input -1\\n")
     hung = until(lambda: "has not answered" in sensors.snapshot.power_w.reason)
@@ -132,10 +132,10 @@ def test_a_read_that_hangs_in_the_kernel_takes_only_its_own_signal(shim: str, bo
 
 FIFO = """
 import json, os, sys, threading, time
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 # A writer that never writes: a plain open().read() of this file would wait for ever.
 writer = os.open(sys.argv[2], os.O_RDWR)
-with Sampler(root=sys.argv[1], nvml=False) as sensors:
+with Poller(root=sys.argv[1], nvml=False) as sensors:
     limit = time.monotonic() + 30
     while not sensors.snapshot.temperature_c.known and time.monotonic() < limit:
         time.sleep(0.01)
@@ -156,9 +156,9 @@ def test_a_fifo_in_a_sensors_place_does_not_hold_anything_up(board: Board) -> No
 
 DENIED = """
 import json, os, sys
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 now = [0.0]
-sensors = Sampler(root=sys.argv[1], nvml=False, clock=lambda: now[0])
+sensors = Poller(root=sys.argv[1], nvml=False, clock=lambda: now[0])
 if os.geteuid() == 0:
     os.seteuid(65534)
 sensors.sample_once()

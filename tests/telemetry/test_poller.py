@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_edge.telemetry import Reading, Sampler
+from balcony_edge.telemetry import Poller, Reading
 from balcony_edge.telemetry.reading import UNITS
 from balcony_edge.telemetry.sources import Source
 
@@ -42,13 +42,13 @@ class Probe:
 
 
 def test_before_the_first_sample_everything_is_unknown(clock: FakeClock) -> None:
-    sampler = Sampler([], clock=clock)
+    sampler = Poller([], clock=clock)
     assert all(reading.reason == "not sampled yet" for _, reading in sampler.snapshot)
 
 
 def test_one_sample_fills_both_tiers(clock: FakeClock) -> None:
     load, power = Probe(clock, "gpu_load", 0.5), Probe(clock, "power_w", 13.9)
-    sampler = Sampler([load.source, power.source], clock=clock)
+    sampler = Poller([load.source, power.source], clock=clock)
     snapshot = sampler.sample_once()
     assert (snapshot.gpu_load.value, snapshot.power_w.value) == (0.5, 13.9)
     assert snapshot is sampler.snapshot
@@ -57,7 +57,7 @@ def test_one_sample_fills_both_tiers(clock: FakeClock) -> None:
 
 def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
     fast, slow = Probe(clock, "cpu_load", 0.5), Probe(clock, "temperature_c", 60.0)
-    sampler = Sampler([fast.source, slow.source], slow_hz=1.0, clock=clock)
+    sampler = Poller([fast.source, slow.source], slow_hz=1.0, clock=clock)
     for _ in range(40):
         sampler.sample_once()
         clock.advance(0.05)
@@ -68,7 +68,7 @@ def test_the_tiers_have_their_own_rates(clock: FakeClock) -> None:
 
 def test_nothing_is_asked_before_it_is_due(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", 0.5)
-    sampler = Sampler([probe.source], clock=clock)
+    sampler = Poller([probe.source], clock=clock)
     sampler.sample_once()
     sampler.sample_once()
     clock.advance(0.19)
@@ -82,7 +82,7 @@ def test_nothing_is_asked_before_it_is_due(clock: FakeClock) -> None:
 @pytest.mark.parametrize("rates", [(0.0, 1.0), (5.0, -1.0), (math.nan, 1.0)])
 def test_rates_must_be_positive(rates: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="positive"):
-        Sampler([], fast_hz=rates[0], slow_hz=rates[1])
+        Poller([], fast_hz=rates[0], slow_hz=rates[1])
 
 
 def test_each_signal_takes_the_first_source_that_knows_it(clock: FakeClock) -> None:
@@ -91,7 +91,7 @@ def test_each_signal_takes_the_first_source_that_knows_it(clock: FakeClock) -> N
     jetson_power = Probe(clock, "power_w", 13.0, "jetson")
     nvml_power = Probe(clock, "power_w", 53.0, "nvml")
     probes = (jetson_load, nvml_load, jetson_power, nvml_power)
-    snapshot = Sampler([probe.source for probe in probes], clock=clock).sample_once()
+    snapshot = Poller([probe.source for probe in probes], clock=clock).sample_once()
     assert (snapshot.gpu_load.value, snapshot.gpu_load.source) == (0.4, "nvml")
     assert (snapshot.power_w.value, snapshot.power_w.source) == (13.0, "jetson")
     assert nvml_power.asked == 0
@@ -99,7 +99,7 @@ def test_each_signal_takes_the_first_source_that_knows_it(clock: FakeClock) -> N
 
 def test_a_better_source_that_appears_late_takes_over(clock: FakeClock) -> None:
     jetson, nvml = Probe(clock, "gpu_clock_hz", None, "jetson"), Probe(clock, "gpu_clock_hz", 1e9, "nvml")
-    sampler = Sampler([jetson.source, nvml.source], clock=clock)
+    sampler = Poller([jetson.source, nvml.source], clock=clock)
     for _ in range(20):
         assert sampler.sample_once().gpu_clock_hz.value == 1e9
         clock.advance(0.2)
@@ -111,7 +111,7 @@ def test_a_better_source_that_appears_late_takes_over(clock: FakeClock) -> None:
 
 def test_when_no_source_knows_every_reason_is_given(clock: FakeClock) -> None:
     probes = Probe(clock, "power_w", None, "jetson"), Probe(clock, "power_w", OSError("gone"), "nvml")
-    reading = Sampler([probe.source for probe in probes], clock=clock).sample_once().power_w
+    reading = Poller([probe.source for probe in probes], clock=clock).sample_once().power_w
     assert reading.value is None
     assert reading.reason == "jetson: told so; nvml: OSError: gone"
 
@@ -123,7 +123,7 @@ def test_a_group_fills_only_what_is_still_missing(clock: FakeClock) -> None:
         return Reading(0.1, "ratio", clock(), "pack"), Reading(6.0, "W", clock(), "pack")
 
     group = Source("pack", ("battery_level", "battery_power_w"), pack)
-    snapshot = Sampler([level.source, group], clock=clock).sample_once()
+    snapshot = Poller([level.source, group], clock=clock).sample_once()
     assert (snapshot.battery_level.source, snapshot.battery_power_w.source) == ("gauge", "pack")
 
 
@@ -131,7 +131,7 @@ def test_a_group_fills_only_what_is_still_missing(clock: FakeClock) -> None:
 def test_a_source_that_breaks_its_promise_is_a_reason(clock: FakeClock, answer: object) -> None:
     good = Probe(clock, "temperature_c", 50.0)
     bad = Source("bad", ("power_w",), lambda: answer)  # type: ignore[arg-type,return-value]
-    snapshot = Sampler([bad, good.source], clock=clock).sample_once()
+    snapshot = Poller([bad, good.source], clock=clock).sample_once()
     assert snapshot.power_w.value is None
     assert "Error" in snapshot.power_w.reason
     assert snapshot.temperature_c.value == 50.0
@@ -139,7 +139,7 @@ def test_a_source_that_breaks_its_promise_is_a_reason(clock: FakeClock, answer: 
 
 def test_sources_are_asked_less_often_after_three_failures(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", RuntimeError("broken"))
-    sampler = Sampler([probe.source], clock=clock)
+    sampler = Poller([probe.source], clock=clock)
     for expected in (1, 2, 3, 3):
         sampler.sample_once()
         assert probe.asked == expected
@@ -154,7 +154,7 @@ def test_sources_are_asked_less_often_after_three_failures(clock: FakeClock) -> 
 
 def test_a_source_that_recovers_is_asked_at_the_full_rate_again(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", None)
-    sampler = Sampler([probe.source], clock=clock)
+    sampler = Poller([probe.source], clock=clock)
     for _ in range(50):
         sampler.sample_once()
         clock.advance(0.2)
@@ -175,7 +175,7 @@ def test_a_source_that_recovers_is_asked_at_the_full_rate_again(clock: FakeClock
 
 def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> None:
     probe = Probe(clock, "power_w", 13.9)
-    sampler = Sampler([probe.source], slow_hz=1.0, clock=clock)
+    sampler = Poller([probe.source], slow_hz=1.0, clock=clock)
     sampler.sample_once()
     probe.value = None
     for _ in range(2):
@@ -190,7 +190,7 @@ def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> N
 def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> None:
     """A hung sensor stops the thread: its last snapshot must not pass for the present."""
     probes = Probe(clock, "cpu_load", 0.5), Probe(clock, "power_w", 13.9)
-    sampler = Sampler([probe.source for probe in probes], slow_hz=1.0, clock=clock)
+    sampler = Poller([probe.source for probe in probes], slow_hz=1.0, clock=clock)
     sampler.sample_once()
     clock.advance(0.59)
     assert sampler.snapshot.cpu_load.value == 0.5
@@ -204,13 +204,13 @@ def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> Non
 
 def test_a_source_may_not_pass_off_an_old_reading_as_new(clock: FakeClock) -> None:
     old = Reading(13.9, "W", clock() - 4.0, "slow bus")
-    snapshot = Sampler([Source.single("old", "power_w", lambda: old)], clock=clock).sample_once()
+    snapshot = Poller([Source.single("old", "power_w", lambda: old)], clock=clock).sample_once()
     assert snapshot.power_w.value is None
 
 
 def test_the_gpu_load_is_smoothed_and_the_clock_is_not(clock: FakeClock) -> None:
     load, hz = Probe(clock, "gpu_load", 0.0), Probe(clock, "gpu_clock_hz", 1e9)
-    sampler = Sampler([load.source, hz.source], clock=clock)
+    sampler = Poller([load.source, hz.source], clock=clock)
     assert sampler.sample_once().gpu_load.value == 0.0
     load.value, hz.value = 1.0, 2e9
     clock.advance(0.25)
@@ -236,7 +236,7 @@ def test_a_shown_value_is_the_last_one_read_and_never_old(
 ) -> None:
     clock = make_clock()
     probe = Probe(clock, "power_w", None)
-    sampler = Sampler([probe.source], slow_hz=1.0, clock=clock)
+    sampler = Poller([probe.source], slow_hz=1.0, clock=clock)
     known: list[tuple[float, float]] = []
     for value, pause in steps:
         probe.value, asked = value, probe.asked
@@ -263,7 +263,7 @@ def test_a_source_names_real_signals_of_one_tier() -> None:
 
 def test_sampling_by_hand_is_closed_by_stop(clock: FakeClock) -> None:
     probe = Probe(clock, "cpu_load", 0.5)
-    sampler = Sampler([probe.source], clock=clock)
+    sampler = Poller([probe.source], clock=clock)
     sampler.sample_once()
     sampler.stop()
     assert probe.closed == 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from balcony_edge.telemetry import Reading, Sampler, Snapshot
+from balcony_edge.telemetry import Poller, Reading, Snapshot
 from balcony_edge.telemetry.asked import HUNG_S, SLOW_S
 from balcony_edge.telemetry.reading import UNITS
 from balcony_edge.telemetry.sources import Source
@@ -66,7 +66,7 @@ def test_a_hung_sensor_becomes_unknown_and_the_others_stay_fresh(clock: FakeCloc
     asked: list[float] = []
     others = set(threading.enumerate())
     sources = [Source.single("i2c", "power_w", hanging.read), source(clock, "temperature_c", 60.0, asked)]
-    with Sampler(sources, clock=clock) as sampler:
+    with Poller(sources, clock=clock) as sampler:
         assert eventually(lambda: sampler.snapshot.power_w.value == 13.9)
         hanging.hang = True
         clock.advance(0.6)
@@ -93,7 +93,7 @@ def test_a_sensor_that_hangs_from_the_start_is_noticed_too(clock: FakeClock, han
     hanging.hang = True
     asked: list[float] = []
     sources = [Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)]
-    with Sampler(sources, clock=clock) as sampler:
+    with Poller(sources, clock=clock) as sampler:
         assert hanging.entered.wait(WAIT_S)
         assert sampler.snapshot.on_mains.value is None
         clock.advance(HUNG_S + 0.1)
@@ -103,7 +103,7 @@ def test_a_sensor_that_hangs_from_the_start_is_noticed_too(clock: FakeClock, han
 def test_stopping_and_starting_with_a_hung_sensor(clock: FakeClock, hanging: Hanging) -> None:
     hanging.hang = True
     asked: list[float] = []
-    sampler = Sampler(
+    sampler = Poller(
         [Source.single("i2c", "power_w", hanging.read), source(clock, "on_mains", 1.0, asked)], clock=clock
     )
     sampler.start()
@@ -115,7 +115,7 @@ def test_stopping_and_starting_with_a_hung_sensor(clock: FakeClock, hanging: Han
 
 
 def test_looking_at_old_values_again_and_again_gives_one_snapshot(clock: FakeClock) -> None:
-    sampler = Sampler([source(clock, "power_w", 13.9, [])], clock=clock)
+    sampler = Poller([source(clock, "power_w", 13.9, [])], clock=clock)
     sampler.sample_once()
     clock.advance(2.0)
     aged = sampler.snapshot
@@ -131,7 +131,7 @@ def test_a_slow_sensor_is_asked_less_often_and_its_values_hold_longer(clock: Fak
         clock.advance(0.4)
         return Reading(13.9, "W", clock(), "i2c")
 
-    sampler = Sampler(
+    sampler = Poller(
         [Source.single("i2c", "power_w", dawdle), source(clock, "temperature_c", 60.0, fast_asked)], clock=clock
     )
     for _ in range(200):
@@ -152,7 +152,7 @@ def test_a_sensor_that_is_quick_again_is_asked_at_the_full_rate(clock: FakeClock
         clock.advance(next(pauses, 0.0))
         return Reading(13.9, "W", clock(), "i2c")
 
-    sampler = Sampler([Source.single("i2c", "power_w", read)], clock=clock)
+    sampler = Poller([Source.single("i2c", "power_w", read)], clock=clock)
     for _ in range(250):
         sampler.sample_once()
         clock.advance(0.1)
@@ -161,7 +161,7 @@ def test_a_sensor_that_is_quick_again_is_asked_at_the_full_rate(clock: FakeClock
 
 def test_a_clock_that_jumps_forward_makes_values_stale_and_back_does_not_stop_sampling(clock: FakeClock) -> None:
     asked: list[float] = []
-    sampler = Sampler([source(clock, "power_w", 13.9, asked), source(clock, "gpu_load", 0.5, asked)], clock=clock)
+    sampler = Poller([source(clock, "power_w", 13.9, asked), source(clock, "gpu_load", 0.5, asked)], clock=clock)
     sampler.sample_once()
     clock.advance(3600)
     assert [reading.value for _, reading in sampler.snapshot] == [None] * len(UNITS)
@@ -181,7 +181,7 @@ def test_a_clock_that_goes_back_frees_a_source_that_was_backing_off(clock: FakeC
         asked.append(clock())
         raise OSError("gone")
 
-    sampler = Sampler([Source.single("x", "power_w", broken)], clock=clock)
+    sampler = Poller([Source.single("x", "power_w", broken)], clock=clock)
     for _ in range(40):
         sampler.sample_once()
         clock.advance(0.5)
@@ -193,8 +193,8 @@ def test_a_clock_that_goes_back_frees_a_source_that_was_backing_off(clock: FakeC
 
 CHILD = """
 import json, os, sys, time
-from balcony_edge.telemetry import Sampler
-sensors = Sampler(root=sys.argv[1], nvml=False).start()
+from balcony_edge.telemetry import Poller
+sensors = Poller(root=sys.argv[1], nvml=False).start()
 while not sensors.snapshot.power_w.known:
     time.sleep(0.005)
 reader, writer = os.pipe()
@@ -241,6 +241,6 @@ def test_signals_that_belong_together_come_from_one_source(clock: FakeClock) -> 
 
     heat = ("temperature_c", "temperature_limit_c")
     sources = [Source("chip", heat, chip, together=True), Source("card", heat, card, together=True)]
-    snapshot: Snapshot = Sampler(sources, clock=clock).sample_once()
+    snapshot: Snapshot = Poller(sources, clock=clock).sample_once()
     assert snapshot.temperature_c.value == 50.0
     assert (snapshot.temperature_limit_c.value, snapshot.temperature_limit_c.reason) == (None, "no trip points")

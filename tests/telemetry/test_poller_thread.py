@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from balcony_edge.telemetry import Reading, Sampler
+from balcony_edge.telemetry import Poller, Reading
 from balcony_edge.telemetry.sources import Source
 
 WAIT_S = 10  # a limit for events that come at once, never a duration
@@ -37,7 +37,7 @@ def gate() -> Iterator[Gate]:
 
 
 def test_starting_asks_nothing_in_the_callers_thread(gate: Gate) -> None:
-    sampler = Sampler([gate.source])
+    sampler = Poller([gate.source])
     assert sampler.start() is sampler  # returns although the first reading hangs
     assert gate.entered.wait(WAIT_S)
     assert sampler.snapshot.cpu_load.reason == "not sampled yet"
@@ -57,7 +57,7 @@ def test_the_thread_samples_again_and_again_until_stopped() -> None:
         return Reading(0.5, "ratio", 0.0, "x")
 
     closed = threading.Event()
-    with Sampler([Source.single("x", "cpu_load", read, closed.set)], fast_hz=200.0) as sampler:
+    with Poller([Source.single("x", "cpu_load", read, closed.set)], fast_hz=200.0) as sampler:
         assert enough.wait(WAIT_S)
         assert sampler.start() is sampler  # a second start makes no second thread
     thread = asked[0]
@@ -69,7 +69,7 @@ def test_the_thread_samples_again_and_again_until_stopped() -> None:
 
 def test_stopping_twice_and_starting_again(gate: Gate) -> None:
     gate.open.set()
-    sampler = Sampler([gate.source])
+    sampler = Poller([gate.source])
     sampler.stop()
     sampler.start()
     assert gate.entered.wait(WAIT_S)
@@ -85,6 +85,6 @@ def test_stopping_twice_and_starting_again(gate: Gate) -> None:
 
 def test_an_exception_ends_the_thread_as_well(gate: Gate) -> None:
     gate.open.set()
-    with pytest.raises(KeyError), Sampler([gate.source]):
+    with pytest.raises(KeyError), Poller([gate.source]):
         raise KeyError("in the body")
     assert gate.closed.is_set()

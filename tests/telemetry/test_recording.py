@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcony_edge import AdaptiveSession, TraceError
-from balcony_edge.telemetry import FakeSensors, Player, Recorder, Sampler, Snapshot
+from balcony_edge import AdaptiveSession, RecordingError
+from balcony_edge.telemetry import FakeSensors, Player, Poller, Recorder, Snapshot
 from balcony_edge.telemetry.reading import UNITS
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_only_changes_are_written(tmp_path: Path) -> None:
 
 
 def test_a_recording_of_a_board_plays_as_the_board(tmp_path: Path, board: Any, clock: FakeClock) -> None:
-    sampler = Sampler(root=board("orin-nx").root, nvml=False, clock=clock)
+    sampler = Poller(root=board("orin-nx").root, nvml=False, clock=clock)
     with Recorder(tmp_path / "orin.jsonl") as recorder:
         for step in range(3):
             recorder.note(sampler.sample_once(), step * 0.5)
@@ -136,7 +136,7 @@ def test_signals_of_another_version_are_passed_over(tmp_path: Path) -> None:
 def test_what_is_no_recording_is_refused_by_its_line(tmp_path: Path, text: str, word: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(text)
-    with pytest.raises(TraceError, match=word) as caught:
+    with pytest.raises(RecordingError, match=word) as caught:
         Player(path)
     assert caught.value.hint
 
@@ -147,19 +147,19 @@ def test_any_file_is_a_recording_or_a_trace_error(tmp_path_factory: pytest.TempP
     path.write_bytes(HEADER.encode() + content)
     try:
         player: Player | None = Player(path)
-    except TraceError:
+    except RecordingError:
         player = None
     assert player is None or player.snapshot is player.snapshot
 
 
 def test_a_recording_is_never_overwritten_and_needs_a_place(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text("precious")
-    with pytest.raises(TraceError, match="exists already"):
+    with pytest.raises(RecordingError, match="exists already"):
         Recorder(tmp_path / "t.jsonl")
     assert (tmp_path / "t.jsonl").read_text() == "precious"
-    with pytest.raises(TraceError, match="cannot write"):
+    with pytest.raises(RecordingError, match="cannot write"):
         Recorder(tmp_path / "nowhere" / "t.jsonl")
-    with pytest.raises(TraceError, match="cannot read"):
+    with pytest.raises(RecordingError, match="cannot read"):
         Player(tmp_path / "nowhere" / "t.jsonl")
 
 
@@ -167,11 +167,11 @@ def test_a_full_disk_is_explained(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "t.jsonl")
     recorder.close()
     recorder._file = Path("/dev/full").open("w")  # noqa: SIM115
-    with pytest.raises(TraceError, match="No space left"):
+    with pytest.raises(RecordingError, match="No space left"):
         recorder.note(Snapshot.unknown(), 0.0)
     recorder.close()
 
 
 def test_a_player_has_the_samplers_interface() -> None:
-    public = {name for name in vars(Sampler) if not name.startswith("_")} | {"__enter__", "__exit__"}
+    public = {name for name in vars(Poller) if not name.startswith("_")} | {"__enter__", "__exit__"}
     assert all(hasattr(Player, name) for name in public)

@@ -51,10 +51,10 @@ BODY = """
 import json, os, sys, time
 from pathlib import Path
 import psutil
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 devices = Path(os.environ["UMOCKDEV_DIR"]) / "sys/devices/platform"
 now = [0.0]
-sensors = Sampler(nvml=False, clock=lambda: now[0])
+sensors = Poller(nvml=False, clock=lambda: now[0])
 def look():
     now[0] += 6.0
     snapshot = sensors.sample_once()

@@ -11,13 +11,13 @@ from balcony_controller.cost import CostModel
 from balcony_controller.planning.opening import Opener, Opening
 from balcony_controller.planning.policy import Policy
 from balcony_controller.planning.solver import plain_ms, solve
-from balcony_controller.planning.speed_trials import Pace
+from balcony_controller.planning.speed_trials import SpeedTrials
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import LadderShape
 
 
 @dataclass(frozen=True)
-class Wish:
+class Requirements:
     """What a set of depths is wanted for: profiled milliseconds a token may take, and the least agreement.
 
     A catch-up is spread over ``remaining`` tokens, ``saved_ms`` being at hand for it. ``fresh``: a reply begins,
@@ -38,16 +38,16 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Solutions:
+class SolvedPolicies:
     """Solved policies. ``mixed`` may show unverified tokens, ``lossless`` ones never do (the first: full depth alone).
 
-    ``rounds``: whether drafts may be held; ``peeks``: whether gates' drafts may be used. ``used``: the stages of each
-    set of depths.
+    ``rounds``: whether drafts may be held; ``gate_drafts``: whether gates' drafts may be used. ``used``: the stages of
+    each set of depths.
     ``shallowest_ms``, ``full_ms``: the cheapest token, and a full-depth one.
     """
 
     rounds: bool
-    peeks: bool
+    gate_drafts: bool
     mixed: tuple[Policy, ...]
     lossless: tuple[Policy, ...]
     used: dict[tuple[int, ...], list[str]]
@@ -56,22 +56,24 @@ class Solutions:
 
     @classmethod
     def of(
-        cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool, peeks: bool = True
-    ) -> Solutions:
+        cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool, gate_drafts: bool = True
+    ) -> SolvedPolicies:
         """Solve all sets of depths that can be worth it."""
         full, exits = shape.full, shape.depths[:-1]
         mixed = [
             solve(shape, cost, quality, (full,)),
-            *(solve(shape, cost, quality, (split, full), rounds=rounds, peeks=peeks) for split in exits),
-            *(solve(shape, cost, quality, (split,), peeks=peeks) for split in exits),
-            *(solve(shape, cost, quality, pair, peeks=peeks) for pair in combinations(exits, 2)),
+            *(solve(shape, cost, quality, (split, full), rounds=rounds, gate_drafts=gate_drafts) for split in exits),
+            *(solve(shape, cost, quality, (split,), gate_drafts=gate_drafts) for split in exits),
+            *(solve(shape, cost, quality, pair, gate_drafts=gate_drafts) for pair in combinations(exits, 2)),
         ]
         lossless = [solve(shape, cost, quality, (full,), lossless=True)]
         if rounds:
-            lossless += [solve(shape, cost, quality, (split, full), lossless=True, peeks=peeks) for split in exits]
+            lossless += [
+                solve(shape, cost, quality, (split, full), lossless=True, gate_drafts=gate_drafts) for split in exits
+            ]
         return cls(
             rounds,
-            peeks,
+            gate_drafts,
             tuple(mixed),
             tuple(lossless),
             {
@@ -83,12 +85,12 @@ class Solutions:
         )
 
 
-class Menu:
+class PolicyLibrary:
     """The policies to choose from, solved again when what is known of the exits has moved.
 
     ``owed_ms`` tells what catching up stages costs. Policies are ``biased``: how much dearer their tokens have been
-    than was foretold, since texts differ from the calibration's. ``solved``: solutions known already. ``pace`` knows
-    which lossless policy is the fastest by the clock.
+    than was predicted, since texts differ from the calibration's. ``solved``: solutions known already.
+    ``speed_trials`` knows which lossless policy is the fastest by the clock.
     """
 
     # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
@@ -99,7 +101,7 @@ class Menu:
     # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
     SHIFT_CHANGE = 0.2
     SOLVE_TOKENS = 512
-    # Biases: the memory in tokens, and how many tokens the foretold cost itself weighs.
+    # Biases: the memory in tokens, and how many tokens the predicted cost itself weighs.
     BIAS_TOKENS = 400.0
     BIAS_PRIOR_TOKENS = 2000.0
     # The best opening is looked for again after so many tokens.
@@ -114,21 +116,21 @@ class Menu:
         quality: QualityModel,
         rounds: bool,
         owed_ms: Callable[[list[str]], float],
-        solved: Solutions | None = None,
+        solved: SolvedPolicies | None = None,
     ) -> None:
         self.shape = shape
         self.quality = quality
         self._cost = cost
         self._owed_ms = owed_ms
-        # Milliseconds that a policy's tokens have taken, and that were foretold, over ``_fade``: all fade at once.
+        # Milliseconds that a policy's tokens have taken, and that were predicted, over ``_fade``: all fade at once.
         self._taken: dict[tuple[bool, tuple[int, ...]], list[float]] = {}
         self._fade = 1.0
         self._exits = shape.depths[:-1]
-        self._solve(solved or Solutions.of(shape, cost, quality, rounds))
-        foretold = {policy.depths: policy.cost_ms[0] for policy in self.solved.lossless}
-        self.pace = Pace(foretold, lambda depths: owed_ms(self.solved.used[depths]))
+        self._solve(solved or SolvedPolicies.of(shape, cost, quality, rounds))
+        predicted = {policy.depths: policy.cost_ms[0] for policy in self.solved.lossless}
+        self.speed_trials = SpeedTrials(predicted, lambda depths: owed_ms(self.solved.used[depths]))
 
-    def _solve(self, solved: Solutions) -> None:
+    def _solve(self, solved: SolvedPolicies) -> None:
         self.solved = solved
         self._tokens = 0
         self._opener: tuple[int, Opener] | None = None
@@ -142,18 +144,18 @@ class Menu:
         if all(abs(now[kind] - shift) <= self.SHIFT_CHANGE for kind, shift in self._shifts.items()):
             return False
         solved = self.solved
-        self._solve(Solutions.of(self.shape, self._cost, self.quality, solved.rounds, solved.peeks))
+        self._solve(SolvedPolicies.of(self.shape, self._cost, self.quality, solved.rounds, solved.gate_drafts))
         return True
 
-    def without_peeks(self) -> Menu:
-        """A menu of its own for replies that gates cannot draft; this one where they never do."""
+    def without_gate_drafts(self) -> PolicyLibrary:
+        """A library of its own for replies that gates cannot draft; this one where they never do."""
         if not any(self.quality.drafts(split) for split in self._exits):
             return self
-        solved = Solutions.of(self.shape, self._cost, self.quality, self.solved.rounds, peeks=False)
-        return Menu(self.shape, self._cost, self.quality, solved.rounds, self._owed_ms, solved)
+        solved = SolvedPolicies.of(self.shape, self._cost, self.quality, self.solved.rounds, gate_drafts=False)
+        return PolicyLibrary(self.shape, self._cost, self.quality, solved.rounds, self._owed_ms, solved)
 
-    def learn(self, policy: Policy, foretold_ms: float, profiled_ms: float, tokens: int) -> None:
-        """So much was foretold for each of these tokens, and so much (all together) they took.
+    def learn(self, policy: Policy, predicted_ms: float, profiled_ms: float, tokens: int) -> None:
+        """So much was predicted for each of these tokens, and so much (all together) they took.
 
         Of none: so much of what they seemed to take was never paid.
         """
@@ -165,16 +167,16 @@ class Menu:
             self._fade = 1.0
         found = self._taken.setdefault((policy.lossless, policy.depths), [0.0, 0.0])
         found[0] += profiled_ms / self._fade
-        found[1] += foretold_ms * tokens / self._fade
+        found[1] += predicted_ms * tokens / self._fade
 
     def bias(self, policy: Policy) -> float:
-        """True over foretold cost of a policy."""
+        """True over predicted cost of a policy."""
         found = self._taken.get((policy.lossless, policy.depths))
         if found is None:
             return 1.0
         prior_ms = self.BIAS_PRIOR_TOKENS * self.solved.shallowest_ms
-        taken_ms, foretold_ms = found[0] * self._fade, found[1] * self._fade
-        return min(2.0, max(0.5, (taken_ms + prior_ms) / (foretold_ms + prior_ms)))
+        taken_ms, predicted_ms = found[0] * self._fade, found[1] * self._fade
+        return min(2.0, max(0.5, (taken_ms + prior_ms) / (predicted_ms + prior_ms)))
 
     def lossless(self, depths: tuple[int, ...]) -> Policy:
         """The lossless policy of a set of depths."""
@@ -182,7 +184,7 @@ class Menu:
 
     def cheapest_lossless(self, alone: bool) -> Policy:
         """The cheapest way to lossless tokens: full depth ``alone``, or rounds through an exit where these are."""
-        return self.solved.lossless[0] if alone else self.lossless(self.pace.best)
+        return self.solved.lossless[0] if alone else self.lossless(self.speed_trials.best)
 
     def opener(self) -> Opener:
         """What replies open with: the most agreement for what it costs more than the cheapest token."""
@@ -210,37 +212,37 @@ class Menu:
                 openers.append(Opener(policy, row, cost_ms, agreement, price))
         return max(openers, key=lambda one: (one.cost_ms >= self.LEAST_OPENING * least_ms, one.price))
 
-    def best(self, wish: Wish, before: Policy) -> Policy:
+    def best(self, needs: Requirements, before: Policy) -> Policy:
         """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""
         best, best_score = before, -math.inf
-        owed_before = 0.0 if wish.stuck else self._owed_ms(self.solved.used[before.depths])
-        opener = None if wish.opening is None else self.opener()
+        owed_before = 0.0 if needs.stuck else self._owed_ms(self.solved.used[before.depths])
+        opener = None if needs.opening is None else self.opener()
         for policy in self.solved.mixed:
             extra_ms = 0.0
-            if wish.even and len(policy.depths) > 1:
+            if needs.even and len(policy.depths) > 1:
                 continue
-            kept = policy.depths == before.depths and not wish.stuck
-            if not (wish.fresh or kept):
+            kept = policy.depths == before.depths and not needs.stuck
+            if not (needs.fresh or kept):
                 # Stages that have long not been run are dear to come back to.
                 owed = self._owed_ms(self.solved.used[policy.depths]) - owed_before
-                owed -= wish.saved_ms
-                if owed > self.DEAREST_CHANGE * wish.cost_ms:
+                owed -= needs.saved_ms
+                if owed > self.DEAREST_CHANGE * needs.cost_ms:
                     continue
-                extra_ms = max(0.0, owed) / max(1, wish.remaining)
+                extra_ms = max(0.0, owed) / max(1, needs.remaining)
             bias = self.bias(policy)
-            allowed_ms = wish.cost_ms - extra_ms
+            allowed_ms = needs.cost_ms - extra_ms
             cheapest = policy.cost_ms[-1] * bias
             if cheapest > allowed_ms:
                 among = cheapest * (1.0 + self.AS_CHEAP * len(policy.depths))
-                score = -(among + extra_ms) / max(wish.cost_ms, 1e-9)
-            elif wish.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
+                score = -(among + extra_ms) / max(needs.cost_ms, 1e-9)
+            elif needs.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
                 score = max(
                     policy.agreement_at(allowed_ms / bias),
-                    wish.opening.agreement(opener, policy, bias, allowed_ms, wish.debt_tokens),
+                    needs.opening.agreement(opener, policy, bias, allowed_ms, needs.debt_tokens),
                 )
             else:
                 score = policy.agreement_at(allowed_ms / bias)
-            if policy.agreement[0] < wish.least_agreement:
+            if policy.agreement[0] < needs.least_agreement:
                 score -= 1e6
             score += self.WORTH_CHANGING if kept else 0.0
             # Of equals the cheaper one, and the one that uses fewer depths.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from balcony_controller.loads import LEAST, MOST, ease
 from balcony_controller.planning.policy import Policy
 
 
@@ -63,7 +64,7 @@ class Opening:
             self._mean = before + self.LENGTH_WEIGHT * (self._shown - before)
         self._shown, self._most = 0, max(1, remaining)
 
-    def settle(self, tokens: int) -> None:
+    def count(self, tokens: int) -> None:
         """So many tokens were shown."""
         self._shown += tokens
 
@@ -103,3 +104,7 @@ class Opening:
         """The share of its refill that a token of the rest may use, so that savings are there when the reply ends."""
         left = max(self.LEAST_LEFT, self.length - self._shown)
         return 1.0 - (debt_tokens + self.SAVED_TOKENS) / left
+
+    def allowed_share(self, debt_tokens: float) -> float:
+        """``share``, within what an account allows: what is owed is paid back first."""
+        return max(LEAST, min(MOST, ease(max(0.0, debt_tokens)), self.share(debt_tokens)))

@@ -22,11 +22,18 @@ Table = tuple[tuple[float, ...], ...]
 class Policy:
     """The solution for one set of depths; all tuples run over ``price`` (ascending), so ``cost_ms`` descends.
 
-    ``worth``: ρ. ``hold[price][prefix]``: the value to go on from PREFIX with drafts held. By the gate's bin, how much
-    more than taking the exit at a split it is worth to go on: ``to_next[split][price][bin]`` to the next depth's gate,
-    ``to_full[split][price][bin]`` to full depth, ``to_show[split][price][bin]`` to show the draft of the gate there,
-    for which the head is not asked, ``to_peek[split][price][bin]`` to hold it;
-    ``held_to_full[price][prefix][bin]`` and ``held_to_peek`` the same with drafts held. () where nothing can be held.
+    ``token_value``: ρ, what a token is expected to bring. ``hold[price][prefix]``: the value of going on from
+    PREFIX with drafts held. The other tables say how much better than taking the exit at a split something else is, by
+    the gate's bin:
+
+        to_next[split][price][bin]            going on to the next depth's gate
+        to_full[split][price][bin]            going on to full depth
+        to_emit_draft[split][price][bin]      emitting the gate's draft, for which the head is not run
+        to_hold_draft[split][price][bin]      holding the gate's draft
+        held_to_full[price][prefix][bin]      with drafts held: going on to full depth
+        held_to_hold_draft[price][prefix][bin]   with drafts held: holding the gate's draft
+
+    The last two are () where nothing can be held.
     """
 
     depths: tuple[int, ...]
@@ -35,14 +42,14 @@ class Policy:
     price: tuple[float, ...]
     cost_ms: tuple[float, ...]
     agreement: tuple[float, ...]
-    worth: tuple[float, ...]
+    token_value: tuple[float, ...]
     hold: Table
     to_next: Mapping[int, Table]
     to_full: Mapping[int, Table]
-    to_show: Mapping[int, Table]
-    to_peek: Mapping[int, Table]
+    to_emit_draft: Mapping[int, Table]
+    to_hold_draft: Mapping[int, Table]
     held_to_full: tuple[Table, ...]
-    held_to_peek: tuple[Table, ...]
+    held_to_hold_draft: tuple[Table, ...]
 
     def place(self, cost_ms: float) -> tuple[int, float]:
         """(row, fraction towards the next) at which the policy is expected to cost ``cost_ms``, kept in range."""
@@ -90,9 +97,9 @@ class Policy:
         """How much more than a draft at the first exit going deep is worth, with drafts held, in a gate bin."""
         return _held(self.held_to_full, prefix, row, part, index)
 
-    def held_peek_gain(self, prefix: float, row: int, part: float, index: int) -> float:
+    def held_draft_gain(self, prefix: float, row: int, part: float, index: int) -> float:
         """The same of holding the draft of the exit's gate as well; -∞ where it cannot be held."""
-        return _held(self.held_to_peek, prefix, row, part, index) if self.held_to_peek else -math.inf
+        return _held(self.held_to_hold_draft, prefix, row, part, index) if self.held_to_hold_draft else -math.inf
 
     def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float, float, float]:
         """How much more than taking the exit at ``split`` it is worth, with nothing held, to go (to the next exit, to
@@ -100,8 +107,8 @@ class Policy:
         return (
             _along(self.to_next[split], row, part, index),
             _along(self.to_full[split], row, part, index),
-            _along(self.to_show[split], row, part, index),
-            _along(self.to_peek[split], row, part, index),
+            _along(self.to_emit_draft[split], row, part, index),
+            _along(self.to_hold_draft[split], row, part, index),
         )
 
 

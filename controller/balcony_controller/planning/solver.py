@@ -33,7 +33,7 @@ from balcony_controller.shape import HEAD, LadderShape
 Array = npt.NDArray[np.float64]
 
 PREFIX: Array = np.array(GRID)
-# Prices tried, in agreement per full-depth token's worth of milliseconds.
+# Prices tried, in agreement per full-depth token's token_value of milliseconds.
 PRICES: Array = 0.02 * np.power(1.2, np.arange(30.0))
 SWEEPS = 40
 SETTLED = 1e-5
@@ -51,10 +51,10 @@ class _Step:
     agreement: Array
     deep: Array
 
-    def value(self, price: Array, worth: Array) -> Array:
-        """Agreement - price · cost - worth · tokens; ``price`` and ``worth`` [prices]."""
+    def value(self, price: Array, token_value: Array) -> Array:
+        """Agreement - price · cost - token_value · tokens; ``price`` and ``token_value`` [prices]."""
         shape = (-1,) + (1,) * (self.cost_ms.ndim - 1)
-        return self.agreement - price.reshape(shape) * self.cost_ms - worth.reshape(shape) * self.tokens
+        return self.agreement - price.reshape(shape) * self.cost_ms - token_value.reshape(shape) * self.tokens
 
     def plus(self, cost_ms: float) -> _Step:
         """The same with ``cost_ms`` more."""
@@ -78,8 +78,8 @@ class _Gains(NamedTuple):
 
     to_next: Array
     to_full: Array
-    to_show: Array
-    to_peek: Array
+    to_emit_draft: Array
+    to_hold_draft: Array
 
 
 class _Landing:
@@ -97,12 +97,12 @@ class _Landing:
         return np.asarray(low * (1.0 - self._part) + high * self._part)
 
 
-def _best(price: Array, worth: Array, options: Sequence[_Step]) -> _Step:
+def _best(price: Array, token_value: Array, options: Sequence[_Step]) -> _Step:
     """The option of the greatest value, element by element."""
     best = options[0]
-    value = best.value(price, worth)
+    value = best.value(price, token_value)
     for option in options[1:]:
-        other = option.value(price, worth)
+        other = option.value(price, token_value)
         better = other > value
         value = np.where(better, other, value)
         best = _Step(
@@ -122,12 +122,12 @@ def solve(
     *,
     lossless: bool = False,
     rounds: bool = True,
-    peeks: bool = True,
+    gate_drafts: bool = True,
 ) -> Policy:
     """The best use of ``depths`` at every price.
 
     ``lossless``: nothing unverified is shown; the only "price" is the milliseconds' own, and the answer the cheapest
-    policy. ``rounds``: drafts may be held at all. ``peeks``: gates' drafts may be used, where they give any.
+    policy. ``rounds``: drafts may be held at all. ``gate_drafts``: gates' drafts may be used, where they give any.
     """
     deep = depths[-1] == shape.full
     full_ms = plain_ms(shape, cost)
@@ -136,7 +136,7 @@ def solve(
     if depths == (shape.full,):
         return _plain(steps, price, full_ms, depths, lossless)
     exits = depths[:-1] if deep else depths
-    return _Solver(quality, steps, exits, deep, price, lossless, rounds, peeks).policy(depths)
+    return _Solver(quality, steps, exits, deep, price, lossless, rounds, gate_drafts).policy(depths)
 
 
 def plain_ms(shape: LadderShape, cost: CostModel) -> float:
@@ -177,7 +177,7 @@ class _Solver:
         price: Array,
         lossless: bool,
         rounds: bool,
-        peeks: bool,
+        gate_drafts: bool,
     ) -> None:
         self.steps, self.exits, self.deep, self.price, self.lossless = steps, exits, deep, price, lossless
         self.holding = deep and rounds
@@ -192,16 +192,16 @@ class _Solver:
             if index + 1 < len(exits):
                 self.following[split] = following_gates(quality, split, exits[index + 1])
         self.drafted = _Landing(self.chances[first])
-        peeked = {split: drafted_chances(quality, split) for split in exits if peeks and quality.drafts(split)}
-        self.peeked = _Landing(peeked[first]) if self.holding and first in peeked else None
+        drafted = {split: drafted_chances(quality, split) for split in exits if gate_drafts and quality.drafts(split)}
+        self.gate_drafted = _Landing(drafted[first]) if self.holding and first in drafted else None
         # What is shown without the head is more likely right than wrong, however little the budget.
-        self.shown = {} if lossless else {split: np.where(one < 0.5, NEVER, one) for split, one in peeked.items()}
+        self.emitted = {} if lossless else {split: np.where(one < 0.5, NEVER, one) for split, one in drafted.items()}
 
     def policy(self, depths: tuple[int, ...]) -> Policy:
         """Iterate to the best policy, then write its tables down."""
-        worth, waiting, start = self._iterate()
+        token_value, waiting, start = self._iterate()
         cost_ms = np.minimum.accumulate(start.cost_ms / start.tokens - self._unpaid(start))
-        gains = {split: self._gains(worth, waiting, split) for split in self.exits}
+        gains = {split: self._gains(token_value, waiting, split) for split in self.exits}
         return Policy(
             depths,
             self.lossless,
@@ -209,13 +209,13 @@ class _Solver:
             tuple(self.price.tolist()),
             tuple(cost_ms.tolist()),
             tuple((start.agreement / start.tokens).tolist()),
-            tuple(worth.tolist()),
-            _rows(waiting.value(self.price, worth)),
+            tuple(token_value.tolist()),
+            _rows(waiting.value(self.price, token_value)),
             {split: _rows(found.to_next) for split, found in gains.items()},
             {split: _rows(found.to_full) for split, found in gains.items()},
-            {split: _rows(found.to_show) for split, found in gains.items()},
-            {split: _rows(found.to_peek) for split, found in gains.items()},
-            *self._held_gains(worth, waiting),
+            {split: _rows(found.to_emit_draft) for split, found in gains.items()},
+            {split: _rows(found.to_hold_draft) for split, found in gains.items()},
+            *self._held_gains(token_value, waiting),
         )
 
     def _unpaid(self, start: _Step) -> Array:
@@ -224,18 +224,18 @@ class _Solver:
         return np.array([self.steps.unpaid_ms(wait) for wait in waits.tolist()])
 
     def _iterate(self) -> tuple[Array, _Step, _Step]:
-        """(worth of a token, value of waiting, a cycle from its beginning) under the best policy found."""
-        worth = np.zeros(len(self.price)) if not self.lossless else np.full(1, -1e3)
+        """(value of a token, value of waiting, a cycle from its beginning) under the best policy found."""
+        token_value = np.zeros(len(self.price)) if not self.lossless else np.full(1, -1e3)
         waiting = self._verify()
-        start = self._start(worth, waiting)
+        start = self._start(token_value, waiting)
         for _ in range(SWEEPS):
             if self.holding:
-                waiting = self._wait(worth, waiting)
-            start = self._start(worth, waiting)
-            before, worth = worth, (start.agreement - self.price * start.cost_ms) / start.tokens
-            if np.abs(worth - before).max() < SETTLED:
+                waiting = self._wait(token_value, waiting)
+            start = self._start(token_value, waiting)
+            before, token_value = token_value, (start.agreement - self.price * start.cost_ms) / start.tokens
+            if np.abs(token_value - before).max() < SETTLED:
                 break
-        return worth, waiting, start
+        return token_value, waiting, start
 
     # --- steps: arrays [prices, …] ---
 
@@ -259,12 +259,14 @@ class _Solver:
             draft.of(waiting.deep),
         )
 
-    def _wait(self, worth: Array, waiting: _Step) -> _Step:
+    def _wait(self, token_value: Array, waiting: _Step) -> _Step:
         """One sweep over the value of having drafts held. [prices, prefixes]"""
-        looked = _best(self.price, worth, self._choices_holding(worth, waiting)).mix(self.share).plus(self.look)
-        return _best(self.price, worth, [looked, self._verify()])
+        looked = (
+            _best(self.price, token_value, self._choices_holding(token_value, waiting)).mix(self.share).plus(self.look)
+        )
+        return _best(self.price, token_value, [looked, self._verify()])
 
-    def _choices_holding(self, worth: Array, waiting: _Step) -> list[_Step]:
+    def _choices_holding(self, token_value: Array, waiting: _Step) -> list[_Step]:
         """[running the first exit, going deep, holding its gate's draft if it gives any] with drafts held, by gate bin.
 
         Each [prices, prefixes, bins].
@@ -272,11 +274,11 @@ class _Solver:
         first = self.exits[0]
         hold = self._hold(waiting, self.drafted)
         deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
-        run = _best(self.price, worth, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
+        run = _best(self.price, token_value, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
         deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
-        return [run, deep, *([] if self.peeked is None else [self._hold(waiting, self.peeked)])]
+        return [run, deep, *([] if self.gate_drafted is None else [self._hold(waiting, self.gate_drafted)])]
 
-    def _run(self, worth: Array, waiting: _Step, split: int) -> _Step:
+    def _run(self, token_value: Array, waiting: _Step, split: int) -> _Step:
         """Running the exit at ``split`` with nothing held, by the gate's bin. [prices, bins]"""
         chances = self.chances[split]
         options = []
@@ -286,7 +288,7 @@ class _Solver:
             options.append(self._deep_pass(self.steps.deep[split], len(chances)))
         if self.holding and split == self.exits[0]:
             options.append(self._hold(waiting, self.drafted).alone())
-        return _best(self.price, worth, options).mix(self.weights[split]).plus(self.steps.head)
+        return _best(self.price, token_value, options).mix(self.weights[split]).plus(self.steps.head)
 
     def _emit(self, chances: Array) -> _Step:
         """Showing a token that is right with one of the ``chances``. [prices, chances]"""
@@ -297,62 +299,64 @@ class _Solver:
         """Going on to full depth from ``split``. [prices, bins]"""
         return self._deep_pass(self.steps.deep[split], len(self.weights[split]))
 
-    def _next(self, worth: Array, waiting: _Step, split: int) -> _Step:
+    def _next(self, token_value: Array, waiting: _Step, split: int) -> _Step:
         """Going on to the next exit's gate, by the gate's bin here. [prices, bins]"""
         following = self.exits[self.exits.index(split) + 1]
         step_ms = self.steps.reach[following] - self.steps.reach[split] + self.steps.exit[following]
-        step = self._at(worth, waiting, following).mix(self.following[split]).plus(step_ms)
+        step = self._at(token_value, waiting, following).mix(self.following[split]).plus(step_ms)
         return step if self.deep else replace(step, deep=np.ones_like(step.deep))
 
-    def _at(self, worth: Array, waiting: _Step, split: int) -> _Step:
+    def _at(self, token_value: Array, waiting: _Step, split: int) -> _Step:
         """The best of all that can be done after a look at ``split`` with nothing held. [prices, bins]"""
-        options = [self._run(worth, waiting, split)]
+        options = [self._run(token_value, waiting, split)]
         if self.deep:
             options.append(self._full(split))
         if self._goes_on(split):
-            options.append(self._next(worth, waiting, split))
-        if split in self.shown:
-            options.append(self._emit(self.shown[split]))
-        if (peek := self._peek(waiting, split)) is not None:
-            options.append(peek)
-        return _best(self.price, worth, options)
+            options.append(self._next(token_value, waiting, split))
+        if split in self.emitted:
+            options.append(self._emit(self.emitted[split]))
+        if (gate_draft := self._hold_gate_draft(waiting, split)) is not None:
+            options.append(gate_draft)
+        return _best(self.price, token_value, options)
 
-    def _peek(self, waiting: _Step, split: int) -> _Step | None:
+    def _hold_gate_draft(self, waiting: _Step, split: int) -> _Step | None:
         """Holding the gate's draft with nothing held, where that can be done. [prices, bins]"""
-        if self.peeked is None or split != self.exits[0]:
+        if self.gate_drafted is None or split != self.exits[0]:
             return None
-        return self._hold(waiting, self.peeked).alone()
+        return self._hold(waiting, self.gate_drafted).alone()
 
     def _goes_on(self, split: int) -> bool:
         return split in self.following and not self.lossless
 
-    def _start(self, worth: Array, waiting: _Step) -> _Step:
+    def _start(self, token_value: Array, waiting: _Step) -> _Step:
         """A cycle from its beginning. [prices]"""
-        return self._at(worth, waiting, self.exits[0]).mix(self.share).plus(self.look)
+        return self._at(token_value, waiting, self.exits[0]).mix(self.share).plus(self.look)
 
-    def _gains(self, worth: Array, waiting: _Step, split: int) -> _Gains:
-        run = self._run(worth, waiting, split).value(self.price, worth)
+    def _gains(self, token_value: Array, waiting: _Step, split: int) -> _Gains:
+        run = self._run(token_value, waiting, split).value(self.price, token_value)
 
         def over(step: _Step | None) -> Array:
-            return np.full_like(run, NEVER) if step is None else step.value(self.price, worth) - run
+            return np.full_like(run, NEVER) if step is None else step.value(self.price, token_value) - run
 
         return _Gains(
-            over(self._next(worth, waiting, split) if self._goes_on(split) else None),
+            over(self._next(token_value, waiting, split) if self._goes_on(split) else None),
             over(self._full(split) if self.deep else None),
-            over(self._emit(self.shown[split]) if split in self.shown else None),
-            over(self._peek(waiting, split)),
+            over(self._emit(self.emitted[split]) if split in self.emitted else None),
+            over(self._hold_gate_draft(waiting, split)),
         )
 
-    def _held_gains(self, worth: Array, waiting: _Step) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
+    def _held_gains(self, token_value: Array, waiting: _Step) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
         """With drafts held, the value of (going deep, holding the gate's draft) over that of taking the exit.
 
         Each [prices, prefixes, bins], or () where there is none.
         """
         if not self.holding:
             return (), ()
-        run, deep, *peek = (step.value(self.price, worth) for step in self._choices_holding(worth, waiting))
-        to_peek = tuple(_rows(block) for block in peek[0] - run) if peek else ()
-        return tuple(_rows(block) for block in deep - run), to_peek
+        run, deep, *gate_draft = (
+            step.value(self.price, token_value) for step in self._choices_holding(token_value, waiting)
+        )
+        to_hold_draft = tuple(_rows(block) for block in gate_draft[0] - run) if gate_draft else ()
+        return tuple(_rows(block) for block in deep - run), to_hold_draft
 
 
 def _rows(values: Array) -> Table:

@@ -18,11 +18,11 @@ from statistics import median
 Key = tuple[int, ...]
 
 
-class Pace:
+class SpeedTrials:
     """Decides between lossless policies, named by their depths, from the steps that they have taken.
 
-    ``foretold``: what a token of each should take by the calibration, in profiled milliseconds; the first is plain full
-    depth. ``best`` is in force; ``now`` is what the next step should use, which is another while that is tried.
+    ``predicted``: what a token of each should take by the profile, in milliseconds; the first is plain full depth.
+    ``best`` is in force; ``now`` is what the next step should use, which is another while that is tried.
     ``limit_ms``: nothing that seems dearer, in profiled milliseconds a token, is tried. ``owed_ms`` tells what catching
     up a policy's stages would take now, by the profile.
     """
@@ -57,11 +57,11 @@ class Pace:
     # Measured over profiled time, or its inverse, beyond which it is no clock that speaks.
     MOST_RATIO = 1e6
 
-    def __init__(self, foretold: Mapping[Key, float], owed_ms: Callable[[Key], float] = lambda key: 0.0) -> None:
+    def __init__(self, predicted: Mapping[Key, float], owed_ms: Callable[[Key], float] = lambda key: 0.0) -> None:
         self._owed_ms = owed_ms
-        self._records = {key: _Record(cost_ms) for key, cost_ms in foretold.items()}
-        self._plain = next(iter(foretold))
-        self.best = min(foretold, key=foretold.__getitem__)
+        self._records = {key: _Record(cost_ms) for key, cost_ms in predicted.items()}
+        self._plain = next(iter(predicted))
+        self.best = min(predicted, key=predicted.__getitem__)
         self.limit_ms = math.inf
         self.trials = self.switches = 0
         self._trial: _Trial | None = None
@@ -91,32 +91,32 @@ class Pace:
         self._trial = None
         self._last = None
 
-    def spent(self, key: Key, elapsed_ms: float, profiled_ms: float, settled_ms: float, tokens: int) -> None:
+    def spent(self, key: Key, elapsed_ms: float, profiled_ms: float, accrued_ms: float, tokens: int) -> None:
         """A charged step that was wholly of the policy ``key`` has shown ``tokens`` in ``elapsed_ms``.
 
-        Its graphs were profiled at ``profiled_ms``, and at ``settled_ms`` where what it left waiting counts, and what
+        Its graphs were profiled at ``profiled_ms``, and at ``accrued_ms`` where what it left waiting counts, and what
         another policy had left does not. Anything that no clock can have said changes nothing.
         """
         if len(self._records) == 1 or tokens <= 0:
             return
-        if not (0.0 < profiled_ms < math.inf and math.isfinite(settled_ms)):
+        if not (0.0 < profiled_ms < math.inf and math.isfinite(accrued_ms)):
             return
         if not 1.0 / self.MOST_RATIO < elapsed_ms / profiled_ms < self.MOST_RATIO:
             return
         self._tokens += tokens
         self._credit = min(self._credit + self.SHARE * tokens, self.MOST_CHARGED)
-        self._records[key].learn(settled_ms, tokens)
+        self._records[key].learn(accrued_ms, tokens)
         # The first step after a change also runs what the other policy had left.
-        settled, self._last = key == self._last, key
+        steady, self._last = key == self._last, key
         trial = self._trial
         if trial is not None:
             if key == trial.turn:
-                trial.add(elapsed_ms, profiled_ms, tokens, settled)
+                trial.add(elapsed_ms, profiled_ms, tokens, steady)
                 self._judge(trial)
             return
         if key != self.best:
             return
-        if settled:
+        if steady:
             self._watch(elapsed_ms / profiled_ms, tokens)
         if self._tokens >= self._review_at:
             self._review_at = self._tokens + self.REVIEW_TOKENS
@@ -239,23 +239,23 @@ class _Record:
     """
 
     MEMORY_TOKENS = 400.0
-    # How many tokens the foretold cost weighs at first; it fades as tokens do.
+    # How many tokens the predicted cost weighs at first; it fades as tokens do.
     PRIOR_TOKENS = 64.0
     # The calibration's error before anything was tried, and what may have changed since the last trial (variances).
     DOUBT, DRIFT = 0.25**2, 0.05**2
     # Standard errors beyond which a trial is believed in whole.
     SURPRISE = 3.0
 
-    def __init__(self, foretold_ms: float) -> None:
+    def __init__(self, predicted_ms: float) -> None:
         self.tokens = self.PRIOR_TOKENS
-        self._taken_ms = foretold_ms * self.tokens
-        self._least_ms = 0.1 * foretold_ms
+        self._taken_ms = predicted_ms * self.tokens
+        self._least_ms = 0.1 * predicted_ms
         self._offset = 0.0
         self.factor = 1.0
         self.variance = self.DOUBT
         self.trials = 0
         self.due = 0
-        self.wait = Pace.FIRST_WAIT
+        self.wait = SpeedTrials.FIRST_WAIT
 
     @property
     def offset(self) -> float:
@@ -271,10 +271,10 @@ class _Record:
         """Profiled milliseconds a token."""
         return max(self._least_ms, self._taken_ms / self.tokens)
 
-    def learn(self, settled_ms: float, tokens: int) -> None:
+    def learn(self, accrued_ms: float, tokens: int) -> None:
         """A step was profiled at so much."""
         kept = max(0.0, 1.0 - tokens / self.MEMORY_TOKENS)
-        self._taken_ms = self._taken_ms * kept + settled_ms
+        self._taken_ms = self._taken_ms * kept + accrued_ms
         self.tokens = self.tokens * kept + tokens
 
     def tried(self, offset: float, variance: float) -> bool:
@@ -325,13 +325,13 @@ class _Trial:
         self._block_tokens = block_tokens
         self._in_block = 0
 
-    def add(self, elapsed_ms: float, profiled_ms: float, tokens: int, settled: bool) -> None:
-        """A step of the policy whose turn it is; one that is not ``settled`` only counts as time spent."""
+    def add(self, elapsed_ms: float, profiled_ms: float, tokens: int, steady: bool) -> None:
+        """A step of the policy whose turn it is; one that is not ``steady`` only counts as time spent."""
         arm = self.ours if self.turn == self.best else self.theirs
         arm.tokens += tokens
         arm.elapsed_ms += elapsed_ms
         self._in_block += tokens
-        if settled:
+        if steady:
             arm.steps.append((elapsed_ms, profiled_ms))
 
     def block_over(self) -> bool:

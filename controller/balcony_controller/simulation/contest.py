@@ -14,26 +14,26 @@ from dataclasses import dataclass, replace
 
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
+from balcony_controller.decider import Decider
+from balcony_controller.fixed import FixedDepth, FixedDrafts
 from balcony_controller.governor import Governor
-from balcony_controller.planning.library import Solutions
+from balcony_controller.planning.library import SolvedPolicies
 from balcony_controller.shape import HEAD
 from balcony_controller.simulation.baselines import (
     Clairvoyant,
-    FixedExit,
-    Rounds,
     SameInformation,
     StaticMix,
     Threshold,
 )
 from balcony_controller.simulation.records import Records
-from balcony_controller.simulation.replay import Decider, Run, World, play
+from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Trace
 
 # Tokens after which costs count: the slow-down has been learnt.
-SETTLE = 100
+WARM_UP_TOKENS = 100
 MIX_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 THRESHOLDS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.1)
-DRAFT_LENGTHS = (0, 1, 2, 3, 4, 6)
+DRAFT_LENGTHS = (1, 2, 3, 4, 6)
 # Prices of the clairvoyant oracle, in agreement per full-depth token.
 CLAIRVOYANT_PRICES = (0.0, 0.5, 0.9, 1.1, 1.4, 1.8, 2.5, 4.0, 8.0)
 # Budgets of a trace: from just above the shallowest cost to just below full depth's.
@@ -41,7 +41,7 @@ LOWEST, HIGHEST = 1.05, 0.95
 
 
 @dataclass(frozen=True)
-class Row:
+class ContestRow:
     """A policy under a trace and a budget. ``agreement`` is at ``cost_ms`` a token; NaN where it cannot cost so much.
 
     ``overspend_tokens``: the most that spending ran ahead of the budget after settling, in tokens' worth;
@@ -68,11 +68,13 @@ class _Point:
 class Contest:
     """Plays all policies over one trace; ``tokens`` tokens each."""
 
-    def __init__(self, records: Records, trace: Trace, tokens: int, seed: int = 0, solved: Solutions | None = None):
+    def __init__(
+        self, records: Records, trace: Trace, tokens: int, seed: int = 0, solved: SolvedPolicies | None = None
+    ):
         self.records, self.trace, self.tokens = records, trace, tokens
         self._world = World(trace, seed=seed)
         shape, profiles = records.shape, records.profiles
-        self.solved = solved or Solutions.of(shape, CostModel(profiles), records.quality(), rounds=True)
+        self.solved = solved or SolvedPolicies.of(shape, CostModel(profiles), records.quality(), rounds=True)
         self.full_ms = self.solved.full_ms
         first = [*shape.stages(shape.depths[0]), HEAD]
         self.shallow_ms = sum(profiles[name].points[0][1] for name in first)
@@ -94,17 +96,17 @@ class Contest:
         control = Governor(records.shape, cost, quality, budget, rounds=True, solved=self.solved)
         return play(control, records, self._world, self.tokens)
 
-    def governor_row(self, budget_ms: float) -> Row:
+    def governor_row(self, budget_ms: float) -> ContestRow:
         """What its run comes to."""
         run = self.governor_run(budget_ms)
-        return Row(
+        return ContestRow(
             "controller",
             self.trace.name,
             str(Budget.parse(f"{budget_ms!r}ms")),
             budget_ms,
-            run.mean_ms(SETTLE),
-            run.agreement(SETTLE),
-            run.overspend_tokens(budget_ms, SETTLE),
+            run.mean_ms(WARM_UP_TOKENS),
+            run.agreement(WARM_UP_TOKENS),
+            run.overspend_tokens(budget_ms, WARM_UP_TOKENS),
             self.forced_tokens(budget_ms),
         )
 
@@ -119,12 +121,13 @@ class Contest:
     def fixed_exits(self) -> dict[str, _Point]:
         """Every depth by itself: "exit_3" … and "exit_12" for full depth."""
         shape = self.records.shape
-        return {f"exit_{depth}": self._point(FixedExit(shape, depth)) for depth in shape.depths}
+        return {f"exit_{depth}": self._point(FixedDepth(depth)) for depth in shape.depths}
 
     def lossless(self) -> _Point:
         """The cheapest of plain full depth and rounds of any length."""
         shape = self.records.shape
-        options = [self._point(Rounds(shape, shape.depths[0], length)) for length in DRAFT_LENGTHS]
+        options = [self._point(FixedDepth(shape.full))]
+        options += [self._point(FixedDrafts(shape.depths[0], length)) for length in DRAFT_LENGTHS]
         return min(options, key=lambda point: point.cost_ms)
 
     def static_mixes(self) -> list[list[_Point]]:
@@ -136,7 +139,7 @@ class Contest:
         """A curve for each exit, with and without the draft's bonus."""
         shape = self.records.shape
         return [
-            [self._point(Threshold(shape, exit_, least, bonus)) for least in THRESHOLDS]
+            [self._point(Threshold(exit_, least, bonus)) for least in THRESHOLDS]
             for exit_ in shape.depths[:-1]
             for bonus in (False, True)
         ]
@@ -155,7 +158,7 @@ class Contest:
 
     def _point(self, decider: Decider) -> _Point:
         run = play(decider, self.records, self._world, self.tokens)
-        return _Point(run.mean_ms(SETTLE), run.agreement(SETTLE))
+        return _Point(run.mean_ms(WARM_UP_TOKENS), run.agreement(WARM_UP_TOKENS))
 
 
 def at_cost(curves: Sequence[Sequence[_Point]], cost_ms: float) -> float:
@@ -183,12 +186,12 @@ def contest(
     budgets: int | Sequence[str] = 6,
     tokens: int = 900,
     progress: Callable[[str], None] = lambda _: None,
-) -> Iterator[Row]:
+) -> Iterator[ContestRow]:
     """Rows of every policy for every trace and budget.
 
     ``budgets``: how many of them, or the texts of latency budgets (one without a latency is refused: ValueError).
     """
-    solved = Solutions.of(records.shape, CostModel(records.profiles), records.quality(), rounds=True)
+    solved = SolvedPolicies.of(records.shape, CostModel(records.profiles), records.quality(), rounds=True)
     for trace in traces:
         progress(trace.name)
         one = Contest(records, trace, tokens, solved=solved)

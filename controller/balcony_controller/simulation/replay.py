@@ -9,39 +9,22 @@ dropped by the deep pass as they would be.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from balcony_controller.decider import Decider
+from balcony_controller.driver import decode_step, drive
 from balcony_controller.shape import HEAD
 from balcony_controller.signals import Signals
 from balcony_controller.simulation.records import RecordedReply, Records
 from balcony_controller.simulation.traces import Trace
-from balcony_controller.verdict import Confidence, Outcome, Verdict
+from balcony_controller.verdict import Confidence, Outcome
 
 Array = npt.NDArray[np.float64]
-
-
-class Decider(Protocol):
-    """What the decode loop asks: the governor's own methods."""
-
-    @property
-    def expected(self) -> float: ...
-    @property
-    def pause_ms(self) -> float: ...
-    @property
-    def peeks(self) -> bool: ...
-    def begin(self, pending: Mapping[str, int], remaining: int) -> None: ...
-    def first_split(self) -> int: ...
-    def stop_at(self, split: int, gate_logit: float | None) -> tuple[int | None, float]: ...
-    def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict: ...
-    def observe(self, stage: str, positions: int, elapsed_ms: float) -> None: ...
-    def verified(self, outcomes: Iterable[Outcome]) -> None: ...
-    def settle(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None: ...
-    def hear(self, signals: Signals) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -77,29 +60,29 @@ class Run:
     battery_wh: float | None = None
     unverified_wrong: int = 0
 
-    def charged(self, settle: int = 0) -> tuple[Array, Array, Array]:
-        """(tokens, milliseconds, agreed) of each step but the first of a reply, from shown token ``settle`` on."""
+    def charged(self, warm_up: int = 0) -> tuple[Array, Array, Array]:
+        """(tokens, milliseconds, agreed) of each step but the first of a reply, from shown token ``warm_up`` on."""
         shown = np.cumsum([0, *self.tokens[:-1]])
-        keep = (shown >= settle) & ~np.array(self.first)
+        keep = (shown >= warm_up) & ~np.array(self.first)
         columns = (self.tokens, self.elapsed_ms, self.agreed)
         tokens, elapsed, agreed = (np.array(column, dtype=float)[keep] for column in columns)
         return tokens, elapsed, agreed
 
-    def mean_ms(self, settle: int = 0) -> float:
+    def mean_ms(self, warm_up: int = 0) -> float:
         """Mean milliseconds of a token."""
-        tokens, elapsed, _ = self.charged(settle)
+        tokens, elapsed, _ = self.charged(warm_up)
         return float(elapsed.sum() / tokens.sum())
 
-    def agreement(self, settle: int = 0) -> float:
+    def agreement(self, warm_up: int = 0) -> float:
         """Share of the tokens that are the full model's."""
-        tokens, _, agreed = self.charged(settle)
+        tokens, _, agreed = self.charged(warm_up)
         return float(agreed.sum() / tokens.sum())
 
-    def overspend_tokens(self, budget_ms: float, settle: int = 0) -> float:
-        """The most that the spending since the beginning has been above the budget, after token ``settle``."""
+    def overspend_tokens(self, budget_ms: float, warm_up: int = 0) -> float:
+        """The most that the spending since the beginning has been above the budget, after token ``warm_up``."""
         keep = ~np.array(self.first)
         tokens, elapsed = np.array(self.tokens)[keep], np.array(self.elapsed_ms)[keep]
-        above = np.cumsum(elapsed - tokens * budget_ms)[np.cumsum(tokens) > settle]
+        above = np.cumsum(elapsed - tokens * budget_ms)[np.cumsum(tokens) > warm_up]
         return float(max(0.0, above.max(initial=0.0) / budget_ms))
 
 
@@ -175,111 +158,127 @@ def play(decider: Decider, records: Records, world: World, tokens: int, first_re
     device.time_s = device.world.period_s
     signals = device.look()
     if signals is not None:
-        decider.hear(signals)
-    shown = 0
+        decider.observe_signals(signals)
+    emitted = 0
     number = first_reply
     # Nobody knows where a reply will end, only how long it may become.
     longest = max(reply.tokens for reply in records.replies)
-    while shown < tokens and device.time_s < world.end_s:
+    while emitted < tokens and device.time_s < world.end_s:
         reply = records.replies[number % len(records.replies)]
-        shown += _Reply(decider, device, run, reply, shown).play(min(longest, tokens - shown))
+        emitted += _play_reply(decider, device, run, reply, emitted, min(longest, tokens - emitted))
         number += 1
     run.energy_j, run.time_s, run.battery_wh = device.energy_j, device.time_s - world.period_s, device.battery_wh
     return run
 
 
-class _Reply:
-    """The decode loop over one recorded reply."""
+def _play_reply(
+    decider: Decider, device: _Device, run: Run, reply: RecordedReply, emitted_before: int, most: int
+) -> int:
+    """Decode one reply, ``most`` tokens of it at the most; returns how many were emitted."""
+    device.cursors = dict.fromkeys(device.cursors, 0)
+    machine = _Reply(decider, device, reply, emitted_before, most)
+    full = device.shape.full
+    for step in drive(decider, machine, dict.fromkeys(device.cursors, reply.prompt), most):
+        tokens, agreed = len(step.emitted), sum(one.agreed for one in step.emitted)
+        run.tokens.append(tokens)
+        run.elapsed_ms.append(step.elapsed_ms)
+        run.pause_ms.append(step.pause_ms)
+        run.agreed.append(agreed)
+        run.verified.append(step.emitted[-1].depth == full)
+        run.depth.append(step.emitted[-1].depth)
+        run.first.append(step.first)
+        run.unverified_wrong += tokens - agreed
+    return machine.at
 
-    def __init__(self, decider: Decider, device: _Device, run: Run, reply: RecordedReply, shown: int) -> None:
-        self.decider, self.device, self.run, self.reply, self.shown = decider, device, run, reply, shown
+
+class _Emission(NamedTuple):
+    """A token of the record as it left: at which depth, and whether it was the full model's."""
+
+    depth: int
+    agreed: bool
+
+
+class _Reply:
+    """One recorded reply on the simulated device: what ``drive`` runs on, and what ``decode_step`` asks."""
+
+    def __init__(self, decider: Decider, device: _Device, reply: RecordedReply, emitted_before: int, most: int) -> None:
+        self.decider, self.device, self.reply, self.emitted_before = decider, device, reply, emitted_before
         self.full = device.shape.full
-        self.limit = reply.tokens
+        self.limit = min(most, reply.tokens)
         self.at = 0
         self.held: list[Outcome] = []
         self.waiting: list[Outcome] = []
+        self.candidate = (0, False, False)
 
-    def play(self, most: int) -> int:
-        """Decode the reply, ``most`` tokens of it at the most; returns how many were shown."""
-        device, decider = self.device, self.decider
-        device.cursors = dict.fromkeys(device.cursors, 0)
-        self.limit = min(most, self.reply.tokens)
-        decider.begin(dict.fromkeys(device.cursors, self.reply.prompt), most)
-        first = True
-        while self.at < self.limit and device.time_s < device.world.end_s:
-            device.moment = device.world.trace.at(self.shown + self.at)
-            device.spent_ms = 0.0
-            tokens, agreed, depth = self._step()
-            device.spent_ms += device.world.overhead_ms * device.world.scale * device.moment.slowdown
-            elapsed_ms = device.spent_ms
-            device.pass_time(elapsed_ms, busy=True)
-            decider.settle(tokens, elapsed_ms, charge=not first)
-            pause_ms = decider.pause_ms
-            device.pass_time(pause_ms, busy=False)
-            signals = device.look()
-            if signals is not None:
-                decider.hear(signals)
-            run = self.run
-            run.tokens.append(tokens)
-            run.elapsed_ms.append(elapsed_ms)
-            run.pause_ms.append(pause_ms)
-            run.agreed.append(agreed)
-            run.verified.append(depth == self.full)
-            run.depth.append(depth)
-            run.first.append(first)
-            run.unverified_wrong += tokens - agreed
-            self.at += tokens
-            first = False
-        return self.at
+    # --- the reply ---
 
-    def _step(self) -> tuple[int, int, int]:
-        """Until tokens are shown: (how many, how many of them the full model's, the depth of the last)."""
-        decider = self.decider
-        while True:
-            index = self.at + len(self.held)
-            if index >= self.limit:
-                return self._deep()
-            depth, gate = self._find_depth(index)
-            if depth == self.full:
-                return self._deep()
-            track = self.reply.tracks[depth]
-            if decider.peeks and track.drafted is not None:
-                right, confidence = track.drafted[index], None
-            else:
-                self._run(HEAD, 1)
-                right, confidence = track.agreed[index], track.confidence(index)
-            verdict = decider.judge(depth, gate, confidence, len(self.held))
-            self.held.append(Outcome(depth, decider.expected, right, confidence is None))
-            if verdict is Verdict.EMIT:
-                return self._show()
-            if verdict is Verdict.DEEPEN:
-                self.held.pop()
-                return self._deep()
-            if verdict is Verdict.VERIFY:
-                return self._deep()
+    @property
+    def ended(self) -> bool:
+        """The record is at its end, or the world."""
+        return self.at >= self.limit or self.device.time_s >= self.device.world.end_s
 
-    def _find_depth(self, index: int) -> tuple[int, float | None]:
-        split, gate = self.decider.first_split(), None
-        while split != self.full:
-            self._advance(self.device.shape.stages(split), index)
-            gate = self.reply.tracks[split].gate[index]
-            following, _ = self.decider.stop_at(split, gate)
-            if following is None:
-                break
-            split = following
-        return split, gate
+    def pause(self, pause_ms: float) -> None:
+        """The device idles."""
+        self.device.pass_time(pause_ms, busy=False)
 
-    def _show(self) -> tuple[int, int, int]:
-        agreed = sum(one.agreed for one in self.held)
-        self.waiting += self.held
-        tokens, depth = len(self.held), self.held[-1].depth
-        self.held = []
-        return tokens, agreed, depth
+    def signals(self) -> Signals | None:
+        """What the sensors say, once every period."""
+        return self.device.look()
 
-    def _deep(self) -> tuple[int, int, int]:
-        """A deep pass: shows the drafts' accepted prefix and the full model's own next token."""
-        index = self.at + len(self.held)
-        self._advance(self.device.shape.segments(0, self.full), index)
+    def step(self, most: int) -> tuple[Sequence[_Emission], float]:
+        """One step, charged to the device."""
+        device = self.device
+        device.moment = device.world.trace.at(self.emitted_before + self.at)
+        device.spent_ms = 0.0
+        emitted = decode_step(self.decider, self, most)
+        device.spent_ms += device.world.overhead_ms * device.world.scale * device.moment.slowdown
+        device.pass_time(device.spent_ms, busy=True)
+        self.at += len(emitted)
+        return emitted, device.spent_ms
+
+    # --- the step ---
+
+    @property
+    def index(self) -> int:
+        """The token of the record that is looked for now."""
+        return self.at + len(self.held)
+
+    def look(self, split: int) -> float | None:
+        """The recorded gate, for the price of the stages that lack the position."""
+        self._advance(self.device.shape.stages(split))
+        return self.reply.tracks[split].gate[self.index]
+
+    def ask(self, depth: int, takes_gate_draft: bool) -> Confidence | None:
+        """The recorded answer, for the price of the head unless it is the gate's draft."""
+        track = self.reply.tracks[depth]
+        if takes_gate_draft and track.drafted is not None:
+            self.candidate = (depth, track.drafted[self.index], True)
+            return None
+        self._run(HEAD, 1)
+        self.candidate = (depth, track.agreed[self.index], False)
+        return track.confidence(self.index)
+
+    def can_hold(self, most: int) -> bool:
+        """Not the last token: an end token is never held, nor more drafts than tokens are wanted."""
+        return self.index + 1 < self.limit
+
+    def take(self, expected: float) -> None:
+        """The candidate is held."""
+        depth, agreed, drafted = self.candidate
+        self.held.append(Outcome(depth, expected, agreed, drafted))
+
+    def go_on(self) -> None:
+        """The record goes on."""
+
+    def emit(self) -> Sequence[_Emission]:
+        """Unverified; what was wrong is counted, and the record goes on."""
+        emitted, self.held = self.held, []
+        self.waiting += emitted
+        return [_Emission(one.depth, one.agreed) for one in emitted]
+
+    def deep_pass(self) -> Sequence[_Emission]:
+        """The drafts' accepted prefix and the full model's own next token."""
+        self._advance(self.device.shape.segments(0, self.full))
         self._run(HEAD, len(self.held) + 1)
         accepted = next((index for index, one in enumerate(self.held) if not one.agreed), len(self.held))
         outcomes = [*self.waiting, *self.held[: accepted + 1]]
@@ -291,11 +290,11 @@ class _Reply:
         cursors = self.device.cursors
         for name, cursor in cursors.items():
             cursors[name] = min(cursor, position)
-        return tokens, tokens, self.full
+        return [_Emission(self.full, True)] * tokens
 
-    def _advance(self, stages: Iterable[str], index: int) -> None:
-        """Feed each stage the positions that it lacks, up to the one whose next token is ``index``."""
-        upto = self.reply.prompt + index
+    def _advance(self, stages: Iterable[str]) -> None:
+        """Feed each stage the positions that it lacks, up to the one whose next token is looked for."""
+        upto = self.reply.prompt + self.index
         for name in stages:
             positions = upto - self.device.cursors[name]
             if positions > 0:
@@ -305,4 +304,4 @@ class _Reply:
     def _run(self, stage: str, positions: int, context: int = 0) -> None:
         context = context or self.reply.prompt + self.at
         elapsed_ms = self.device.run(stage, positions, context)
-        self.decider.observe(stage, positions, elapsed_ms)
+        self.decider.observe_run(stage, positions, elapsed_ms)

@@ -12,13 +12,13 @@ from balcony_edge.errors import ExitsError, ModelError
 from balcony_export.exits.store import RETRAIN, load
 from balcony_export.model.architectures import check_splits
 from balcony_export.model.blueprint import Blueprint
-from balcony_export.model.checkpoint import Array, Source, Tensors
+from balcony_export.model.checkpoint import Array, Tensors, TensorSource
 
 
 class Renamed:
     """Another source's tensors under other names; nothing is read before it is asked for."""
 
-    def __init__(self, source: Source, names: Mapping[str, str]) -> None:
+    def __init__(self, source: TensorSource, names: Mapping[str, str]) -> None:
         self._source = source
         self._names = names
 
@@ -50,7 +50,7 @@ class Renamed:
         return self._source.rows(self._names[name], start, stop)
 
 
-def initial_exits(base: Source, blueprint: Blueprint, splits: list[int]) -> Renamed:
+def initial_exits(base: TensorSource, blueprint: Blueprint, splits: list[int]) -> Renamed:
     """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
     last = f"model.layers.{blueprint.arch.layers - 1}."
     names: dict[str, str] = {}
@@ -66,7 +66,7 @@ class Found(NamedTuple):
     ``peeked``: the tokens that their gates look at; untrained exits have none.
     """
 
-    source: Source | None
+    source: TensorSource | None
     quality: dict[int, ExitQuality]
     splits: list[int]
     training: Mapping[str, Any] | None = None
@@ -74,7 +74,7 @@ class Found(NamedTuple):
 
 
 def find_exits(
-    exits: Path | str | None, splits: list[int] | None, base: Source, blueprint: Blueprint, folder: Path
+    exits: Path | str | None, splits: list[int] | None, base: TensorSource, blueprint: Blueprint, folder: Path
 ) -> Found:
     """The exits from what the caller named (see export_bundle)."""
     layers = blueprint.arch.layers

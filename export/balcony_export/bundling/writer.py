@@ -32,7 +32,7 @@ from balcony_export.exits.store import base_digest
 from balcony_export.graphs import cache_scales, interchange
 from balcony_export.graphs.assembly import Made, Parts, write_graphs
 from balcony_export.graphs.builder import CacheScales
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 from balcony_export.graphs.weights import BITS, FILE_NAME, WeightFile
 from balcony_export.model import architectures
@@ -40,7 +40,7 @@ from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 
-DEFAULT = Choice()
+DEFAULT = ExportOptions()
 COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
 
 
@@ -60,7 +60,7 @@ class Plan:
     folder: Path
     blueprint: Blueprint
     parts: Parts
-    choice: Choice
+    choice: ExportOptions
     formats: Formats
     quality: dict[int, ExitQuality]
     generation: Generation
@@ -95,7 +95,7 @@ def plan_export(
     *,
     exits: Path | str | None = None,
     splits: list[int] | None = None,
-    choice: Choice = DEFAULT,
+    choice: ExportOptions = DEFAULT,
     context: int | None = None,
 ) -> Plan:
     """Check everything that can be checked without reading weights; arguments and errors as of export_bundle."""
@@ -141,7 +141,7 @@ def export_bundle(
     model: str,
     exits: Path | str | None = None,
     splits: list[int] | None = None,
-    choice: Choice = DEFAULT,
+    choice: ExportOptions = DEFAULT,
     context: int | None = None,
 ) -> Bundle:
     """Export the model in ``folder`` to the bundle ``out`` and return it, verified.

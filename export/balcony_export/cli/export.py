@@ -66,12 +66,12 @@ def export(
     require_workstation()
     from balcony_export.bundling.dry_run import describe
     from balcony_export.bundling.writer import plan_export, write_bundle
-    from balcony_export.graphs.formats import Choice
+    from balcony_export.graphs.formats import ExportOptions
     from balcony_export.model.architectures import parse_splits
     from balcony_export.model.download import resolve
     from balcony_export.progress import Progress
 
-    choice = Choice(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
+    choice = ExportOptions(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
     choice.formats()
     source = None if exits == "none" else "init" if exits == "init" else Path(exits)
     chosen = None if splits is None else parse_splits(splits)
@@ -81,7 +81,7 @@ def export(
         raise typer.BadParameter("name the bundle folder to write: -o FOLDER (or --dry-run)", param_hint="-o")
     folder = resolve(model, revision, offline)
     if through_torch:
-        if choice != Choice() or dry_run or isinstance(source, Path):
+        if choice != ExportOptions() or dry_run or isinstance(source, Path):
             raise typer.BadParameter(
                 "goes with --splits, --exits init, --context and -o only", param_hint="--through-torch"
             )

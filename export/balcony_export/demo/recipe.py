@@ -1,6 +1,6 @@
 """The recipe of the embedded demo bundle: tokenizer → base → exits → bundle, one command, resumable.
 
-    python -m balcony_export.demo.recipe --data stories-simple.txt.xz
+    python -m balcony_export.demo --data stories-simple.txt.xz
 
 Each step is skipped when its result stands, and an interrupted one goes on from its last saved state. What ships lies
 in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); states to resume from are not tracked.
@@ -18,7 +18,7 @@ from balcony_export.data import corpus
 from balcony_export.demo.pretrain import PretrainConfig, pretrain
 from balcony_export.demo.tokenizer import train_tokenizer
 from balcony_export.exits import store
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from balcony_export.model import architectures
 from balcony_export.training.loop import TrainConfig
 from balcony_export.training.run import Job, train_exits
@@ -74,7 +74,7 @@ def recipe(
     """Build the demo bundle from text alone."""
     folder = base(data, out)
     trained = balconies(data, folder, out)
-    export_bundle(folder, bundle, model=NAME, exits=trained, choice=Choice(precision="int8"))
+    export_bundle(folder, bundle, model=NAME, exits=trained, choice=ExportOptions(precision="int8"))
 
 
 def main() -> None:

@@ -57,10 +57,9 @@ def evaluate(
         raise DataError("the text has no document of two tokens or more", "give --data a longer text")
     depths = {depth: _Depth() for depth in session.ladder.depths}
     session.end_reply()
-    with session.unobserved():
-        for index, ids in enumerate(rows):
-            progress(index, len(rows))
-            _add_document(session, ids, depths)
+    for index, ids in enumerate(rows):
+        progress(index, len(rows))
+        _add_document(session, ids, depths)
     full = session.ladder.full
     costs = depth_costs(session.bundle.manifest.graphs)
     exits = []

@@ -19,8 +19,7 @@ from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
-from balcony_edge.decoding.fixed import FixedDepth
-from balcony_edge.decoding.loop import Decoder
+from balcony_controller import FixedDepth
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.errors import DataError, PromptError
 from balcony_edge.session import AdaptiveSession
@@ -155,21 +154,20 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         ladder = self.session.ladder
         self.session.end_reply()
         total, greedy = 0.0, True
-        with self.session.unobserved():
-            # Answers to one question share its caches.
-            ladder.resume(ids[:-1])
-            for first in range(start - 1, len(ids) - 1, CHUNK):
-                stop = min(first + CHUNK, len(ids) - 1)
-                rows = log_probabilities(ladder.logits(self.depth, first, stop))
-                following = np.array(ids[first + 1 : stop + 1], np.int64)
-                total += float(rows[np.arange(len(following)), following].sum())
-                greedy = greedy and bool((rows.argmax(axis=1) == following).all())
+        # Answers to one question share its caches.
+        ladder.resume(ids[:-1])
+        for first in range(start - 1, len(ids) - 1, CHUNK):
+            stop = min(first + CHUNK, len(ids) - 1)
+            rows = log_probabilities(ladder.logits(self.depth, first, stop))
+            following = np.array(ids[first + 1 : stop + 1], np.int64)
+            total += float(rows[np.arange(len(following)), following].sum())
+            greedy = greedy and bool((rows.argmax(axis=1) == following).all())
         return total, greedy
 
     def _score_decoding(self, prompt: list[int], continuation: list[int]) -> Score:
         sampler = ForcedSampler(continuation, start=len(prompt))
         # No token ends a text that is given.
-        scored = sum(1 for _ in self.session.decode(prompt, len(continuation), sampler, frozenset()))
+        scored = sum(1 for _ in self.session.reply(prompt, len(continuation), sampler=sampler, ends=frozenset()))
         if scored < len(continuation):
             raise DataError(
                 f"the budget {self.session.budget} ends a text after {scored} of {len(continuation)} tokens",
@@ -234,22 +232,11 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
 
     def _pieces(self, ids: list[int], count: int, sampler: Sampler) -> Iterator[str]:
         """The reply in pieces, one a token."""
-        session = self.session
-        if self.depth is None:
-            for token in session.decode(ids, count, sampler, session.ends):
+        decider = None if self.depth is None else FixedDepth(self.depth)
+        for token in self.session.reply(ids, count, decider=decider, sampler=sampler):
+            if self.depth is None:
                 self.depth_counts[token.depth] += 1
-                yield token.text
-            return
-        session.end_reply()
-        session.ladder.resume(ids)
-        decoder = Decoder(session.ladder, FixedDepth(self.depth), sampler, ids, session.ends)
-        text = session.codec.stream(ids)
-        with session.unobserved():
-            for _ in range(count):
-                (shown,) = decoder.step(1)
-                if shown.token in session.ends:
-                    return
-                yield text.step(shown.token)
+            yield token.text
 
     def _tell_depths(self) -> None:
         """What the budget made of the model so far, into the harness's log."""

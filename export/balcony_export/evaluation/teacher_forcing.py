@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from balcony_edge.engine.sampling import Choice, Logits, Sampler
+from balcony_edge.engine.sampling import Logits, Sample, Sampler
 from balcony_export.verification.measures import log_probabilities
 
 
@@ -31,14 +31,14 @@ class ForcedSampler(Sampler):
         """No: the token is rarely the likeliest one, which judges of an exit's confidence need to know."""
         return False
 
-    def choose(self, logits: Logits, tokens: Sequence[int]) -> Choice:
+    def choose(self, logits: Logits, tokens: Sequence[int]) -> Sample:
         """The given token after ``tokens``, whatever the logits [V] say."""
         index = len(tokens) - self._start
         token = self._continuation[index]
         self.log_probabilities[index] = float(log_probabilities(logits[None])[0, token])
         self.likeliest[index] = int(logits.argmax()) == token
-        return Choice(token, None)
+        return Sample(token, None)
 
-    def verify(self, draft: Choice, logits: Logits, tokens: Sequence[int]) -> tuple[int, bool]:
+    def verify(self, draft: Sample, logits: Logits, tokens: Sequence[int]) -> tuple[int, bool]:
         """The draft is the given token, hence kept; its figures become those of the full model's ``logits`` [V]."""
         return self.choose(logits, tokens).token, True

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from balcony_export.data import corpus
 from balcony_export.exits.calibration import Flags, Floats, logistic
 from balcony_export.exits.store import Array
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 
 # So many tokens are looked at: this share of the vocabulary, and no more than that.
 PEEKED_SHARE = 1 / 8
@@ -69,6 +69,6 @@ def frequent_tokens(stream: corpus.Tokens, vocabulary: int, share: float = PEEKE
     return tuple(sorted(order[:count].tolist()))
 
 
-def peeking(head: Head, tokens: tuple[int, ...]) -> Head:
+def peeking(head: LMHead, tokens: tuple[int, ...]) -> LMHead:
     """The head cut to some tokens."""
     return replace(head, weight=head.weight[list(tokens)])

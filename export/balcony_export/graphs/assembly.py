@@ -15,7 +15,7 @@ from balcony_export.graphs import stages
 from balcony_export.graphs.builder import CacheScales, GraphBuilder
 from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.blueprint import Blueprint
-from balcony_export.model.checkpoint import Source
+from balcony_export.model.checkpoint import TensorSource
 
 # Before ".onnx", of the second form of a graph that ONNX Runtime 1.23 needs (see Graph.legacy_file).
 LEGACY = ".ort123"
@@ -28,8 +28,8 @@ class Parts:
     ``peeked``: the tokens that gates look at; (): the exits have no gates.
     """
 
-    base: Source
-    exits: Source | None
+    base: TensorSource
+    exits: TensorSource | None
     splits: list[int]
     peeked: tuple[int, ...] = ()
 

@@ -15,7 +15,7 @@ from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import BITS, DTYPES, Rows, WeightFile
 from balcony_export.model.blueprint import Blueprint
-from balcony_export.model.checkpoint import Array, Source
+from balcony_export.model.checkpoint import Array, TensorSource
 
 MICROSOFT = "com.microsoft"
 OPSET = 21
@@ -167,7 +167,7 @@ class GraphBuilder:
 
     # --- norms --------------------------------------------------------------------------------------------------
 
-    def norm(self, x: str, name: str, source: Source, tensor: str) -> str:
+    def norm(self, x: str, name: str, source: TensorSource, tensor: str) -> str:
         """RMS norm over the last axis with the weight ``tensor``."""
         return self.node(
             "SimplifiedLayerNormalization",
@@ -178,7 +178,7 @@ class GraphBuilder:
             stash_type=1,
         )
 
-    def skip_norm(self, residual: str, addend: str, name: str, source: Source, tensor: str) -> tuple[str, str]:
+    def skip_norm(self, residual: str, addend: str, name: str, source: TensorSource, tensor: str) -> tuple[str, str]:
         """(norm(residual + addend), residual + addend) in one fused kernel."""
         node = f"/{name}/SkipLayerNorm"
         self.node(
@@ -191,7 +191,7 @@ class GraphBuilder:
         )
         return node, f"{node}:sum"
 
-    def _norm_weight(self, name: str, source: Source, tensor: str) -> str:
+    def _norm_weight(self, name: str, source: TensorSource, tensor: str) -> str:
         offset = np.float32(self.plan.norm_offset)
 
         def rows(start: int, stop: int) -> Array:

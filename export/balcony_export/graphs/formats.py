@@ -37,7 +37,7 @@ CACHES: dict[tuple[Provider, Cache], tuple[int, int]] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class ExportOptions:
     """What the user asked for; ``None`` follows the base's precision or the provider's habit.
 
     ``block_size``: weights that share a scale, at the most (int8, int4).

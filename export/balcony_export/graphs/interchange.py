@@ -20,13 +20,15 @@ from balcony_export.graphs.builder import GraphBuilder
 from balcony_export.graphs.layers import normed
 from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.blueprint import Blueprint
-from balcony_export.model.checkpoint import Source
+from balcony_export.model.checkpoint import TensorSource
 
 GRAPH_NAME = "full.onnx"
 CONFIG_NAME = "genai_config.json"
 
 
-def write_full(folder: Path | None, weights: WeightFile, blueprint: Blueprint, base: Source, formats: Formats) -> int:
+def write_full(
+    folder: Path | None, weights: WeightFile, blueprint: Blueprint, base: TensorSource, formats: Formats
+) -> int:
     """Write the uncut graph over the same weights; returns its own bytes. Without a folder nothing is written."""
     # onnxruntime-genai makes caches in the type of the activations, and none with a slot to spare for bit-exactness.
     formats = formats.model_copy(update={"cache": formats.activations})
@@ -36,7 +38,7 @@ def write_full(folder: Path | None, weights: WeightFile, blueprint: Blueprint, b
     return len(content)
 
 
-def full_depth(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
+def full_depth(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:
     """All layers and the head: input_ids int64 [1, S], attention_mask int64 [1, T] → logits fp32 [1, S, V].
 
     What the segments get as lengths follows from the mask, as onnxruntime-genai's own builder has it.

@@ -12,7 +12,7 @@ from balcony_export.graphs.builder import MICROSOFT, GraphBuilder
 from balcony_export.graphs.matrix import Matrix, Part, runs
 from balcony_export.graphs.weights import BITS, DTYPES
 from balcony_export.model.blueprint import LayerPlan
-from balcony_export.model.checkpoint import Source
+from balcony_export.model.checkpoint import TensorSource
 from balcony_export.model.rope import rope_table
 
 # GroupQueryAttention rotates only this many elements of a head or multiples; others get the separate operator.
@@ -38,7 +38,7 @@ class Stream:
 class Layer:
     """One decoder layer's tensors: ``source`` holds them under ``prefix``; nodes and weights are named ``name``."""
 
-    source: Source
+    source: TensorSource
     prefix: str
     name: str
     plan: LayerPlan
@@ -74,7 +74,7 @@ def _widths(builder: GraphBuilder) -> dict[str, int]:
     return dict(zip(names, (query, key, key, hidden, inner, inner, hidden), strict=True))
 
 
-def embedding(builder: GraphBuilder, source: Source) -> str:
+def embedding(builder: GraphBuilder, source: TensorSource) -> str:
     """input_ids → hidden. Quantised models share the quantised head when the two are tied."""
     with builder.at(builder.formats.head):
         matrix = rows_of(source, f"{EMBEDDING}.weight", builder)
@@ -89,7 +89,7 @@ def embedding(builder: GraphBuilder, source: Source) -> str:
     return builder.scaled(out, EMBEDDING, builder.plan.embedding_scale)
 
 
-def rows_of(source: Source, name: str, builder: GraphBuilder, some: Sequence[int] | None = None) -> Matrix:
+def rows_of(source: TensorSource, name: str, builder: GraphBuilder, some: Sequence[int] | None = None) -> Matrix:
     """An embedding or head [V, H], its shape checked, or ``some`` of its rows, ascending."""
     shape = (builder.arch.vocabulary, builder.arch.hidden)
     source.expect(name, shape)
@@ -118,7 +118,7 @@ def zeros_like(builder: GraphBuilder, x: str) -> str:
     return builder.node("Sub", [x, x], "/zeros/Sub")
 
 
-def normed(builder: GraphBuilder, stream: Stream, name: str, source: Source, tensor: str) -> tuple[str, Stream]:
+def normed(builder: GraphBuilder, stream: Stream, name: str, source: TensorSource, tensor: str) -> tuple[str, Stream]:
     """The norm of the stream, and the stream behind it, its sum taken."""
     addend = zeros_like(builder, stream.residual) if stream.addend is None else stream.addend
     out, residual = builder.skip_norm(stream.residual, addend, name, source, tensor)

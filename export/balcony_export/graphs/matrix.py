@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from balcony_export.model.checkpoint import Array, Source
+from balcony_export.model.checkpoint import Array, TensorSource
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def runs(name: str, rows: Sequence[int]) -> list[Part]:
 class Matrix:
     """A weight [out, in] (or a bias [out]) as consecutive parts of a source's tensors, read on demand."""
 
-    def __init__(self, source: Source, parts: list[Part], columns: tuple[int, ...]) -> None:
+    def __init__(self, source: TensorSource, parts: list[Part], columns: tuple[int, ...]) -> None:
         self._source = source
         self._parts = parts
         self.shape = (sum(part.stop - part.start for part in parts), *columns)

@@ -26,10 +26,10 @@ from balcony_export.exits.widths import width_of
 from balcony_export.graphs.builder import GraphBuilder
 from balcony_export.graphs.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
 from balcony_export.graphs.weights import BITS
-from balcony_export.model.checkpoint import Source
+from balcony_export.model.checkpoint import TensorSource
 
 
-def segment(builder: GraphBuilder, base: Source, start: int, stop: int) -> onnx.ModelProto:
+def segment(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> onnx.ModelProto:
     """Base layers ``start+1 … stop``; the first segment embeds, the last one norms for the head."""
     first = "input_ids" if start == 0 else "hidden"
     stream = trunk(builder, base, start, stop)
@@ -41,7 +41,7 @@ def segment(builder: GraphBuilder, base: Source, start: int, stop: int) -> onnx.
     return builder.model(first, ["hidden_out"])
 
 
-def trunk(builder: GraphBuilder, base: Source, start: int, stop: int) -> Stream:
+def trunk(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> Stream:
     """Base layers ``start+1 … stop`` on the graph's input."""
     stream = Stream(embedding(builder, base) if start == 0 else "hidden")
     with builder.at(builder.formats.base):
@@ -52,7 +52,7 @@ def trunk(builder: GraphBuilder, base: Source, start: int, stop: int) -> Stream:
 
 
 def balcony_exit(
-    builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]
+    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, peeked: Sequence[int]
 ) -> onnx.ModelProto:
     """The Balcony of a split: one decoder layer and its own norm (paper, section 3), and its gate; the head is shared.
 
@@ -70,7 +70,7 @@ def balcony_exit(
     return builder.model("hidden", ["hidden_out", "gate", "draft"] if peeked else ["hidden_out"])
 
 
-def head(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
+def head(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:
     """Normed hidden states to logits, and on a GPU to what greedy decoding needs of them."""
     logits(builder, base, "hidden")
     if builder.formats.provider == "cpu":
@@ -79,7 +79,7 @@ def head(builder: GraphBuilder, base: Source) -> onnx.ModelProto:
     return builder.model("hidden", ["logits", "token", "top", "margin"])
 
 
-def logits(builder: GraphBuilder, base: Source, hidden: str) -> str:
+def logits(builder: GraphBuilder, base: TensorSource, hidden: str) -> str:
     """The head on normed hidden states, tied to the embedding where the base is: the node "logits", fp32."""
     with builder.at(builder.formats.head):
         matrix = rows_of(base, _head_weight(builder), builder)
@@ -103,7 +103,7 @@ def answer(builder: GraphBuilder) -> None:
     builder.node("Sub", [best, next_best], "margin")
 
 
-def gate(builder: GraphBuilder, base: Source, exits: Source, split: int, peeked: Sequence[int]) -> None:
+def gate(builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, peeked: Sequence[int]) -> None:
     """The logit of "this exit's token is the full model's", fp32, from a peek at the head's rows (see gate.py).
 
     And the likeliest of the tokens that it looks at: a draft for which the head need not run.

@@ -92,7 +92,7 @@ class Trunk(nn.Module):
             body.layers, body.norm = layers, norm
 
 
-class Head(nn.Module):
+class TracedHead(nn.Module):
     """Normed hidden states to logits, by the model's own forward around a decoder that hands on its input."""
 
     def __init__(self, model: Any) -> None:
@@ -167,7 +167,7 @@ def trace_head(model: Any, arch: Architecture, weights: WeightFile) -> Piece:
 
     setattr(model, str(model.base_model_prefix), PassThrough())
     example = torch.randn(1, 5, arch.hidden)
-    return _trace(Head(model), (example,), ["hidden"], ["logits"], ({1: torch.export.Dim("positions")},), weights)
+    return _trace(TracedHead(model), (example,), ["hidden"], ["logits"], ({1: torch.export.Dim("positions")},), weights)
 
 
 def _trace(

@@ -14,12 +14,12 @@ from torch import Tensor
 from balcony_edge.errors import ModelError
 from balcony_export.model import architectures
 from balcony_export.model.blueprint import Blueprint
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class Trace(NamedTuple):
+class BaseStates(NamedTuple):
     """What one pass of the base leaves for the exits."""
 
     hidden: dict[int, Tensor]
@@ -41,16 +41,16 @@ class Base:
     blueprint: Blueprint
 
     @property
-    def head(self) -> Head:
+    def head(self) -> LMHead:
         """The LM head, shared with the exits."""
-        return Head(self.model.lm_head.weight, self.blueprint.logit_divisor, self.blueprint.logit_softcap)
+        return LMHead(self.model.lm_head.weight, self.blueprint.logit_divisor, self.blueprint.logit_softcap)
 
     def autocast(self) -> torch.autocast:
         """The precision in which base and exits compute."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
-    def trace(self, tokens: Tensor, splits: Collection[int]) -> Trace:
+    def trace(self, tokens: Tensor, splits: Collection[int]) -> BaseStates:
         """One pass over ``tokens`` [rows, length], each row a causal sequence from position 0.
 
         The model's own forward runs, so that every family's masks, rotations and multipliers are its own.
@@ -72,7 +72,7 @@ class Base:
             for split in splits:
                 hooks.enter_context(inner.layers[split - 1].register_forward_hook(keep(split)))
             final = inner(tokens, use_cache=False).last_hidden_state
-        return Trace(kept, final, context)
+        return BaseStates(kept, final, context)
 
     @torch.no_grad()
     def lens(self, hidden: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ DTYPES = ("F32", "BF16", "F16")
 BLOCK = 1 << 22
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """Tensors by name: those of a checkpoint, or of exits in memory."""
 
     def __contains__(self, name: str) -> bool: ...
@@ -204,7 +204,7 @@ class Tensors:
         return self._tensors[name][start:stop]
 
 
-def joined(source: Source, names: Iterable[str]) -> Array:
+def joined(source: TensorSource, names: Iterable[str]) -> Array:
     """Linear weights [out, in] stacked along ``out``: a packed projection."""
     return np.concatenate([source.tensor(name) for name in names], axis=0)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 
 @dataclass(frozen=True)
-class Head:
+class LMHead:
     """logits = cap · tanh(r / cap) with r = weight · normed / divisor; without a cap they are r."""
 
     weight: Tensor

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from balcony_export.exits.calibration import Floats
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 from balcony_export.training.losses import FORWARD_KL, NO_TARGET, Loss
 
 # A loss holds some five tensors of a chunk's logits. On a CPU they had better lie in its caches (a third faster), but
@@ -29,7 +29,7 @@ CHUNK_LOGITS, CPU_CHUNK_LOGITS = 1 << 24, 1 << 22
 CPU_LEAST_POSITIONS = 72
 
 
-def chunk_positions(head: Head) -> int:
+def chunk_positions(head: LMHead) -> int:
     """How many positions go through the head at once."""
     if head.weight.device.type == "cpu":
         return max(CPU_LEAST_POSITIONS, CPU_CHUNK_LOGITS // head.vocabulary)
@@ -45,7 +45,7 @@ def chunks(positions: int, size: int) -> Iterator[slice]:
 def chunked_loss(
     exits: Sequence[Tensor],
     teacher: Tensor,
-    head: Head,
+    head: LMHead,
     loss: Loss = FORWARD_KL,
     following: Tensor | None = None,
     chunk: int | None = None,
@@ -80,7 +80,7 @@ def chunked_loss(
 
 @torch.no_grad()
 def mean_kl(
-    exits: Sequence[Tensor], teacher: Tensor, head: Head, temperature: float = 1.0, chunk: int | None = None
+    exits: Sequence[Tensor], teacher: Tensor, head: LMHead, temperature: float = 1.0, chunk: int | None = None
 ) -> list[float]:
     """Mean KL(full ‖ exit) in nats of every exit, both at a temperature; arguments as of ``chunked_loss``."""
     probabilities = Loss(temperature=temperature).log_probabilities
@@ -100,14 +100,14 @@ def next_tokens(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predictions(normed: Tensor, head: Head) -> Tensor:
+def predictions(normed: Tensor, head: LMHead) -> Tensor:
     """The most likely token at every position: int64 [rows, length] of normed hidden states."""
     flat = normed.reshape(-1, normed.shape[-1])
     parts = chunks(len(flat), chunk_positions(head))
     return torch.cat([head.logits(flat[part]).argmax(-1) for part in parts]).view(normed.shape[:-1])
 
 
-class Answers(NamedTuple):
+class Predictions(NamedTuple):
     """What an exit says at every position, each [rows, length]: the same values that a device reads off the logits."""
 
     token: Tensor
@@ -123,7 +123,7 @@ class Answers(NamedTuple):
 
 
 @torch.no_grad()
-def answers(normed: Tensor, head: Head) -> Answers:
+def answers(normed: Tensor, head: LMHead) -> Predictions:
     """The likeliest token and how sure the exit is of it, of normed hidden states [rows, length, hidden]."""
     flat = normed.reshape(-1, normed.shape[-1])
     found = [_answers(head.logits(flat[part])) for part in chunks(len(flat), chunk_positions(head))]
@@ -138,18 +138,18 @@ class Compared(NamedTuple):
     """
 
     full: Tensor
-    exits: list[Answers]
+    exits: list[Predictions]
     kl_nats: list[float]
     loss_nats: float
 
 
 @torch.no_grad()
-def compared(exits: Sequence[Tensor], teacher: Tensor, head: Head, following: Tensor) -> Compared:
+def compared(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: Tensor) -> Compared:
     """What ``teacher`` and every exit, [rows, length, hidden], say; ``following``: see ``next_tokens``."""
     flat_teacher, flat_following = teacher.reshape(-1, head.hidden), following.flatten()
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
     tokens: list[Tensor] = []
-    said: list[list[Answers]] = [[] for _ in exits]
+    said: list[list[Predictions]] = [[] for _ in exits]
     totals = [0.0] * len(exits)
     loss = 0.0
     for part in chunks(len(flat_teacher), chunk_positions(head)):
@@ -170,12 +170,12 @@ def compared(exits: Sequence[Tensor], teacher: Tensor, head: Head, following: Te
     )
 
 
-def _answers(logits: Tensor) -> Answers:
+def _answers(logits: Tensor) -> Predictions:
     """Of a chunk's logits [positions, vocabulary]."""
     (first, second), (token, _) = (pair.unbind(-1) for pair in logits.topk(2, dim=-1))
-    return Answers(token, first - logits.logsumexp(-1), first - second)
+    return Predictions(token, first - logits.logsumexp(-1), first - second)
 
 
-def _joined(found: Sequence[Answers], normed: Tensor) -> Answers:
+def _joined(found: Sequence[Predictions], normed: Tensor) -> Predictions:
     """The chunks' answers, of the shape of normed hidden states."""
-    return Answers(*(torch.cat(parts).view(normed.shape[:-1]) for parts in zip(*found, strict=True)))
+    return Predictions(*(torch.cat(parts).view(normed.shape[:-1]) for parts in zip(*found, strict=True)))

@@ -14,18 +14,19 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import DataError
+from balcony_edge.tables import table
 from balcony_export.data import corpus
 from balcony_export.progress import Progress
 from balcony_export.verification.bundle_and_reference import Pair, open_pair
 from balcony_export.verification.measures import CHUNK, Doubles, Mean, divergence, log_probabilities, number
-from balcony_export.verification.report import align, figure
+from balcony_export.verification.report import figure
 
 # The reference's attention holds heads · window² scores.
 WINDOW = 1024
 
 
 @dataclass(frozen=True)
-class Loss:
+class PrecisionRow:
     """One model on the text: ``kl_nats`` (model ‖ this) and ``agreement`` (same likeliest token) are means a position.
 
     ``perplexity`` is exp of the mean negative log-likelihood of the text's next tokens. The reference has no other two.
@@ -38,14 +39,14 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Losses:
+class PrecisionReport:
     """The fp32 model first, then the bundle's full depth, then its exits from the deepest up."""
 
     model: str
     formats: Formats
     positions: int
     window: int
-    rows: list[Loss]
+    rows: list[PrecisionRow]
 
     def to_json(self) -> str:
         """All of it as a JSON object; what is not finite is null."""
@@ -73,7 +74,7 @@ class Losses:
         for row in self.rows:
             agreement = "" if row.agreement is None else f"{row.agreement:.4f}"
             lines.append([row.name, figure(row.kl_nats), agreement, figure(row.perplexity)])
-        return align(lines, left=(0,))
+        return table(lines, left=(0,))
 
 
 @dataclass
@@ -84,16 +85,20 @@ class _Running:
     agrees: Mean = field(default_factory=Mean)
     surprise: Mean = field(default_factory=Mean)
 
-    def loss(self, name: str, reference: bool = False) -> Loss:
+    def loss(self, name: str, reference: bool = False) -> PrecisionRow:
         mean = self.surprise.value
         # exp overflows from 709 nats on: nothing of use has such a loss.
         perplexity = math.exp(mean) if mean < 700 else math.inf if mean >= 700 else math.nan
-        return Loss(name, perplexity) if reference else Loss(name, perplexity, self.kl.value, self.agrees.value)
+        return (
+            PrecisionRow(name, perplexity)
+            if reference
+            else PrecisionRow(name, perplexity, self.kl.value, self.agrees.value)
+        )
 
 
 def measure(
     bundle: Bundle, folder: Path, paths: Sequence[Path], window: int = WINDOW, provider: str = "auto"
-) -> Losses:
+) -> PrecisionReport:
     """Compare every depth of ``bundle`` with the fp32 model in ``folder`` on the texts in ``paths``.
 
     Documents (see corpus.py) are cut into sequences of at most ``window`` tokens, or the bundle's context if that is
@@ -112,7 +117,7 @@ def measure(
             _add(pair, ids, model, rows)
             progress.advance()
     names = {depth: "bundle, full" if depth == pair.ladder.full else f"bundle, exit {depth}" for depth in depths}
-    return Losses(
+    return PrecisionReport(
         model=bundle.manifest.base.model,
         formats=bundle.manifest.formats,
         positions=sum(map(len, pieces)),

@@ -35,7 +35,7 @@ class MemoryShortError(VerifyError):
 
 
 @dataclass(frozen=True)
-class Trace:
+class ReferenceStates:
     """One pass over a sequence of T tokens: fp32 [T, hidden] throughout.
 
     ``hidden``: after each split's layers. ``final``: after all layers and the last norm, ready for the head. ``exits``:
@@ -79,7 +79,7 @@ class Reference:
         return self._exits is not None
 
     @torch.inference_mode()
-    def trace(self, ids: Sequence[int]) -> Trace:
+    def trace(self, ids: Sequence[int]) -> ReferenceStates:
         """Run ``ids`` as one causal sequence from position 0."""
         kept: dict[int, Tensor] = {}
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -101,7 +101,7 @@ class Reference:
         if self._exits is not None:
             arguments, named = calls[0]
             exits = {split: _values(self._exit(split, kept[split], arguments, named)) for split in self._splits}
-        return Trace({split: _values(hidden) for split, hidden in kept.items()}, _values(final), exits)
+        return ReferenceStates({split: _values(hidden) for split, hidden in kept.items()}, _values(final), exits)
 
     @torch.inference_mode()
     def logits(self, normed: Values) -> Values:

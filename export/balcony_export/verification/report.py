@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from balcony_edge.bundle.manifest import Formats
+from balcony_edge.tables import table
 from balcony_export.verification.measures import number
 
 
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """One comparison. ``absolute`` and ``scaled`` as in Gap; ``kl_nats`` is the mean KL(model ‖ bundle) a token.
 
     ``limit`` bounds ``scaled``; None: the stage was asked to lose bits, and has only to be finite. ``note`` says what
@@ -39,7 +39,7 @@ class Verification:
     positions: int
     greedy_equal: int
     greedy_total: int
-    rows: list[Row]
+    rows: list[StageRow]
 
     @property
     def passed(self) -> bool:
@@ -47,7 +47,7 @@ class Verification:
         return all(row.passed for row in self.rows)
 
     @property
-    def first_failure(self) -> Row | None:
+    def first_failure(self) -> StageRow | None:
         """The first row, from the embedding up, that failed."""
         return next((row for row in self.rows if not row.passed), None)
 
@@ -76,7 +76,7 @@ class Verification:
         for row in self.rows:
             figures = [figure(value) for value in (row.absolute, row.scaled, row.limit, row.kl_nats)]
             lines.append([row.stage, row.compares, *figures, "PASS" if row.passed else "FAIL", row.note])
-        return align(lines, left=(0, 1, 6, 7))
+        return table(lines, left=(0, 1, 6, 7))
 
     def line(self) -> str:
         """One line: the verdict and the figures of the full depth."""
@@ -90,25 +90,13 @@ class Verification:
         )
 
 
-def explain(row: Row) -> str:
+def explain(row: StageRow) -> str:
     """Why a row failed, in words."""
     if row.limit is not None:
         why = f"{row.compares} differ by {figure(row.absolute)} (scaled {figure(row.scaled)}, limit {row.limit:g})"
     else:
         why = row.note or f"{row.compares} not finite"
     return f"{row.stage} is the first stage that fails: {why}"
-
-
-def align(lines: Sequence[Sequence[str]], left: Sequence[int]) -> str:
-    """Columns of equal width, those in ``left`` flush left and numbers flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def figure(value: float | None) -> str:

@@ -17,8 +17,8 @@ from balcony_edge.bundle.manifest import Formats
 from balcony_edge.errors import PromptError
 from balcony_export.verification.bundle_and_reference import Pair, encode_prompts, open_pair
 from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, divergence, log_probabilities
-from balcony_export.verification.reference import Trace
-from balcony_export.verification.report import Row, Verification
+from balcony_export.verification.reference import ReferenceStates
+from balcony_export.verification.report import StageRow, Verification
 
 # Room for sums in another order: random models of 6 layers, sixteen variants of ten families, stay below 6e-6.
 LIMIT = 1e-4
@@ -38,7 +38,7 @@ class _Compared:
     note: str = ""
     finite: bool = True
 
-    def row(self, max_kl: float | None = None) -> Row:
+    def row(self, max_kl: float | None = None) -> StageRow:
         gap, kl = self.gap, self.kl.value if self.kl.count else None
         passed = self.finite
         if gap.scaled is not None:
@@ -50,7 +50,7 @@ class _Compared:
         elif kl is not None and max_kl is not None and kl > max_kl:
             passed, note = False, f"KL above {max_kl:g}"
         limit = LIMIT if self.exact and gap.scaled is not None else None
-        return Row(self.stage, self.compares, passed, gap.absolute, gap.scaled, limit, kl, note)
+        return StageRow(self.stage, self.compares, passed, gap.absolute, gap.scaled, limit, kl, note)
 
 
 @dataclass
@@ -62,9 +62,9 @@ class _Greedy:
     parted: int = 0
     ties: int = 0
 
-    def row(self, exact: bool) -> Row:
+    def row(self, exact: bool) -> StageRow:
         note = f"{self.equal} of {self.total} tokens equal" + f", {self.ties} parted at a tie" * (self.ties > 0)
-        return Row("greedy", "tokens", not exact or self.parted == self.ties, note=note)
+        return StageRow("greedy", "tokens", not exact or self.parted == self.ties, note=note)
 
 
 def verify(
@@ -154,7 +154,9 @@ def _decode(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
     return found
 
 
-def _judge(pair: Pair, greedy: _Greedy, trace: Trace, start: int, expected: list[int], found: list[int]) -> None:
+def _judge(
+    pair: Pair, greedy: _Greedy, trace: ReferenceStates, start: int, expected: list[int], found: list[int]
+) -> None:
     """Count equal tokens; where the two part, ask whether the model's own logits decide between the two tokens."""
     equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=False))
     greedy.equal += equal
@@ -168,7 +170,7 @@ def _judge(pair: Pair, greedy: _Greedy, trace: Trace, start: int, expected: list
     greedy.ties += bool(row[expected[equal]] - row[found[equal]] <= 2 * LIMIT * max(1.0, float(np.abs(row).max())))
 
 
-def _compare(pair: Pair, trace: Trace, rows: dict[str, _Compared]) -> None:
+def _compare(pair: Pair, trace: ReferenceStates, rows: dict[str, _Compared]) -> None:
     """Every stage on the ladder's whole sequence, in one batched pass."""
     ladder, reference = pair.ladder, pair.reference
     length = ladder.length

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_controller import CostModel
-from balcony_controller.planning.library import Menu, Solutions
+from balcony_controller.planning.library import PolicyLibrary, SolvedPolicies
 from balcony_controller.planning.opening import Opening
 from balcony_controller.simulation.replay import World, play
 from balcony_controller.simulation.traces import Moment, Trace
@@ -19,8 +19,8 @@ STEADY = Trace("steady", [0], [Moment()])
 
 
 @pytest.fixture(scope="module")
-def menu() -> Menu:
-    return Menu(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0)
+def menu() -> PolicyLibrary:
+    return PolicyLibrary(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0)
 
 
 def opening(length: int) -> Opening:
@@ -32,17 +32,17 @@ def opening(length: int) -> Opening:
 def test_the_length_of_a_reply_is_learnt_and_never_above_what_was_asked_for() -> None:
     found = opening(200)
     assert found.length == 200
-    found.settle(50)
+    found.count(50)
     found.begin(200)
     assert found.length == 50
-    found.settle(100)
+    found.count(100)
     found.begin(200)
     assert 50 < found.length < 100
     found.begin(20)
     assert found.length == 20
 
 
-def test_replies_open_with_what_buys_most(menu: Menu) -> None:
+def test_replies_open_with_what_buys_most(menu: PolicyLibrary) -> None:
     opener = menu.opener()
     assert opener.policy.depths[-1] == SHAPE.full
     assert SHALLOW_MS < opener.cost_ms <= FULL_MS
@@ -53,7 +53,9 @@ def test_replies_open_with_what_buys_most(menu: Menu) -> None:
 
 
 @given(st.floats(SHALLOW_MS * 1.05, FULL_MS * 0.75), st.integers(20, 2000))
-def test_an_opening_is_worth_something_and_less_in_longer_replies(menu: Menu, allowed_ms: float, length: int) -> None:
+def test_an_opening_is_worth_something_and_less_in_longer_replies(
+    menu: PolicyLibrary, allowed_ms: float, length: int
+) -> None:
     opener = menu.opener()
     shallow = next(policy for policy in menu.solved.mixed if policy.depths == (SHAPE.depths[0],))
     short, long = (opening(n).agreement(opener, shallow, 1.0, allowed_ms) for n in (length, 2 * length))
@@ -64,19 +66,19 @@ def test_an_opening_is_worth_something_and_less_in_longer_replies(menu: Menu, al
 @given(st.floats(-18.0, 50.0), st.floats(-18.0, 50.0), st.integers(0, 300))
 def test_the_more_is_owed_the_less_the_rest_may_use(first: float, second: float, shown: int) -> None:
     found = opening(150)
-    found.settle(shown)
+    found.count(shown)
     low, high = sorted((first, second))
     assert found.share(low) >= found.share(high)
     assert found.share(-found.SAVED_TOKENS) == 1.0
 
 
-def test_an_opening_ends_as_planned_or_when_too_much_is_owed(menu: Menu) -> None:
+def test_an_opening_ends_as_planned_or_when_too_much_is_owed(menu: PolicyLibrary) -> None:
     opener, found = menu.opener(), opening(150)
     shallow = next(policy for policy in menu.solved.mixed if policy.depths == (SHAPE.depths[0],))
     assert found.plan(opener, shallow, 1.0, 7.0, -found.SAVED_TOKENS)
     assert not found.over(0.0)
     assert found.over(found.OVERSPENT_TOKENS + 0.1)
-    found.settle(150)
+    found.count(150)
     assert found.over(-found.SAVED_TOKENS)
     assert not opening(150).plan(opener, shallow, 1.0, SHALLOW_MS, 0.0)
 
@@ -100,8 +102,8 @@ def test_openings_are_no_part_of_limits_that_keep_no_account() -> None:
         assert control._choice._opener is None
 
 
-def test_what_waits_at_a_replys_end_is_no_bias_of_the_policy(menu: Menu) -> None:
-    fresh = Menu(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0, menu.solved)
+def test_what_waits_at_a_replys_end_is_no_bias_of_the_policy(menu: PolicyLibrary) -> None:
+    fresh = PolicyLibrary(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0, menu.solved)
     policy = menu.solved.mixed[1]
     for _ in range(20):
         fresh.learn(policy, 5.0, 6.0 * 100, 100)
@@ -112,7 +114,7 @@ def test_what_waits_at_a_replys_end_is_no_bias_of_the_policy(menu: Menu) -> None
 
 
 def test_solutions_are_values() -> None:
-    made = [Solutions.of(SHAPE, CostModel(profiles()), records().quality(), rounds) for rounds in (True, False)]
-    assert made[0] == Solutions.of(SHAPE, CostModel(profiles()), records().quality(), True)
+    made = [SolvedPolicies.of(SHAPE, CostModel(profiles()), records().quality(), rounds) for rounds in (True, False)]
+    assert made[0] == SolvedPolicies.of(SHAPE, CostModel(profiles()), records().quality(), True)
     assert len(made[1].lossless) == 1
     assert all(math.isfinite(policy.cost_ms[0]) for policy in made[1].mixed)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_controller.planning.speed_trials import Key, Pace
+from balcony_controller.planning.speed_trials import Key, SpeedTrials
 
 PLAIN: Key = (12,)
 ROUNDS: Key = (3, 12)
@@ -36,7 +36,7 @@ class Machine:
     elapsed_ms: float = 0.0
     policies: list[Key] = field(default_factory=list)
 
-    def decode(self, pace: Pace, tokens: int) -> float:
+    def decode(self, pace: SpeedTrials, tokens: int) -> float:
         """Milliseconds a token."""
         lots = random.Random(self.seed)
         begun = len(self.policies)
@@ -59,15 +59,15 @@ def steady(plain: float, rounds: float) -> Callable[[int], dict[Key, float]]:
     return lambda token: {PLAIN: plain, ROUNDS: rounds}
 
 
-def machine(calibrated: float, true: float, noise: float = 0.2, seed: int = 0) -> tuple[Machine, Pace]:
+def machine(calibrated: float, true: float, noise: float = 0.2, seed: int = 0) -> tuple[Machine, SpeedTrials]:
     """Rounds' milliseconds a token, as calibrated and in truth, beside plain full depth's."""
     foretold = {PLAIN: PLAIN_MS, ROUNDS: calibrated}
-    return Machine(foretold, steady(PLAIN_MS, true), noise, seed), Pace(foretold)
+    return Machine(foretold, steady(PLAIN_MS, true), noise, seed), SpeedTrials(foretold)
 
 
 def test_it_begins_with_what_the_calibration_says_is_the_cheapest() -> None:
-    assert Pace({PLAIN: 10.0, ROUNDS: 8.0}).now == ROUNDS
-    assert Pace({PLAIN: 10.0, ROUNDS: 12.0}).now == PLAIN
+    assert SpeedTrials({PLAIN: 10.0, ROUNDS: 8.0}).now == ROUNDS
+    assert SpeedTrials({PLAIN: 10.0, ROUNDS: 12.0}).now == PLAIN
 
 
 @settings(max_examples=40, deadline=None)
@@ -123,10 +123,10 @@ def test_a_machine_that_changes_is_followed(first: float, change: int) -> None:
             0.2,
             seed,
         )
-        pace = Pace(foretold)
+        pace = SpeedTrials(foretold)
         world.decode(pace, change)
         assert pace.best == (ROUNDS if first < PLAIN_MS else PLAIN)
-        world.decode(pace, Pace.LAST_WAIT + 1000)
+        world.decode(pace, SpeedTrials.LAST_WAIT + 1000)
         assert pace.best == (ROUNDS if then < PLAIN_MS else PLAIN)
 
 
@@ -139,7 +139,7 @@ def test_when_what_is_in_force_gets_dearer_plain_is_tried_soon() -> None:
             0.2,
             seed,
         )
-        pace = Pace(world.calibrated)
+        pace = SpeedTrials(world.calibrated)
         world.decode(pace, 6000)
         world.decode(pace, 400)
         assert pace.best == PLAIN
@@ -152,7 +152,7 @@ def test_noise_does_not_make_it_flap(true: float) -> None:
         world, pace = machine(0.9 * PLAIN_MS, true * PLAIN_MS, 0.2, seed)
         world.decode(pace, tokens)
         clear = abs(true - 1.0) > 0.1
-        assert pace.switches <= (2 if clear else tokens // Pace.FIRST_WAIT)
+        assert pace.switches <= (2 if clear else tokens // SpeedTrials.FIRST_WAIT)
         # Every trial and every change of mind counted.
         assert world.elapsed_ms <= 1.02 * min(true, 1.0) * PLAIN_MS * tokens or not clear
 
@@ -166,7 +166,7 @@ def test_a_slower_machine_is_not_another_choice() -> None:
             return {key: ms * (2.0 if token // 700 % 2 else 1.0) for key, ms in foretold.items()}
 
         world = Machine(foretold, true_ms, 0.1, seed)
-        pace = Pace(foretold)
+        pace = SpeedTrials(foretold)
         world.decode(pace, 14_000)
         assert pace.best == ROUNDS
         assert world.policies.count(PLAIN) < 0.06 * len(world.policies)
@@ -185,7 +185,7 @@ def test_one_step_that_was_interrupted_for_long_decides_nothing() -> None:
 
 def test_text_that_exits_do_not_follow_ends_rounds_without_a_trial() -> None:
     """Rounds cost what they were profiled at, but give a token each: plain full depth is taken."""
-    pace = Pace({PLAIN: 10.0, ROUNDS: 8.0})
+    pace = SpeedTrials({PLAIN: 10.0, ROUNDS: 8.0})
     for _ in range(400):
         key = pace.now
         cost_ms = 10.0 if key == PLAIN else 14.0
@@ -197,14 +197,14 @@ def test_rounds_through_a_deeper_exit_are_found() -> None:
     foretold = {PLAIN: 10.0, ROUNDS: 8.0, DEEPER: 8.2}
     for seed in range(10):
         world = Machine(foretold, lambda _: {PLAIN: 10.0, ROUNDS: 9.0, DEEPER: 7.0}, 0.2, seed)
-        pace = Pace(foretold)
+        pace = SpeedTrials(foretold)
         world.decode(pace, 8000)
         assert pace.best == DEEPER
 
 
 def test_nothing_dearer_than_the_limit_is_tried() -> None:
     foretold = {PLAIN: 10.0, ROUNDS: 8.0}
-    pace = Pace(foretold)
+    pace = SpeedTrials(foretold)
     pace.limit_ms = 9.0
     world = Machine(foretold, steady(10.0, 8.0), 0.2)
     world.decode(pace, 3000)
@@ -216,7 +216,7 @@ def test_a_trial_whose_catching_up_is_dear_waits_until_it_has_been_saved_up() ->
     """Or until a reply begins: plain full depth leaves nothing waiting, an exit has all of a long reply to read."""
     for owed_tokens, earliest in ((0.5, 1), (3.0, 400), (8.0, 1400)):
         foretold = {PLAIN: 10.0, ROUNDS: 12.0}
-        pace = Pace(foretold, lambda key, owed=owed_tokens: 0.0 if key == PLAIN else 10.0 * owed)  # type: ignore[misc]
+        pace = SpeedTrials(foretold, lambda key, owed=owed_tokens: 0.0 if key == PLAIN else 10.0 * owed)  # type: ignore[misc]
         world = Machine(foretold, steady(10.0, 12.0))
         world.decode(pace, 2200)
         first = world.policies.index(ROUNDS)
@@ -224,7 +224,7 @@ def test_a_trial_whose_catching_up_is_dear_waits_until_it_has_been_saved_up() ->
 
 
 def test_a_trial_that_is_interrupted_is_dropped() -> None:
-    pace = Pace({PLAIN: 10.0, ROUNDS: 8.0})
+    pace = SpeedTrials({PLAIN: 10.0, ROUNDS: 8.0})
     while pace.now == ROUNDS:
         pace.spent(ROUNDS, 16.0, 16.0, 16.0, 2)
     pace.interrupt()
@@ -253,7 +253,7 @@ def test_what_no_clock_can_have_said_changes_nothing(steps: list[tuple[float, fl
 
 
 def test_a_ladder_without_rounds_has_nothing_to_try() -> None:
-    pace = Pace({PLAIN: 10.0})
+    pace = SpeedTrials({PLAIN: 10.0})
     for _ in range(100):
         pace.spent(PLAIN, 10.0, 10.0, 10.0, 1)
     assert (pace.now, pace.trials) == (PLAIN, 0)

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from balcony_controller.simulation.baselines import Clairvoyant, FixedExit, Rounds, StaticMix, Threshold
+from balcony_controller import FixedDepth, FixedDrafts
+from balcony_controller.simulation.baselines import Clairvoyant, StaticMix, Threshold
 from balcony_controller.simulation.contest import Contest, _Point, at_cost, contest
 from balcony_controller.simulation.replay import World, play
 from balcony_controller.simulation.traces import Moment, Trace
@@ -18,7 +19,7 @@ TOKENS = 600
 
 def test_fixed_exits_stay_where_they_are() -> None:
     for depth in SHAPE.depths:
-        run = play(FixedExit(SHAPE, depth), records(), World(STEADY), 200)
+        run = play(FixedDepth(depth), records(), World(STEADY), 200)
         assert set(run.depth) == {depth}
     assert run.agreement() == 1.0
 
@@ -30,21 +31,18 @@ def test_a_static_mix_takes_its_share_of_deep_tokens() -> None:
 
 
 def test_a_threshold_shows_what_is_sure_and_the_bonus_makes_it_cheaper() -> None:
-    runs = {
-        bonus: play(Threshold(SHAPE, 3, 0.7, bonus), records(), World(STEADY), 2000).charged()
-        for bonus in (True, False)
-    }
+    runs = {bonus: play(Threshold(3, 0.7, bonus), records(), World(STEADY), 2000).charged() for bonus in (True, False)}
     costs = {bonus: elapsed.sum() / tokens.sum() for bonus, (tokens, elapsed, _) in runs.items()}
     assert costs[True] < costs[False]
-    everything = play(Threshold(SHAPE, 3, 0.0, False), records(), World(STEADY), 300)
+    everything = play(Threshold(3, 0.0, False), records(), World(STEADY), 300)
     assert set(everything.depth) == {3}
-    nothing = play(Threshold(SHAPE, 3, 1.1, False), records(), World(STEADY), 300)
+    nothing = play(Threshold(3, 1.1, False), records(), World(STEADY), 300)
     assert nothing.agreement() == 1.0
 
 
 def test_rounds_are_lossless() -> None:
     for length in (0, 2, 5):
-        assert play(Rounds(SHAPE, 3, length), records(), World(STEADY), 300).agreement() == 1.0
+        assert play(FixedDrafts(3, length), records(), World(STEADY), 300).agreement() == 1.0
 
 
 def test_the_clairvoyant_never_pays_for_nothing() -> None:

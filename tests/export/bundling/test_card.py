@@ -13,7 +13,7 @@ from balcony_edge.bundle.card import split_card
 from balcony_export.bundling.card import licence, render
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.exits import store
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from helpers.places import DEMO_BASE, DEMO_EXITS, ROOT, MakeBundle
 
 
@@ -48,7 +48,7 @@ def test_an_export_writes_the_card(tmp_path: Path) -> None:
     (folder / "README.md").unlink()
     (folder / "LICENSE").write_text("MIT License\n")
     bundle = export_bundle(
-        folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, choice=Choice(precision="int8")
+        folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, choice=ExportOptions(precision="int8")
     )
     assert "README.md" not in bundle.manifest.files
     head, body = split_card((bundle.path / "README.md").read_text())

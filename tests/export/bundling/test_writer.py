@@ -22,9 +22,9 @@ from balcony_edge.telemetry import FakeSensors
 from balcony_export.bundling.writer import export_bundle, read_weights
 from balcony_export.exits import store
 from balcony_export.exits.gate import Gate, peeking
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from balcony_export.model.base import load_base
-from balcony_export.model.checkpoint import Checkpoint, Source, Tensors, joined
+from balcony_export.model.checkpoint import Checkpoint, Tensors, TensorSource, joined
 from balcony_export.training.chunked_loss import answers
 from helpers.families import as_modules
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
@@ -38,7 +38,7 @@ def same(actual: np.ndarray, expected: np.ndarray) -> None:
     assert actual.tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
-def check_layer(found: dict[str, np.ndarray], name: str, source: Source, prefix: str) -> None:
+def check_layer(found: dict[str, np.ndarray], name: str, source: TensorSource, prefix: str) -> None:
     """One decoder layer in the weights file against its source, tensor by tensor."""
     qkv = joined(source, [f"{prefix}self_attn.{part}_proj.weight" for part in "qkv"])
     same(found[f"{name}.attn.qkv_proj.weight"], qkv)
@@ -102,7 +102,9 @@ def test_quantised_weights_stay_near(tmp_path: Path, precision: Precision, limit
     logits = {}
     names: tuple[Precision, ...] = ("fp32", precision)
     for name in names:
-        bundle = export_bundle(DEMO_BASE, tmp_path / name, model="demo", splits=[6], choice=Choice(precision=name))
+        bundle = export_bundle(
+            DEMO_BASE, tmp_path / name, model="demo", splits=[6], choice=ExportOptions(precision=name)
+        )
         ladder = Ladder(bundle, Runtime.start("cpu"))
         ladder.append(tokens)
         logits[name] = torch.log_softmax(torch.from_numpy(ladder.logits(ladder.full)), -1)

@@ -15,7 +15,7 @@ import pytest
 
 from balcony_edge import AdaptiveSession, BalconyError, DataError
 from balcony_edge.cli import app
-from balcony_edge.control.profile import Calibration
+from balcony_edge.control.profile import LadderProfile
 from balcony_edge.telemetry import FakeSensors
 from helpers.fakes import profile
 from helpers.places import ROOT
@@ -92,8 +92,8 @@ def test_a_budget_that_allows_all_scores_like_full_depth_and_one_that_allows_not
     full: BalconyLM, shallow: BalconyLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Measured on a busy machine, a deeper exit may seem the cheapest.
-    names = full.session.calibration.profiles
-    fixed_costs = Calibration({name: profile(0.1, 0.01) for name in names}, bit_exact=False)
+    names = full.session.ladder_profile.profiles
+    fixed_costs = LadderProfile({name: profile(0.1, 0.01) for name in names}, bit_exact=False)
     monkeypatch.setattr("balcony_edge.session.load_or_measure", lambda *_: fixed_costs)
     asked = requests("loglikelihood", *((QUESTION, answer) for answer in ANSWERS))
     for budget, fixed in (("100000ms", full), ("0.000001ms", shallow)):

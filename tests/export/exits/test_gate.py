@@ -24,7 +24,7 @@ from balcony_export.exits.calibration import (
     sigmoid,
 )
 from balcony_export.exits.gate import MOST_PEEKED, Gate, frequent_tokens, peeking
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 
 SCORED = st.lists(st.tuples(st.integers(0, 20).map(lambda tenths: tenths / 20), st.booleans()), min_size=1, max_size=80)
 
@@ -60,7 +60,7 @@ def test_a_vocabulary_is_never_too_small_or_too_large_to_look_at() -> None:
 @pytest.mark.parametrize(("divisor", "softcap"), [(1.0, 0.0), (8.0, 0.0), (1.0, 3.0)])
 def test_a_peek_gives_the_heads_own_logits_of_its_tokens(divisor: float, softcap: float) -> None:
     torch.manual_seed(0)
-    head, normed = Head(torch.randn(11, 6), divisor, softcap), torch.randn(2, 5, 6)
+    head, normed = LMHead(torch.randn(11, 6), divisor, softcap), torch.randn(2, 5, 6)
     torch.testing.assert_close(peeking(head, (1, 4, 5)).logits(normed), head.logits(normed)[..., [1, 4, 5]])
 
 

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balcony_edge.bundle.manifest import Judge
+from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_export.exits.calibration import auroc, logistic, sigmoid
 from balcony_export.exits.judge import Evidence, fit_judge
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 from balcony_export.training.chunked_loss import answers
 
 
@@ -38,7 +38,7 @@ def test_a_judge_finds_the_law_that_made_the_outcomes() -> None:
     assert judge["auroc"] == pytest.approx(auroc(chances.ravel(), agrees.ravel()), abs=0.01)
     assert judge["ece"] < 0.01
     assert np.dot(judge["share"], judge["agreement"]) == pytest.approx(agrees.mean())
-    assert Judge.model_validate(judge).agreement == judge["agreement"]
+    assert JudgeRecord.model_validate(judge).agreement == judge["agreement"]
 
 
 def test_what_measures_a_judge_does_not_fit_it() -> None:
@@ -54,7 +54,7 @@ def test_what_measures_a_judge_does_not_fit_it() -> None:
 @settings(deadline=None, max_examples=20)
 def test_answers_are_read_off_the_logits(positions: int, seed: int) -> None:
     torch.manual_seed(seed % 2**31)
-    head, normed = Head(torch.randn(11, 6), softcap=3.0), torch.randn(2, positions, 6)
+    head, normed = LMHead(torch.randn(11, 6), softcap=3.0), torch.randn(2, positions, 6)
     said, logits = answers(normed, head), head.logits(normed)
     ordered = logits.sort(-1, descending=True).values
     assert torch.equal(said.token, logits.argmax(-1))

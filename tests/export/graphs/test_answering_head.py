@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from balcony_controller import FixedDepth, FixedDrafts
 from balcony_edge import AdaptiveSession, Bundle
-from balcony_edge.decoding.fixed import FixedDepth, FixedDrafts
 from balcony_edge.decoding.loop import Decoder
 from balcony_edge.engine.answers import FromHead, FromLogits
 from balcony_edge.engine.ladder import Ladder
@@ -14,7 +14,7 @@ from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.telemetry import FakeSensors
 from balcony_export.bundling.writer import export_bundle
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from helpers.places import DEMO_BASE, DEMO_EXITS
 from helpers.random_governor import RandomGovernor
 
@@ -25,7 +25,7 @@ TOKENS = 40
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("bundles")
-    choices = {"cpu": Choice(exactness="float"), "cuda": Choice("cuda")}
+    choices = {"cpu": ExportOptions(exactness="float"), "cuda": ExportOptions("cuda")}
     for name, choice in choices.items():
         export_bundle(DEMO_BASE, folder / name, model="demo", exits=DEMO_EXITS, choice=choice)
     return {name: Bundle(folder / name) for name in choices}
@@ -77,7 +77,7 @@ def test_greedy_decoding_fetches_no_logits(
         decoder = Decoder(ladder, policy, Sampler(), PROMPT, frozenset())
         while len(decoder.tokens) < TOKENS:
             decoder.step(TOKENS - len(decoder.tokens))
-        decoder.verify_shown()
+        decoder.verify_emitted()
         tokens.append(decoder.tokens)
     assert tokens[0] == tokens[1]
 

@@ -25,7 +25,7 @@ from balcony_export.demo.tokenizer import train_tokenizer
 from balcony_export.exits import placement, store
 from balcony_export.exits.balcony import build
 from balcony_export.exits.widths import WIDTHS, Width
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from balcony_export.model import architectures
 from balcony_export.model.base import load_base
 from balcony_export.model.blueprint import Blueprint
@@ -125,7 +125,7 @@ def test_an_mlp_exit_of_every_kind_of_family(text: Path, tmp_path: Path, row: st
 def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_path: Path, width: Width) -> None:
     found = trained(llama, text, tmp_path / "exits", width=width)
     bundle = export_bundle(
-        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=Choice(precision="fp32")
+        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=ExportOptions(precision="fp32")
     )
     assert {graph.caches for graph in bundle.manifest.exits} == {1 if width == "layer" else 0}
     assert verify(bundle, llama, [[3, 4, 5]], decode=4, exits=tmp_path / "exits").passed
@@ -143,7 +143,9 @@ def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_pa
 
 def test_an_int8_cache_leaves_exits_without_attention_alone(llama: Path, text: Path, tmp_path: Path) -> None:
     trained(llama, text, tmp_path / "exits", width="mlp")
-    bundle = export_bundle(llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=Choice(cache="int8"))
+    bundle = export_bundle(
+        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=ExportOptions(cache="int8")
+    )
     ladder = Ladder(bundle, Runtime.start("cpu"))
     ladder.append([3, 4, 5])
     assert np.isfinite(ladder.logits(SPLITS[0])).all()

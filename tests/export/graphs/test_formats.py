@@ -6,28 +6,30 @@ import pytest
 
 from balcony_edge.bundle.manifest import Exactness
 from balcony_edge.errors import ModelError
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 
 
 @pytest.mark.parametrize(
     ("choice", "block_size", "exactness"),
     [
-        (Choice(), 64, "bit"),
-        (Choice(precision="fp16"), 64, "bit"),
-        (Choice(precision="int8"), 64, "bit"),
-        (Choice(precision="int8", block_size=128), 128, "float"),
-        (Choice(precision="int8", block_size=32), 32, "bit"),
-        (Choice(precision="int4"), 128, "float"),
-        (Choice(precision="int4", exactness="bit"), 32, "bit"),
-        (Choice(precision="int4", block_size=32), 32, "bit"),
-        (Choice(precision="int4", head="int8"), 128, "float"),
-        (Choice(precision="int8", head="int4"), 128, "float"),
-        (Choice(precision="fp32", block_size=256), 256, "bit"),
-        (Choice("cuda", "int8"), 64, "float"),
-        (Choice("cuda", "int4"), 128, "float"),
+        (ExportOptions(), 64, "bit"),
+        (ExportOptions(precision="fp16"), 64, "bit"),
+        (ExportOptions(precision="int8"), 64, "bit"),
+        (ExportOptions(precision="int8", block_size=128), 128, "float"),
+        (ExportOptions(precision="int8", block_size=32), 32, "bit"),
+        (ExportOptions(precision="int4"), 128, "float"),
+        (ExportOptions(precision="int4", exactness="bit"), 32, "bit"),
+        (ExportOptions(precision="int4", block_size=32), 32, "bit"),
+        (ExportOptions(precision="int4", head="int8"), 128, "float"),
+        (ExportOptions(precision="int8", head="int4"), 128, "float"),
+        (ExportOptions(precision="fp32", block_size=256), 256, "bit"),
+        (ExportOptions("cuda", "int8"), 64, "float"),
+        (ExportOptions("cuda", "int4"), 128, "float"),
     ],
 )
-def test_blocks_are_as_large_as_exactness_leaves_them(choice: Choice, block_size: int, exactness: Exactness) -> None:
+def test_blocks_are_as_large_as_exactness_leaves_them(
+    choice: ExportOptions, block_size: int, exactness: Exactness
+) -> None:
     assert choice.formats().block_size == block_size
     assert choice.attention() == exactness
 
@@ -35,4 +37,4 @@ def test_blocks_are_as_large_as_exactness_leaves_them(choice: Choice, block_size
 @pytest.mark.parametrize("size", [8, 48, 100, 512])
 def test_blocks_that_the_runtime_does_not_know_are_refused(size: int) -> None:
     with pytest.raises(ModelError, match=f"no blocks of {size}"):
-        Choice(precision="int4", block_size=size).formats()
+        ExportOptions(precision="int4", block_size=size).formats()

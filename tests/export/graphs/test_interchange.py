@@ -15,7 +15,7 @@ from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import BundleError
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs import interchange
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from helpers.parity import uncut_logits
 from helpers.places import MakeBundle
 
@@ -32,7 +32,7 @@ def test_the_uncut_graph_is_the_segments_in_a_row(tiny_bundles: MakeBundle, prec
 
 def test_it_costs_no_weights(tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path) -> None:
     bundle = tiny_bundles("fp32", "bit")
-    uncut = export_bundle(tiny_model, tmp_path / "b", model="tiny", splits=[], choice=Choice())
+    uncut = export_bundle(tiny_model, tmp_path / "b", model="tiny", splits=[], choice=ExportOptions())
     files = bundle.manifest.files
     assert files[interchange.GRAPH_NAME].bytes < files["weights.bin"].bytes / 10
     assert files[interchange.GRAPH_NAME].sha256 == uncut.manifest.files[interchange.GRAPH_NAME].sha256

@@ -54,8 +54,8 @@ def test_a_model_that_comes_out_wrong_is_not_kept(tmp_path: Path, monkeypatch: p
     from balcony_export.graphs import traced
 
     make_model(tmp_path / "model", "stablelm", {"num_hidden_layers": 2})
-    forward = traced.Head.forward
-    monkeypatch.setattr(traced.Head, "forward", lambda self, x: forward(self, x) * 1.01)
+    forward = traced.TracedHead.forward
+    monkeypatch.setattr(traced.TracedHead, "forward", lambda self, x: forward(self, x) * 1.01)
     with pytest.raises(VerifyError, match="head is the first stage that fails"):
         export_traced(tmp_path / "model", tmp_path / "out" / "b", model="m", splits=[1])
     assert not list(tmp_path.rglob("weights.bin"))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 from balcony_export.training import chunked_loss as chunking
 from balcony_export.training.chunked_loss import (
     answers,
@@ -31,13 +31,13 @@ def tensors(shape: tuple[int, int, int, int], seed: int, exits: int = 2) -> tupl
     return students, [torch.randn(rows, length, hidden)], [torch.randn(vocabulary, hidden)]
 
 
-def textbook_logits(normed: torch.Tensor, head: Head) -> torch.Tensor:
+def textbook_logits(normed: torch.Tensor, head: LMHead) -> torch.Tensor:
     """As Granite and Gemma 2 have them in transformers."""
     logits = normed @ head.weight.T / head.divisor
     return torch.tanh(logits / head.softcap) * head.softcap if head.softcap else logits
 
 
-def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: Head) -> torch.Tensor:
+def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: LMHead) -> torch.Tensor:
     """As in the textbook: all logits at once, gradients by autograd."""
     p = torch.log_softmax(textbook_logits(teacher, head), -1).flatten(0, 1)
     q = torch.log_softmax(textbook_logits(exit, head), -1).flatten(0, 1)
@@ -50,7 +50,7 @@ def test_chunked_loss_is_the_plain_kl_with_its_gradients(
     shape: tuple[int, int, int, int], chunk: int, seed: int, twists: dict[str, float]
 ) -> None:
     exits, (teacher,), (weight,) = tensors(shape, seed)
-    head = Head(weight, **twists)
+    head = LMHead(weight, **twists)
     losses, gradients = chunked_loss(exits, teacher, head, chunk=chunk)
     assert mean_kl(exits, teacher, head, chunk=chunk) == pytest.approx(
         [loss.item() for loss in losses], rel=1e-5, abs=1e-6
@@ -64,7 +64,7 @@ def test_chunked_loss_is_the_plain_kl_with_its_gradients(
 
 def test_gradients_reach_what_lies_before_the_norm() -> None:
     (exit, _), (teacher,), (matrix,) = tensors((2, 5, 6, 11), seed=3)
-    head = Head(matrix)
+    head = LMHead(matrix)
     weight = torch.randn(6, 6, requires_grad=True)
     _, gradients = chunked_loss([exit @ weight], teacher, head, chunk=3)
     torch.autograd.backward([exit @ weight], gradients)
@@ -75,7 +75,7 @@ def test_gradients_reach_what_lies_before_the_norm() -> None:
 
 def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
     _, (teacher,), (weight,) = tensors((2, 5, 6, 11), seed=0)
-    (loss,), (gradient,) = chunked_loss([teacher], teacher, Head(weight))
+    (loss,), (gradient,) = chunked_loss([teacher], teacher, LMHead(weight))
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert gradient.abs().max().item() < 1e-7
 
@@ -84,7 +84,7 @@ def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int], seed: int) -> None:
     _, (teacher,), (weight,) = tensors(shape, seed)
-    assert torch.equal(predictions(teacher, Head(weight)), (teacher @ weight.T).argmax(-1))
+    assert torch.equal(predictions(teacher, LMHead(weight)), (teacher @ weight.T).argmax(-1))
 
 
 @settings(deadline=None, max_examples=20)
@@ -93,7 +93,7 @@ def test_one_comparison_is_all_that_could_be_asked_by_itself(
     shape: tuple[int, int, int, int], seed: int, twists: dict[str, float]
 ) -> None:
     exits, (teacher,), (weight,) = tensors(shape, seed)
-    head = Head(weight, **twists)
+    head = LMHead(weight, **twists)
     ids = torch.randint(weight.shape[0], shape[:2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunking, "chunk_positions", lambda head: 4)
@@ -114,4 +114,4 @@ def test_one_comparison_is_all_that_could_be_asked_by_itself(
     [(4096, "cpu", 1024), (128_256, "cpu", 72), (128_256, "meta", 130), (1 << 30, "meta", 1)],
 )
 def test_a_chunk_holds_16_mib_of_logits_on_a_cpu_and_64_elsewhere(vocabulary: int, device: str, positions: int) -> None:
-    assert chunk_positions(Head(torch.empty(vocabulary, 0, device=device))) == positions
+    assert chunk_positions(LMHead(torch.empty(vocabulary, 0, device=device))) == positions

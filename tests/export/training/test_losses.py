@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from balcony_edge.errors import ModelError
-from balcony_export.model.lm_head import Head
+from balcony_export.model.lm_head import LMHead
 from balcony_export.training.chunked_loss import chunked_loss, next_tokens
 from balcony_export.training.losses import LOSSES, NO_TARGET, TOP_K, Loss, top_k
 
@@ -48,7 +48,7 @@ def test_losses_and_gradients_are_the_textbooks(
     torch.manual_seed(seed)
     exit = torch.randn(rows, length, hidden, requires_grad=True)
     teacher = torch.randn(rows, length, hidden)
-    head = Head(torch.randn(vocabulary, hidden))
+    head = LMHead(torch.randn(vocabulary, hidden))
     tokens = torch.randint(vocabulary, (rows, length))
     (value,), (gradient,) = chunked_loss([exit], teacher, head, Loss(name, temperature), next_tokens(tokens), chunk)
     expected = textbook(name, temperature, teacher @ head.weight.T, exit @ head.weight.T, tokens)

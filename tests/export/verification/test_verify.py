@@ -24,7 +24,7 @@ from balcony_edge.cli.app import add_plugins
 from balcony_edge.errors import DataError, PromptError, ProviderError, VerifyError
 from balcony_export.bundling import self_check as guarding
 from balcony_export.bundling.writer import export_bundle
-from balcony_export.graphs.formats import Choice
+from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.weights import FILE_NAME
 from balcony_export.verification.precision import measure
 from balcony_export.verification.reference import MemoryShortError, Reference, count_parameters
@@ -131,7 +131,7 @@ def test_families_with_quirks_pass(tmp_path: Path, family: str) -> None:
 
 
 def test_trained_exits_and_gates_are_compared_where_their_folder_is_given(tmp_path: Path) -> None:
-    choice = Choice(precision="fp32", exits="int8")
+    choice = ExportOptions(precision="fp32", exits="int8")
     bundle = export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS, splits=[3], choice=choice)
     ids = [[5, 17, 250, 3, 88, 41]]
     rows = {row.stage: row for row in verify(bundle, DEMO_BASE, ids, 4, exits=DEMO_EXITS).rows}

@@ -15,7 +15,7 @@ pytest.importorskip("pynvml")
 
 LOOK = """
 import json, sys
-from balcony_edge.telemetry.nvml import NvmlReader
+from balcony_edge.telemetry.readers.nvml import NvmlReader
 reader = NvmlReader(root=sys.argv[1])
 names = ("gpu_load", "gpu_clock", "power", "energy", "temperature", "temperature_limit", "throttled")
 readings = {name: getattr(reader, name)() for name in names}
@@ -94,9 +94,9 @@ def test_success_with_garbage_is_unknown(stub: str) -> None:
 LOSE = """
 import json, os, sys, time
 from pathlib import Path
-from balcony_edge.telemetry import Sampler
+from balcony_edge.telemetry import Poller
 lost, now = Path(os.environ["NVML_STUB_LOST"]), [0.0]
-sensors = Sampler(root="/nonexistent", clock=lambda: now[0])
+sensors = Poller(root="/nonexistent", clock=lambda: now[0])
 def look():
     now[0] += 6.0
     return sensors.sample_once().power_w
