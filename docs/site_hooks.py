@@ -1,8 +1,8 @@
 """What the site adds to mkdocs: the repository's files that pages link to become pages of the site.
 
 Pages link to code the way a Git host wants it (``../balcony_edge/session.py``), and a site has no such file. So each
-file that is linked, and each that those link in turn, becomes a page ``repository/<path>.md``: Markdown as it is, all else
-as code with line numbers. A link whose text names what the file defines (`Ladder.outputs`) leads to that very line.
+file that is linked, and each that those link in turn, becomes a page ``repository/<path>.md``: Markdown as it is, all
+else as code with line numbers. A link whose text names what the file defines (`Ladder.outputs`) leads to that line.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """Lead marked links to their line. Not before: mkdocs checks anchors, and does not see those of highlighted code."""
+    """Lead marked links to their line. Not before: mkdocs checks anchors and does not see those in code."""
     html = re.sub(r'<a data-line="(\d+)" href="([^"#]+)"', r'<a href="\2#__codelineno-0-\1"', html)
     return re.sub(r'<a href="([^"#]+)" data-line="(\d+)"', r'<a href="\1#__codelineno-0-\2"', html)
 
