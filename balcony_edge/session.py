@@ -152,11 +152,7 @@ class AdaptiveSession:
         or settings that cannot be run.
         """
         sampler = Sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
-        if max_new_tokens < 1:
-            raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
-        ids = self._prompt_ids(prompt)
-        self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
-        return iter(self.reply(ids, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
+        return iter(self.reply(prompt, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` as in ``stream``."""
@@ -164,7 +160,7 @@ class AdaptiveSession:
 
     def reply(
         self,
-        ids: Sequence[int],
+        prompt: str | Sequence[int],
         max_new_tokens: int = 128,
         *,
         decider: Decider | None = None,
@@ -172,12 +168,17 @@ class AdaptiveSession:
         ends: frozenset[int] | None = None,
         fresh: bool = False,
     ) -> Reply:
-        """One reply to checked token ids, as an object: iterate over it, then read its figures.
+        """One reply as an object: iterate over it for its tokens, then read its figures.
 
-        ``decider``: who decides about depth, the governor by default; ``sampler``: greedy by default; ``ends``: the
-        ids that end it, the bundle's by default; ``fresh``: nothing in the caches is used again. The reply takes the
-        session's ladder when its first token is asked for: one that still runs then ends.
+        ``prompt``: text or token ids. ``decider``: who decides about depth, the governor by default; ``sampler``:
+        greedy by default; ``ends``: the ids that end it, the bundle's by default; ``fresh``: nothing in the caches is
+        used again. The reply takes the session's ladder when its first token is asked for; one that still runs then
+        ends. Raises PromptError at once for a prompt or a length that cannot be run.
         """
+        if max_new_tokens < 1:
+            raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
+        ids = self._prompt_ids(prompt)
+        self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
         governed = decider is None or decider is self.governor
         return Reply(
             self.ladder,
@@ -186,7 +187,7 @@ class AdaptiveSession:
             ids,
             self.ends if ends is None else ends,
             max_new_tokens,
-            text=self.codec.stream(list(ids)),
+            text=self.codec.stream(ids),
             fresh=fresh,
             around=Surroundings(
                 self._take,

@@ -151,7 +151,12 @@ class Reply:
                 latency_ms = 0.0
 
     def steps(self) -> Iterator[Step[Emitted]]:
-        """The reply step by step, for who times it: no text is made, and ``figures`` count no tokens by depth."""
+        """The reply step by step, for who times it: no text is made, and ``figures`` count no tokens by depth.
+
+        A reply is decoded once: RuntimeError the second time.
+        """
+        if self._decoder is not None:
+            raise RuntimeError("a reply is decoded once: ask the session for another")
         self._begun = time.perf_counter()
         self._around.take(self)
         ladder, sampler, figures = self._ladder, self._sampler, self.figures
