@@ -176,11 +176,7 @@ class AdaptiveSession:
             PromptError: for a prompt or settings that cannot be run. It is raised by the call, not by the iterator.
         """
         sampler = Sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
-        if max_new_tokens < 1:
-            raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
-        ids = self._prompt_ids(prompt)
-        self.ladder.check_memory(min(len(ids) + max_new_tokens, self.ladder.context))
-        return iter(self.reply(ids, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
+        return iter(self.reply(prompt, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` are those of ``stream``."""
@@ -188,7 +184,7 @@ class AdaptiveSession:
 
     def reply(
         self,
-        ids: Sequence[int],
+        prompt: str | Sequence[int],
         max_new_tokens: int = 128,
         *,
         decider: Decider | None = None,
@@ -199,16 +195,23 @@ class AdaptiveSession:
         """One reply as an object: iterate over it for its tokens, then read its figures.
 
         Nothing runs before the first token is asked for. Then the reply takes over the session's ladder, and a reply
-        that still runs ends.
+        that still runs ends. A reply is decoded once.
 
         Args:
-            ids: token ids of the prompt; they are not checked.
+            prompt: text, or token ids.
             max_new_tokens: largest number of new tokens.
             decider: what decides about depth; the session's governor by default.
             sampler: how tokens are drawn; greedy by default.
             ends: token ids that end the reply; the bundle's end tokens by default.
             fresh: run the whole prompt, even where the caches already hold its beginning.
+
+        Raises:
+            PromptError: for a prompt or a length that cannot be run. It is raised by the call, not by the iterator.
         """
+        if max_new_tokens < 1:
+            raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
+        ids = self._prompt_ids(prompt)
+        self.ladder.check_memory(min(len(ids) + max_new_tokens, self.ladder.context))
         governed = decider is None or decider is self.governor
         return Reply(
             self.ladder,
@@ -217,7 +220,7 @@ class AdaptiveSession:
             ids,
             self.ends if ends is None else ends,
             max_new_tokens,
-            text=self.codec.stream(list(ids)),
+            text=self.codec.stream(ids),
             fresh=fresh,
             hooks=SessionHooks(
                 self._begin_reply,

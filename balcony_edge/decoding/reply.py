@@ -170,7 +170,12 @@ class Reply:
                 latency_ms = 0.0
 
     def steps(self) -> Iterator[Step[Emitted]]:
-        """The reply step by step, for measurements: no text is made, and ``figures`` do not count emitted tokens."""
+        """The reply step by step, for measurements: no text is made, and ``figures`` do not count emitted tokens.
+
+        Raises RuntimeError the second time: a reply is decoded once.
+        """
+        if self._decoder is not None:
+            raise RuntimeError("a reply is decoded once: ask the session for another")
         self._begun = time.perf_counter()
         self._hooks.begin(self)
         ladder, sampler, figures = self._ladder, self._sampler, self.figures
