@@ -51,8 +51,8 @@ def read_trace(path: Path, known: Sequence[str] = ()) -> Trace:
 def _moment(values: dict[str, Any]) -> Moment:
     unknown = set(values) - _FIELDS
     if unknown:
-        raise ValueError(f"a moment has no {', '.join(sorted(unknown))}")
+        raise ValueError(f"a moment knows no {', '.join(sorted(unknown))}")
     for name, value in values.items():
         if value is not None and not isinstance(value, int | float):
-            raise TypeError(f"{name} is {value!r}, not a number")
+            raise TypeError(f"{name} is {value!r}, no number")
     return Moment(**values)
