@@ -25,11 +25,11 @@ from balcony_export.data import corpus
 from balcony_export.exits import placement, store
 from balcony_export.exits.balcony import Balconies, build
 from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
-from balcony_export.exits.gate import Gate, frequent_tokens, peeking
+from balcony_export.exits.gate import Gate, frequent_tokens, gate_head
 from balcony_export.model.architectures import read_config
 from balcony_export.model.base import Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.training import quality
-from balcony_export.training.chunked_loss import answers, predictions
+from balcony_export.training.chunked_loss import likeliest_tokens, predictions
 from balcony_export.training.schedule import cosine
 
 RANK = 32
@@ -58,13 +58,13 @@ def observe(base: Base, balconies: Balconies, rows: Tensor) -> dict[int, Seen]:
     """All that could be known of the exits' tokens on ``rows``."""
     found: dict[int, list[list[Tensor]]] = {split: [] for split in balconies.splits}
     for part in torch.split(rows, ROWS_AT_ONCE):
-        trace = base.trace(part, balconies.splits)
-        full = predictions(trace.final, base.head)
-        for split, normed in zip(balconies.splits, balconies.normed(trace.hidden, trace.context), strict=True):
-            said = answers(normed, base.head)
+        states = base.states(part, balconies.splits)
+        full = likeliest_tokens(states.final, base.head)
+        for split, normed in zip(balconies.splits, balconies.normed(states.hidden, states.context), strict=True):
+            said = predictions(normed, base.head)
             log_q = torch.log_softmax(base.head.logits(normed), -1)
             entropy = -(log_q.exp() * log_q).sum(-1)
-            found[split].append([trace.hidden[split], normed, said.token == full, said.top, said.margin, entropy])
+            found[split].append([states.hidden[split], normed, said.token == full, said.top, said.margin, entropy])
     seen = {}
     for split, parts in found.items():
         hidden, normed, agrees, top, margin, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -169,8 +169,8 @@ def measured(features: list[Tensor], agrees: Tensor) -> dict[str, float]:
 
 def _shipped(trained: store.Exits, split: int, seen: Seen, base: Base) -> Tensor:
     """The logits of the gate as it is."""
-    peeked = answers(seen.normed, peeking(base.head, trained.frequent_tokens))
-    return torch.from_numpy(Gate.of(trained.gate(split)).logits(*peeked.sureness()))
+    peeked = predictions(seen.normed, gate_head(base.head, trained.frequent_tokens))
+    return torch.from_numpy(Gate.of(trained.gate(split)).logits(*peeked.confidence()))
 
 
 def main() -> None:
@@ -250,8 +250,8 @@ def main() -> None:
                 logits = torch.cat([gate(Seen(*part)) for part in parts])
             note(name, cost, logits)
         for tokens in looked_at:
-            peeked = answers(seen.normed, peeking(base.head, tokens))
-            features = torch.from_numpy(Gate.features(*peeked.sureness()))
+            peeked = predictions(seen.normed, gate_head(base.head, tokens))
+            features = torch.from_numpy(Gate.features(*peeked.confidence()))
             note(f"peek at {len(tokens)} tokens", 1 + len(tokens) * hidden / layer, *features.unbind(-1))
         own = _shipped(trained, split, seen, base)
         note("shipped gate", 1 + len(trained.frequent_tokens) * hidden / layer, own)

@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from shapes import SHAPES, tensors
 
 from balcony_export.exits import store as trained
-from balcony_export.exits.gate import MOST_PEEKED
+from balcony_export.exits.gate import MOST_GATE_ROWS
 
 Array = npt.NDArray[np.float32]
 
@@ -126,7 +126,7 @@ class Widened:
         # As many as training would have chosen: gates pay for all, and those that the small base lacks are unlikely.
         lacked = range(self.small.vocab_size, self.wide.vocab_size)
         peeked = len(small.frequent_tokens) * self.wide.vocab_size // self.small.vocab_size
-        count = max(0, min(MOST_PEEKED, peeked) - len(small.frequent_tokens))
+        count = max(0, min(MOST_GATE_ROWS, peeked) - len(small.frequent_tokens))
         return trained.Exits(
             splits=tuple(map(self.depth, small.splits)),
             base_model=base_model,

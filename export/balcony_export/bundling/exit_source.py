@@ -60,22 +60,22 @@ def initial_exits(base: TensorSource, blueprint: Blueprint, splits: list[int]) -
     return Renamed(base, names)
 
 
-class Found(NamedTuple):
+class ChosenExits(NamedTuple):
     """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained.
 
-    ``peeked``: the tokens that their gates look at; untrained exits have none.
+    ``frequent_tokens``: the tokens that their gates look at; untrained exits have none.
     """
 
     source: TensorSource | None
     quality: dict[int, ExitQuality]
     splits: list[int]
     training: Mapping[str, Any] | None = None
-    peeked: tuple[int, ...] = ()
+    frequent_tokens: tuple[int, ...] = ()
 
 
 def find_exits(
     exits: Path | str | None, splits: list[int] | None, base: TensorSource, blueprint: Blueprint, folder: Path
-) -> Found:
+) -> ChosenExits:
     """The exits from what the caller named (see export_bundle)."""
     layers = blueprint.arch.layers
     if isinstance(exits, Path):
@@ -91,12 +91,12 @@ def find_exits(
         chosen = check_splits(list(splits or trained.splits), layers)
         measured = trained.quality["exits"]
         quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
-        return Found(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
+        return ChosenExits(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
     # Without exits, an uncut model is a baseline that people measure.
     chosen = [] if not splits and exits is None else check_splits(splits, layers)
-    return Found(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
+    return ChosenExits(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
 
 
 def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:

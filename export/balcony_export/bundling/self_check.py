@@ -15,7 +15,7 @@ from balcony_export.verification.verify import DEFAULT_PROMPTS, verify
 DECODE = 8
 
 
-def guard(folder: Path, exits: Path | None, later: str, say: Callable[[str], None]) -> Callable[[Bundle], None]:
+def self_check(folder: Path, exits: Path | None, later: str, say: Callable[[str], None]) -> Callable[[Bundle], None]:
     """What ``export_bundle`` calls as ``check``: one short prompt, its figures to ``say``.
 
     It raises VerifyError for a bundle that fails. On a machine that cannot run the comparison (too little memory, no

@@ -53,10 +53,10 @@ def verify(
     folder = download.resolve(model, revision, offline)
     quiet()
     if text:
-        from balcony_export.verification.precision import measure
+        from balcony_export.verification.precision import measure_precision
 
-        losses = measure(opened, folder, text, window, provider)
-        typer.echo(losses.to_json() if json else losses.table())
+        costs = measure_precision(opened, folder, text, window, provider)
+        typer.echo(costs.to_json() if json else costs.table())
         return
     found = compare(
         opened,

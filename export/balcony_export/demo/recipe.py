@@ -34,19 +34,19 @@ STAGES: tuple[dict[str, Any], ...] = (
 NAME = "balcony-stories-2.5M"
 
 
-def base(texts: list[Path], out: Path) -> Path:
+def make_base(texts: list[Path], out: Path) -> Path:
     """The tokenizer and the pretrained base under ``out/base``; returns that folder."""
     config = PretrainConfig()
     folder = out / "base"
     if not (folder / "tokenizer.json").exists():
-        documents = (text for text in corpus.documents(texts) if not corpus.is_heldout(text))
+        documents = (text for text in corpus.read_documents(texts) if not corpus.is_heldout(text))
         train_tokenizer(documents, config.vocabulary, folder, config.context)
     if not (folder / "model.safetensors").exists():
         pretrain(config, texts, folder, out / "base-state")
     return folder
 
 
-def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
+def make_exits(texts: list[Path], folder: Path, out: Path) -> Path:
     """The exits and gates of the base under ``out/exits``; returns that folder.
 
     Three stages: tokens that leave at an exit are to be the full model's, which a temperature below 1 teaches better
@@ -72,9 +72,9 @@ def recipe(
     bundle: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("balcony_edge/demo"),
 ) -> None:
     """Build the demo bundle from text alone."""
-    folder = base(data, out)
-    trained = balconies(data, folder, out)
-    export_bundle(folder, bundle, model=NAME, exits=trained, choice=ExportOptions(precision="int8"))
+    folder = make_base(data, out)
+    trained = make_exits(data, folder, out)
+    export_bundle(folder, bundle, model=NAME, exits=trained, options=ExportOptions(precision="int8"))
 
 
 def main() -> None:

@@ -92,7 +92,7 @@ def evaluate(
 
 def read_texts(paths: Sequence[Path], limit: int | None = None, heldout: bool = False) -> list[str]:
     """Documents of the files; with ``heldout`` only those that training leaves out; ``limit`` of them at the most."""
-    texts = [text for text in corpus.documents(paths) if not heldout or corpus.is_heldout(text)]
+    texts = [text for text in corpus.read_documents(paths) if not heldout or corpus.is_heldout(text)]
     if not texts:
         raise DataError(
             f"{', '.join(map(str, paths))} holds no {'held-out ' if heldout else ''}document",

@@ -25,17 +25,17 @@ LEGACY = ".ort123"
 class Parts:
     """What a bundle is made of: the base's tensors, the exits' (None: segments only), and where exits hang.
 
-    ``peeked``: the tokens that gates look at; (): the exits have no gates.
+    ``frequent_tokens``: the tokens that gates look at; (): the exits have no gates.
     """
 
     base: TensorSource
     exits: TensorSource | None
     splits: list[int]
-    peeked: tuple[int, ...] = ()
+    frequent_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class Made:
+class WrittenGraph:
     """One graph: its entry for the manifest, and its own size without weights."""
 
     entry: Graph
@@ -50,7 +50,7 @@ def write_graphs(
     formats: Formats,
     exactness: Exactness,
     scales: CacheScales | None = None,
-) -> list[Made]:
+) -> list[WrittenGraph]:
     """Every segment, exit and the head. Without a folder nothing is written, but the sizes are those of the files.
 
     ``scales`` are the quantised KV cache's, by layer name.
@@ -68,7 +68,7 @@ def write_graphs(
             legacy_file = entry.file.replace(".onnx", f"{LEGACY}.onnx")
             size += _write(build(new(legacy=True)), folder, legacy_file)
         found = {"caches": builder.caches, "weight_bytes": builder.token_bytes, "legacy_file": legacy_file}
-        made.append(Made(entry.model_copy(update=found), size))
+        made.append(WrittenGraph(entry.model_copy(update=found), size))
     return made
 
 
@@ -79,8 +79,16 @@ def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[Gra
         planned.append((entry, partial(stages.segment, base=parts.base, start=start, stop=stop)))
     if parts.exits is not None:
         for split in parts.splits:
-            entry = Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, gate=bool(parts.peeked))
-            build = partial(stages.balcony_exit, base=parts.base, exits=parts.exits, split=split, peeked=parts.peeked)
+            entry = Graph(
+                kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, gate=bool(parts.frequent_tokens)
+            )
+            build = partial(
+                stages.balcony_exit,
+                base=parts.base,
+                exits=parts.exits,
+                split=split,
+                frequent_tokens=parts.frequent_tokens,
+            )
             planned.append((entry, build))
     planned.append((Graph(kind="head", file="head.onnx"), partial(stages.head, base=parts.base)))
     return planned

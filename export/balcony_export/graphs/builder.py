@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from balcony_edge.bundle.manifest import Exactness, Formats, Precision
 from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.rounding import Blocks, block_of
-from balcony_export.graphs.weights import BITS, DTYPES, Rows, WeightFile
+from balcony_export.graphs.weights import BITS, NUMPY_DTYPES, ReadRows, WeightFile
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, TensorSource
 
@@ -47,7 +47,7 @@ class GraphBuilder:
         legacy: bool = False,
         scales: CacheScales | None = None,
     ) -> None:
-        self.plan = blueprint
+        self.blueprint = blueprint
         self.arch = blueprint.arch
         self.weights = weights
         self.formats = formats
@@ -91,7 +91,7 @@ class GraphBuilder:
 
     def number(self, name: str, value: float) -> str:
         """A scalar constant in the activations' type."""
-        return self.constant(name, value, DTYPES[self.formats.activations])
+        return self.constant(name, value, NUMPY_DTYPES[self.formats.activations])
 
     def input(self, name: str) -> str:
         """One of the graph's inputs that only some graphs need (lengths, position), unless a node makes it."""
@@ -106,12 +106,12 @@ class GraphBuilder:
 
     def values(self, name: str, array: Array) -> str:
         """A small float tensor, kept in the weights file in the activations' type."""
-        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        rows: ReadRows = lambda start, stop: array[start:stop]  # noqa: E731
         return self.use(self.weights.add(name, array.shape, self.formats.activations, rows))
 
     def scale(self, name: str, array: Array) -> str:
         """Scales of a quantised cache, fp32 whatever the activations are."""
-        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        rows: ReadRows = lambda start, stop: array[start:stop]  # noqa: E731
         return self.use(self.weights.add(name, array.shape, "fp32", rows))
 
     # --- weights ------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class GraphBuilder:
             [x, self._norm_weight(name, source, tensor)],
             f"/{name}/LayerNorm",
             axis=-1,
-            epsilon=self.plan.norm_epsilon,
+            epsilon=self.blueprint.norm_epsilon,
             stash_type=1,
         )
 
@@ -187,12 +187,12 @@ class GraphBuilder:
             node,
             MICROSOFT,
             outputs=["", "", f"{node}:sum"],
-            epsilon=self.plan.norm_epsilon,
+            epsilon=self.blueprint.norm_epsilon,
         )
         return node, f"{node}:sum"
 
     def _norm_weight(self, name: str, source: TensorSource, tensor: str) -> str:
-        offset = np.float32(self.plan.norm_offset)
+        offset = np.float32(self.blueprint.norm_offset)
 
         def rows(start: int, stop: int) -> Array:
             return source.rows(tensor, start, stop) + offset if offset else source.rows(tensor, start, stop)

@@ -38,7 +38,7 @@ Therefore, if every element of the first set belongs to the second, and the othe
 Q: What is the boiling point of water at sea level?  A: 100 degrees Celsius, or 212 degrees Fahrenheit."""
 
 
-def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
+def measure_scales(bundle: Bundle, text: Path | None = None) -> CacheScales:
     """Run ``text`` (a built-in page without) through every segment and exit of a bundle with a float cache.
 
     Raises DataError for a text that cannot be read or has no tokens, ProviderError where nothing here runs the bundle.

@@ -11,7 +11,7 @@ from balcony_export.graphs.weights import BITS
 
 # What a provider's activations are for a precision of the base; what is not listed, it cannot run.
 # CPU kernels for 16 bits either miss or convert at each call: there fp16 is a way of storing, widened at load.
-ACTIVATIONS: dict[tuple[Provider, Precision], Activations] = {
+ACTIVATION_TYPES: dict[tuple[Provider, Precision], Activations] = {
     ("cpu", "fp32"): "fp32",
     ("cpu", "fp16"): "fp32",
     ("cpu", "int8"): "fp32",
@@ -55,7 +55,7 @@ class ExportOptions:
     def formats(self) -> Formats:
         """The formats of the bundle. Raises ModelError for what the provider cannot run, naming what it can."""
         chosen = {"base": self.precision, "exits": self.exits or self.precision, "head": self.head or self.precision}
-        runnable = [precision for provider, precision in ACTIVATIONS if provider == self.provider]
+        runnable = [precision for provider, precision in ACTIVATION_TYPES if provider == self.provider]
         for part, precision in chosen.items():
             if precision not in runnable:
                 raise ModelError(
@@ -65,7 +65,7 @@ class ExportOptions:
         block_size = self.block_size or self._usual_block_size(chosen.values())
         if block_size not in (16, 32, 64, 128, 256):
             raise ModelError(f"ONNX Runtime knows no blocks of {block_size}", "choose 32, 64, 128 or 256")
-        activations = ACTIVATIONS[self.provider, self.precision]
+        activations = ACTIVATION_TYPES[self.provider, self.precision]
         for part, precision in chosen.items():
             if self.provider != "cpu" and precision not in BITS and precision != activations:
                 raise ModelError(

@@ -11,35 +11,35 @@ from balcony_export.model.checkpoint import Array, TensorSource
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows [start, stop) of one tensor."""
+class RowRange:
+    """ReadRows [start, stop) of one tensor."""
 
     name: str
     start: int
     stop: int
 
 
-def runs(name: str, rows: Sequence[int]) -> list[Part]:
+def row_ranges(name: str, rows: Sequence[int]) -> list[RowRange]:
     """Ascending rows of one tensor as parts; neighbours are read together."""
-    parts: list[Part] = []
+    parts: list[RowRange] = []
     for row in rows:
         if parts and parts[-1].stop == row:
-            parts[-1] = Part(name, parts[-1].start, row + 1)
+            parts[-1] = RowRange(name, parts[-1].start, row + 1)
         else:
-            parts.append(Part(name, row, row + 1))
+            parts.append(RowRange(name, row, row + 1))
     return parts
 
 
 class Matrix:
     """A weight [out, in] (or a bias [out]) as consecutive parts of a source's tensors, read on demand."""
 
-    def __init__(self, source: TensorSource, parts: list[Part], columns: tuple[int, ...]) -> None:
+    def __init__(self, source: TensorSource, parts: list[RowRange], columns: tuple[int, ...]) -> None:
         self._source = source
         self._parts = parts
         self.shape = (sum(part.stop - part.start for part in parts), *columns)
 
     def rows(self, start: int, stop: int) -> Array:
-        """Rows [start, stop), fp32."""
+        """ReadRows [start, stop), fp32."""
         pieces = []
         first = 0
         for part in self._parts:

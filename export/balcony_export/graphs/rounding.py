@@ -17,7 +17,7 @@ Bytes = npt.NDArray[np.uint8]
 
 # Symmetric 4 bits: whole numbers from -8 to 7, the value of largest magnitude at -8 times one of these.
 LOWEST, HIGHEST = -8, 7
-SCALES = (1.0, 0.9, 0.8, 1.1)
+SCALE_FACTORS = (1.0, 0.9, 0.8, 1.1)
 # Blocks of nothing larger are zeros: their scales' reciprocals would overflow.
 TINY = 1e-30
 # Values worked on at a time: so few that they stay in a core's cache.
@@ -41,7 +41,7 @@ def block_of(inputs: int, most: int) -> int:
     return min(most, max(SMALLEST, inputs & -inputs))
 
 
-def rounded(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
+def round_blocks(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
     """Some rows [out, in] as packed uint8 [out, blocks, bytes], fp32 scales [out, blocks] and, unless symmetric,
     packed zero points [out, bytes].
 
@@ -52,7 +52,7 @@ def rounded(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
         rows = max(1, PIECE // weight.shape[1])
         pieces = [weight[start : start + rows] for start in range(0, len(weight), rows)]
         with ThreadPoolExecutor(cpu_count()) as pool:
-            done = list(pool.map(lambda piece: _searched(piece, blocks.size), pieces))
+            done = list(pool.map(lambda piece: _round_by_search(piece, blocks.size), pieces))
         return [np.concatenate(parts) for parts in zip(*done, strict=True)]
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
@@ -65,7 +65,7 @@ def rounded(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
     return parts if blocks.symmetric else [*parts, zeros.reshape(len(packed), -1)]
 
 
-def _searched(weight: Array, size: int) -> tuple[Bytes, Array]:
+def _round_by_search(weight: Array, size: int) -> tuple[Bytes, Array]:
     """Each block at that scale, of a few and the best one for the numbers that they give, whose squared error is least.
 
     With whole numbers q for the values x, the best scale is q·x / q·q, which leaves an error of x·x - (q·x)² / q·q.
@@ -81,7 +81,7 @@ def _searched(weight: Array, size: int) -> tuple[Bytes, Array]:
     scales = np.zeros((rows, count), np.float32)
     explained = np.full((rows, count), -1.0, np.float32)
     numbers = np.empty_like(values)
-    for factor in SCALES:
+    for factor in SCALE_FACTORS:
         np.multiply(values, np.float32(1.0 / factor), out=numbers)
         np.rint(numbers, out=numbers)
         np.clip(numbers, LOWEST, HIGHEST, out=numbers)

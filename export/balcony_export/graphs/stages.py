@@ -47,27 +47,27 @@ def trunk(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> S
     with builder.at(builder.formats.base):
         for index in range(start, stop):
             name = f"model.layers.{index}"
-            stream = decoder_layer(builder, stream, Layer(base, f"{name}.", name, builder.plan.layers[index]))
+            stream = decoder_layer(builder, stream, Layer(base, f"{name}.", name, builder.blueprint.layers[index]))
     return stream
 
 
 def balcony_exit(
-    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, peeked: Sequence[int]
+    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, frequent_tokens: Sequence[int]
 ) -> onnx.ModelProto:
     """The Balcony of a split: one decoder layer and its own norm (paper, section 3), and its gate; the head is shared.
 
-    The gate looks at the tokens ``peeked``; without any there is none.
+    The gate looks at the tokens ``frequent_tokens``; without any there is none.
     Without attention it has neither caches nor lengths.
     """
     name = f"exits.{split}"
     with builder.at(builder.formats.exits):
-        layer = Layer(exits, f"{name}.layer.", name, builder.plan.exit_plan)
+        layer = Layer(exits, f"{name}.layer.", name, builder.blueprint.exit_plan)
         stream = decoder_layer(builder, Stream("hidden"), layer, width_of(exits, layer.prefix))
     out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
     builder.node("Identity", [out], "hidden_out")
-    if peeked:
-        gate(builder, base, exits, split, peeked)
-    return builder.model("hidden", ["hidden_out", "gate", "draft"] if peeked else ["hidden_out"])
+    if frequent_tokens:
+        gate(builder, base, exits, split, frequent_tokens)
+    return builder.model("hidden", ["hidden_out", "gate", "draft"] if frequent_tokens else ["hidden_out"])
 
 
 def head(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:
@@ -103,20 +103,22 @@ def answer(builder: GraphBuilder) -> None:
     builder.node("Sub", [best, next_best], "margin")
 
 
-def gate(builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, peeked: Sequence[int]) -> None:
+def gate(
+    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, frequent_tokens: Sequence[int]
+) -> None:
     """The logit of "this exit's token is the full model's", fp32, from a peek at the head's rows (see gate.py).
 
     And the likeliest of the tokens that it looks at: a draft for which the head need not run.
     """
     name = f"gates.{split}"
     with builder.at(builder.formats.head):
-        out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, peeked))
+        out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, frequent_tokens))
     shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
     two = builder.constant("two", [2], np.int64)
     places = f"/{name}/TopK/places"
     likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
     first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
-    builder.node("Gather", [builder.constant("peeked", list(peeked), np.int64), first], "draft", axis=0)
+    builder.node("Gather", [builder.constant("peeked", list(frequent_tokens), np.int64), first], "draft", axis=0)
     # The likeliest two's log-probabilities to top, -margin and top - margin, and the exponentials of all three.
     leads = builder.constant("leads", [[1, -1, 0], [0, 1, 1]], np.float32)
     logs = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
@@ -134,17 +136,17 @@ def _head_weight(builder: GraphBuilder) -> str:
 
 def _scaled(builder: GraphBuilder, out: str, name: str) -> str:
     """Logits in fp32, with all that a family does to them."""
-    plan = builder.plan
+    blueprint = builder.blueprint
     if builder.formats.activations != "fp32":
         out = builder.cast(out, f"/{name}/Cast", "fp32")
 
     def scalar(part: str, value: float) -> str:
         return builder.constant(f"{name}.{part}", value, np.float32)
 
-    if plan.logit_divisor != 1.0:
-        out = builder.node("Div", [out, scalar("divisor", plan.logit_divisor)], f"/{name}/Div")
-    if plan.logit_softcap:
-        cap = scalar("softcap", plan.logit_softcap)
+    if blueprint.logit_divisor != 1.0:
+        out = builder.node("Div", [out, scalar("divisor", blueprint.logit_divisor)], f"/{name}/Div")
+    if blueprint.logit_softcap:
+        cap = scalar("softcap", blueprint.logit_softcap)
         out = builder.node("Div", [out, cap], f"/{name}/softcap/Div")
         out = builder.node("Tanh", [out], f"/{name}/softcap/Tanh")
         out = builder.node("Mul", [out, cap], f"/{name}/softcap/Mul")

@@ -15,7 +15,8 @@ import onnx
 
 from balcony_edge.bundle.manifest import Activations, Precision
 from balcony_edge.errors import ModelError
-from balcony_export.graphs.rounding import Blocks, rounded
+from balcony_export.graphs.rounding import Blocks, round_blocks
+from balcony_export.model.blueprint import Shape
 from balcony_export.model.checkpoint import Array
 
 FILE_NAME = "weights.bin"
@@ -24,11 +25,10 @@ ALIGNMENT = 4096
 # What is read and converted at a time: an embedding of gigabytes never lies in memory whole.
 CHUNK_BYTES = 64 << 20
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
-DTYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+NUMPY_DTYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
-Shape = tuple[int, ...]
-# Rows [start, stop) of a tensor's leading dimension, fp32.
-Rows = Callable[[int, int], Array]
+# ReadRows [start, stop) of a tensor's leading dimension, fp32.
+ReadRows = Callable[[int, int], Array]
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,13 @@ class WeightFile:
         if self._stream is not None:
             self._stream.close()
 
-    def add(self, name: str, shape: Shape, precision: Activations, rows: Rows) -> str:
+    def add(self, name: str, shape: Shape, precision: Activations, rows: ReadRows) -> str:
         """Write a float tensor unless it is there; ``rows`` is only called when it must be. Returns the name.
 
         Raises ModelError for a value that ``precision`` cannot hold.
         """
         if name not in self._places:
-            dtype = np.dtype(DTYPES[precision])
+            dtype = np.dtype(NUMPY_DTYPES[precision])
 
             def pieces() -> Iterator[npt.NDArray[Any]]:
                 for start, stop in _chunks(shape):
@@ -85,7 +85,7 @@ class WeightFile:
         self._places[name] = Place(place.offset, place.length, shape, place.data_type)
         return name
 
-    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: Rows) -> list[str]:
+    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: ReadRows) -> list[str]:
         """Round a linear weight [out, in] to the nearest block values; returns the names that MatMulNBits takes.
 
         ``.packed`` uint8 [out, blocks, size · bits / 8]; ``.scales`` [out, blocks]; and, unless symmetric,
@@ -95,7 +95,7 @@ class WeightFile:
         count = -(-inputs // blocks.size)
         parts: dict[str, tuple[Shape, Any]] = {
             f"{name}.packed": ((outputs, count, blocks.size * blocks.bits // 8), np.uint8),
-            f"{name}.scales": ((outputs, count), DTYPES[blocks.scales]),
+            f"{name}.scales": ((outputs, count), NUMPY_DTYPES[blocks.scales]),
         }
         if not blocks.symmetric:
             parts[f"{name}.zeros"] = ((outputs, -(-count * blocks.bits // 8)), np.uint8)
@@ -107,7 +107,7 @@ class WeightFile:
         def packed() -> Iterator[npt.NDArray[Any]]:
             # One pass over the weight: scales and zero points wait, they are small.
             for start, stop in _chunks(shape):
-                first, *others = rounded(rows(start, stop), blocks)
+                first, *others = round_blocks(rows(start, stop), blocks)
                 for kept, other in zip(rest, others, strict=True):
                     kept.append(other)
                 yield first
@@ -167,7 +167,7 @@ def _narrowed(name: str, values: Array, precision: Activations) -> npt.NDArray[A
         raise ModelError(
             f"{name} holds {largest:.3g}, more than fp16 can", "use bf16 (on CUDA), fp32, or int8 with fp32 activations"
         )
-    return values.astype(DTYPES[precision], copy=False)
+    return values.astype(NUMPY_DTYPES[precision], copy=False)
 
 
 def _finished(name: str, kept: list[npt.NDArray[Any]], precision: Activations | None) -> list[npt.NDArray[Any]]:

@@ -35,10 +35,10 @@ def heldout_kl(base: Base, balconies: Balconies, rows: corpus.Tokens, temperatur
     chosen = torch.from_numpy(rows[:: max(1, len(rows) // ROWS)][:ROWS])
     totals = dict.fromkeys(map(str, balconies.splits), 0.0)
     for part in torch.split(chosen, ROWS_AT_ONCE):
-        trace = base.trace(part.to(base.device), balconies.splits)
+        states = base.states(part.to(base.device), balconies.splits)
         with base.autocast():
-            exits = balconies.normed(trace.hidden, trace.context)
-            found = mean_kl(exits, trace.final, base.head, temperature)
+            exits = balconies.normed(states.hidden, states.context)
+            found = mean_kl(exits, states.final, base.head, temperature)
         for split, kl_nats in zip(balconies.splits, found, strict=True):
             totals[str(split)] += kl_nats * len(part) / len(chosen)
     return totals
@@ -51,16 +51,16 @@ class Best:
         self._folder = folder
         self._identity = json.dumps(dict(identity))
 
-    def found(self, split: int | str) -> tuple[float, int] | None:
+    def lowest(self, split: int | str) -> tuple[float, int] | None:
         """The lowest KL in nats of an exit and the step that it was reached at; None if nobody ever looked."""
         path = self._path(split)
         written = metadata(path) if path.exists() else {"config": ""}
         return (float(written["kl_nats"]), int(written["step"])) if written["config"] == self._identity else None
 
-    def look(self, step: int, balconies: Balconies, kl: Mapping[str, float]) -> None:
+    def update(self, step: int, balconies: Balconies, kl: Mapping[str, float]) -> None:
         """Keep every exit that is better than it was. The same look again, after a resume, changes nothing."""
         for split, value in kl.items():
-            before = self.found(split)
+            before = self.lowest(split)
             if before is None or value < before[0]:
                 temporary = self._path(split).with_suffix(".tmp")
                 described = {"config": self._identity, "kl_nats": repr(value), "step": str(step)}
@@ -69,7 +69,7 @@ class Best:
 
     def restore(self, balconies: Balconies) -> None:
         """Make the exits what they were at their best; they stay as they are if nobody ever looked."""
-        for split in filter(self.found, balconies.splits):
+        for split in filter(self.lowest, balconies.splits):
             with safe_open(self._path(split), "pt") as handle, torch.no_grad():
                 for name, value in balconies.at(split).state_dict().items():
                     value.copy_(handle.get_tensor(name))

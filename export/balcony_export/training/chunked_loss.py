@@ -100,7 +100,7 @@ def next_tokens(tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predictions(normed: Tensor, head: LMHead) -> Tensor:
+def likeliest_tokens(normed: Tensor, head: LMHead) -> Tensor:
     """The most likely token at every position: int64 [rows, length] of normed hidden states."""
     flat = normed.reshape(-1, normed.shape[-1])
     parts = chunks(len(flat), chunk_positions(head))
@@ -117,20 +117,20 @@ class Predictions(NamedTuple):
     margin: Tensor
     """How far its logit lies above the second, fp32."""
 
-    def sureness(self) -> tuple[Floats, Floats]:
+    def confidence(self) -> tuple[Floats, Floats]:
         """``top`` and ``margin``, as gates and judges are fitted to them."""
         return self.top.double().cpu().numpy(), self.margin.double().cpu().numpy()
 
 
 @torch.no_grad()
-def answers(normed: Tensor, head: LMHead) -> Predictions:
+def predictions(normed: Tensor, head: LMHead) -> Predictions:
     """The likeliest token and how sure the exit is of it, of normed hidden states [rows, length, hidden]."""
     flat = normed.reshape(-1, normed.shape[-1])
-    found = [_answers(head.logits(flat[part])) for part in chunks(len(flat), chunk_positions(head))]
+    found = [_predictions(head.logits(flat[part])) for part in chunks(len(flat), chunk_positions(head))]
     return _joined(found, normed)
 
 
-class Compared(NamedTuple):
+class Comparison(NamedTuple):
     """Full model and exits on the same text, each once through the head.
 
     ``full``: the full model's likeliest tokens, int64 [rows, length]. ``kl_nats``: mean KL(full ‖ exit) of each exit.
@@ -144,7 +144,7 @@ class Compared(NamedTuple):
 
 
 @torch.no_grad()
-def compared(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: Tensor) -> Compared:
+def compare(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: Tensor) -> Comparison:
     """What ``teacher`` and every exit, [rows, length, hidden], say; ``following``: see ``next_tokens``."""
     flat_teacher, flat_following = teacher.reshape(-1, head.hidden), following.flatten()
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
@@ -159,10 +159,10 @@ def compared(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: 
         loss += functional.nll_loss(target, flat_following[part], reduction="sum", ignore_index=NO_TARGET).item()
         for index, normed in enumerate(flat_exits):
             logits = head.logits(normed[part])
-            said[index].append(_answers(logits))
+            said[index].append(_predictions(logits))
             answer = torch.log_softmax(logits, dim=-1)
             totals[index] += functional.kl_div(answer, target, reduction="sum", log_target=True).item()
-    return Compared(
+    return Comparison(
         torch.cat(tokens).view_as(following),
         [_joined(found, teacher) for found in said],
         [total / len(flat_teacher) for total in totals],
@@ -170,12 +170,12 @@ def compared(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: 
     )
 
 
-def _answers(logits: Tensor) -> Predictions:
+def _predictions(logits: Tensor) -> Predictions:
     """Of a chunk's logits [positions, vocabulary]."""
     (first, second), (token, _) = (pair.unbind(-1) for pair in logits.topk(2, dim=-1))
     return Predictions(token, first - logits.logsumexp(-1), first - second)
 
 
 def _joined(found: Sequence[Predictions], normed: Tensor) -> Predictions:
-    """The chunks' answers, of the shape of normed hidden states."""
+    """The chunks' predictions, of the shape of normed hidden states."""
     return Predictions(*(torch.cat(parts).view(normed.shape[:-1]) for parts in zip(*found, strict=True)))

@@ -36,11 +36,11 @@ def distill(
     loss = config.loss_function
     best = Best(saving.path.parent, saving.identity)
 
-    def lessons(tokens: Tensor, share: float) -> Iterator[tuple[int, Tensor]]:
-        trace = base.trace(tokens, balconies.splits)
+    def batch_losses(tokens: Tensor, share: float) -> Iterator[tuple[int, Tensor]]:
+        states = base.states(tokens, balconies.splits)
         with base.autocast():
-            exits = balconies.normed(trace.hidden, trace.context)
-            losses, gradients = chunked_loss(exits, trace.final, base.head, loss, next_tokens(tokens))
+            exits = balconies.normed(states.hidden, states.context)
+            losses, gradients = chunked_loss(exits, states.final, base.head, loss, next_tokens(tokens))
         for split, normed, mean, gradient in zip(balconies.splits, exits, losses, gradients, strict=True):
             torch.autograd.backward(normed, gradient.mul_(share))
             yield split, mean
@@ -50,11 +50,11 @@ def distill(
         kl = heldout_kl(base, balconies, heldout[::2], config.temperature)
         if processes.first:
             metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
-            best.look(step, balconies, kl)
+            best.update(step, balconies, kl)
 
     metrics.begin("heldout", resume.step_of(saving.path))
     taken = batches(stream, config, base.device)
-    fit(balconies, config, taken, lessons, metrics, processes, saving, look)
+    fit(balconies, config, taken, batch_losses, metrics, processes, saving, look)
     processes.wait()
     if config.look_every:
         best.restore(balconies)

@@ -28,7 +28,7 @@ PHASE = "exits"
 
 # Tokens [rows, length] and their share of the step's rows: adds every exit's gradient, times the share, to the exit,
 # one exit after the other, and says its split and its mean loss on these tokens.
-Lessons = Callable[[Tensor, float], Iterator[tuple[int, Tensor]]]
+BatchLosses = Callable[[Tensor, float], Iterator[tuple[int, Tensor]]]
 
 # The paper's section 4 and its code, on LLaMA-3-8B; a step there was 1.05 M tokens.
 PAPER: Mapping[str, Any] = {
@@ -106,7 +106,7 @@ def fit(
     balconies: Balconies,
     config: TrainConfig,
     batch: Callable[[int], Tensor],
-    lessons: Lessons,
+    batch_losses: BatchLosses,
     metrics: Metrics,
     processes: Processes,
     saving: Saving,
@@ -131,7 +131,7 @@ def fit(
             losses: dict[str, float] = {}
             norms: dict[str, float] = {}
             try:
-                for split, loss in _taught(batch(step), config, lessons, processes):
+                for split, loss in _step_losses(batch(step), config, batch_losses, processes):
                     losses[str(split)] = loss
                     norms[str(split)] = learners[split].step(rate, processes)
             except torch.OutOfMemoryError as error:
@@ -162,7 +162,9 @@ def fit(
                 resume.save(saving.path, balconies.state_dict(), optimizers, step + 1, saving.identity)
 
 
-def _taught(rows: Tensor, config: TrainConfig, lessons: Lessons, processes: Processes) -> Iterator[tuple[int, float]]:
+def _step_losses(
+    rows: Tensor, config: TrainConfig, batch_losses: BatchLosses, processes: Processes
+) -> Iterator[tuple[int, float]]:
     """Backward passes over this process's rows, in ``config.accumulate`` pieces: exit by exit, once all of its
     gradient is there, its split and the step's mean loss. Who takes a step then holds one exit's gradients alone,
     unless there are several pieces."""
@@ -170,7 +172,7 @@ def _taught(rows: Tensor, config: TrainConfig, lessons: Lessons, processes: Proc
     sums: dict[int, Tensor] = {}
     for piece in pieces:
         share = len(piece) / len(rows)
-        for split, loss in lessons(piece, share):
+        for split, loss in batch_losses(piece, share):
             sums[split] = sums.get(split, torch.zeros_like(loss)) + loss.detach() * share
             if piece is pieces[-1]:
                 processes.add_up([sums[split]])

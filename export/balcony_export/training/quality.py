@@ -15,17 +15,17 @@ from balcony_export.exits.calibration import (
     Flags,
     Floats,
     auroc,
+    bin_indices,
+    bin_shares,
     bin_table,
     calibration_error,
-    crossed,
-    places,
     sigmoid,
 )
-from balcony_export.exits.gate import Gate, peeking
+from balcony_export.exits.gate import Gate, gate_head
 from balcony_export.exits.judge import Evidence, chances, fit_judge
 from balcony_export.model.base import Base
 from balcony_export.progress import Progress
-from balcony_export.training.chunked_loss import answers, compared, next_tokens, predictions
+from balcony_export.training.chunked_loss import compare, likeliest_tokens, next_tokens, predictions
 
 ROWS_AT_ONCE = 8
 # Agreement is then known to ±0.2 % and a bin's to ±0.6 %; more text would only take longer.
@@ -72,7 +72,7 @@ def observe(
     Without ``lens`` nobody asks what the untrained lens says: that is one pass more through the head for each exit.
     """
     splits = balconies.splits
-    cut, names = peeking(base.head, tokens), torch.tensor(tokens, device=base.device)
+    cut, names = gate_head(base.head, tokens), torch.tensor(tokens, device=base.device)
     peeked: dict[int, list[Any]] = {split: [] for split in splits}
     answered: dict[int, list[Any]] = {split: [] for split in splits}
     agrees: dict[int, list[Any]] = {split: [] for split in splits}
@@ -85,20 +85,20 @@ def observe(
         for part in parts:
             ids = part.to(base.device)
             share = len(part) / len(rows)
-            trace = base.trace(ids, splits)
+            states = base.states(ids, splits)
             with base.autocast():
-                exits = balconies.normed(trace.hidden, trace.context)
-                found = compared(exits, trace.final, base.head, next_tokens(ids))
+                exits = balconies.normed(states.hidden, states.context)
+                found = compare(exits, states.final, base.head, next_tokens(ids))
                 loss += found.loss_nats / (rows.size - len(rows))
                 for split, normed, said, kl_nats in zip(splits, exits, found.exits, found.kl_nats, strict=True):
                     kl[split] += share * kl_nats
                     agrees[split].append((said.token == found.full).cpu().numpy())
-                    answered[split].append(said.sureness())
-                    looked_at = answers(normed, cut)
-                    peeked[split].append(looked_at.sureness())
+                    answered[split].append(said.confidence())
+                    looked_at = predictions(normed, cut)
+                    peeked[split].append(looked_at.confidence())
                     drafted[split].append((names[looked_at.token] == found.full).cpu().numpy())
                 for split in seen_by_lens:
-                    looked = predictions(base.lens(trace.hidden[split]), base.head)
+                    looked = likeliest_tokens(base.lens(states.hidden[split]), base.head)
                     seen_by_lens[split] += share * (looked == found.full).double().mean().item()
             progress.advance()
     return Observations(
@@ -129,7 +129,7 @@ def own_text(base: Base, rows: corpus.Tokens) -> tuple[corpus.Tokens, int]:
     length = rows.shape[1]
     beginning = min(BEGINNING, length // 4)
     begun = torch.from_numpy(rows[: max(2, MAX_OWN_TOKENS // length), :beginning])
-    parts = torch.split(begun, self_text.ROWS)
+    parts = torch.split(begun, self_text.ROWS_AT_ONCE)
     replies = []
     with Progress("own text", len(parts)) as progress:
         for part in parts:
@@ -191,14 +191,14 @@ def _own_bins(
     for split, found in gated.items():
         deeper = {depth: flags.ravel() for depth, flags in own.agrees.items() if depth >= split}
         tables[split] = bin_table(found, deeper, drafted=own.drafted[split].ravel())
-    placed = {split: places(found, tables[split]["edges"]) for split, found in gated.items()}
+    placed = {split: bin_indices(found, tables[split]["edges"]) for split, found in gated.items()}
     for split, table in tables.items():
         here, bins = placed[split], len(table["share"])
         judge = judges[split]
-        said = places(chances(judge, Evidence(logits[split], *own.said[split])).ravel(), judge["edges"])
-        table["judged"] = crossed(here, bins, said, len(judge["share"]))
+        said = bin_indices(chances(judge, Evidence(logits[split], *own.said[split])).ravel(), judge["edges"])
+        table["judged"] = bin_shares(here, bins, said, len(judge["share"]))
         table["following"] = {
-            str(depth): crossed(here, bins, placed[depth], len(tables[depth]["share"]))
+            str(depth): bin_shares(here, bins, placed[depth], len(tables[depth]["share"]))
             for depth in gates
             if depth > split
         }

@@ -20,8 +20,9 @@ from balcony_export.exits.balcony import NORM_STARTS, STARTS, Balconies, build, 
 from balcony_export.exits.gate import Gate, frequent_tokens
 from balcony_export.exits.widths import check_width
 from balcony_export.model import architectures
-from balcony_export.model.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.base import TORCH_DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.model.blueprint import Blueprint
+from balcony_export.model.checkpoint import Array
 from balcony_export.training import quality, run_folder
 from balcony_export.training.distill import distill
 from balcony_export.training.loop import TrainConfig
@@ -43,7 +44,7 @@ class Job:
     name: str
     """What exits.json calls the base."""
     texts: tuple[Path, ...]
-    """Files, ``hub:owner/name``, or ``self`` alone (see corpus.documents and self_text)."""
+    """Files, ``hub:owner/name``, or ``self`` alone (see corpus.read_documents and self_text)."""
     out: Path
     heldout: tuple[Path, ...] = ()
     device: str = "auto"
@@ -80,7 +81,7 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     saving.check()
     base = opened()
     if processes.first:
-        names, count = documents.names(job.texts), processes.count
+        names, count = documents.source_names(job.texts), processes.count
         asked = {"base": job.name, "data": names, "processes": count, "training": config.as_dict()}
         run_folder.prepare(job.out, asked)
     processes.wait()
@@ -91,10 +92,10 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
         balconies.load(earlier)
     if job.shard_base:
         processes.share_layers(base.model.model.layers)
-    taught = balconies.some(config.only or config.splits)
-    distill(base, taught, data.train, rows, config, metrics, saving, processes)
+    to_train = balconies.some(config.only or config.splits)
+    distill(base, to_train, data.train, rows, config, metrics, saving, processes)
     if config.temperature != 1.0:
-        fit_sharpness(base, taught, rows[::2])
+        fit_sharpness(base, to_train, rows[::2])
     tokens = frequent_tokens(data.train, blueprint.arch.vocabulary)
     seen, own = (observe(base, balconies, tokens, rows) for observe in (quality.observe, quality.observe_own))
     gates, measured = quality.calibrate(seen, own)
@@ -138,7 +139,7 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
     choices = (
         ("start", config.start, STARTS),
         ("norm start", config.norm_start, NORM_STARTS),
-        ("dtype", config.dtype, tuple(DTYPES)),
+        ("dtype", config.dtype, tuple(TORCH_DTYPES)),
     )
     for what, chosen, known in choices:
         if chosen not in known:
@@ -165,12 +166,12 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
 
 
 def _load_corpus(
-    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.Rows]
+    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.TokenRows]
 ) -> corpus.Corpus:
     tokenizer = load_tokenizer(job.folder)
     ends = boundary_ids(tokenizer, architectures.read_config(job.folder))
     render = documents.renderer(tokenizer)
-    if self_text.asked(job.texts):
+    if self_text.is_wanted(job.texts):
         given = corpus.load(job.heldout, tokenizer, *ends, job.heldout, render).heldout if job.heldout else None
         return self_text.split(sampled(), ends, given)
     streamed = CHARACTERS_A_TOKEN * config.steps * config.rows * config.length
@@ -184,14 +185,14 @@ def _load_corpus(
     return data
 
 
-def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.Rows:
+def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.TokenRows:
     """The base's own text: sampled by the first process, read by the others."""
     ends = boundary_ids(load_tokenizer(job.folder), architectures.read_config(job.folder))
     tokens = job.self_tokens or min(config.steps * config.rows * config.length, self_text.MAX_TOKENS)
-    path = self_text.kept_in(job.texts) or job.out / "state" / "self.jsonl"
+    path = self_text.named_file(job.texts) or job.out / "state" / "self.jsonl"
     identity = {"base_sha256": base_sha256, "dtype": config.dtype}
 
-    def sample() -> self_text.Rows:
+    def sample() -> self_text.TokenRows:
         return self_text.sample(base, tokens, config.length, ends, config.seed, path, identity)
 
     found = sample() if processes.first else []
@@ -219,7 +220,7 @@ def _identity(
     return {**config.as_dict(), "base_sha256": base_sha256, "text_sha256": text, **begun}
 
 
-def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, store.Array]:
+def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, Array]:
     """Exits and gates under the names of exits.safetensors."""
     layers = balconies.state_dict().items()
     named = {f"exits.{name}": value.detach().cpu().numpy().astype(np.float32) for name, value in layers}

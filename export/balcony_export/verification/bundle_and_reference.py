@@ -17,11 +17,12 @@ from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.stage import Stage
 from balcony_edge.errors import VerifyError
 from balcony_export.exits.store import base_digest, load
-from balcony_export.verification.reference import ExitSource, Reference, Values, check_memory
+from balcony_export.verification.measures import Values
+from balcony_export.verification.reference import ExitSource, Reference, check_memory
 
 
 @dataclass(frozen=True)
-class Pair:
+class BundleAndReference:
     """A loaded bundle and its fp32 reference."""
 
     bundle: Bundle
@@ -38,7 +39,9 @@ class Pair:
         return as_fp32(stage.outputs.host(), self.bundle.manifest.formats.activations)[0, : self.ladder.length]
 
 
-def open_pair(bundle: Bundle, folder: Path, exits: Path | None, provider: str, context: int | None = None) -> Pair:
+def open_both(
+    bundle: Bundle, folder: Path, exits: Path | None, provider: str, context: int | None = None
+) -> BundleAndReference:
     """Load both sides; ``provider`` "auto" is the one that the bundle was built for, ``context`` limits the ladder.
 
     ``exits``: the folder that the bundle's trained exits came from; without it only untrained ones are compared.
@@ -67,7 +70,7 @@ def open_pair(bundle: Bundle, folder: Path, exits: Path | None, provider: str, c
     check_memory(bundle, folder)
     wanted = manifest.formats.provider if provider == "auto" else provider
     ladder = Ladder(bundle, Runtime.start(wanted), context)
-    return Pair(bundle, ladder, Reference(folder, manifest.splits, source if manifest.exits else None))
+    return BundleAndReference(bundle, ladder, Reference(folder, manifest.splits, source if manifest.exits else None))
 
 
 def as_fp32(values: Any, kind: str) -> Values:

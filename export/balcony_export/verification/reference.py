@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -24,8 +23,9 @@ from balcony_export.exits.balcony import narrow
 from balcony_export.exits.gate import Gate
 from balcony_export.exits.store import Exits
 from balcony_export.model import architectures
+from balcony_export.model.transformers_model import PassThrough, load_frozen
+from balcony_export.verification.measures import Values
 
-Values = npt.NDArray[np.float32]
 # Trained exits; copies of the base's last layer; or nothing to compare exits with.
 ExitSource = Exits | Literal["init"] | None
 
@@ -47,20 +47,11 @@ class ReferenceStates:
     exits: dict[int, Values]
 
 
-class PassThrough(nn.Module):
-    """Stands where the decoder was: hands on what it is given, so that the family's own head is all that runs."""
-
-    def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
-
-
 class Reference:
     """The frozen model in fp32 on the CPU, cut at ``splits``. Raises ModelError if transformers cannot load it."""
 
     def __init__(self, folder: Path, splits: Sequence[int], exits: ExitSource = None) -> None:
-        model = load_model(folder)
+        model = load_frozen(folder)
         prefix = str(model.base_model_prefix)
         self._body = getattr(model, prefix)
         setattr(model, prefix, PassThrough())
@@ -79,7 +70,7 @@ class Reference:
         return self._exits is not None
 
     @torch.inference_mode()
-    def trace(self, ids: Sequence[int]) -> ReferenceStates:
+    def states(self, ids: Sequence[int]) -> ReferenceStates:
         """Run ``ids`` as one causal sequence from position 0."""
         kept: dict[int, Tensor] = {}
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
@@ -177,29 +168,6 @@ def count_parameters(folder: Path) -> int:
         except (OSError, SafetensorError) as error:
             raise ModelError(f"cannot read {path}: {error}", "download the model again") from error
     return count
-
-
-def load_model(folder: Path) -> Any:
-    """The whole model, frozen, in fp32 on the CPU, with eager attention. Raises ModelError."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        # eager: the one attention that has every family's quirks (sdpa knows no softcap).
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
-        model, report = loaded
-    except Exception as error:  # transformers raises many kinds
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"transformers cannot load {folder}: {reason}", "download the model again") from error
-    if report["missing_keys"]:
-        raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
-    return model.requires_grad_(False).eval()
 
 
 def _layers(body: nn.Module, count: int, folder: Path) -> nn.ModuleList:

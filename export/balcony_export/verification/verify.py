@@ -15,7 +15,11 @@ import numpy as np
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats
 from balcony_edge.errors import PromptError
-from balcony_export.verification.bundle_and_reference import Pair, encode_prompts, open_pair
+from balcony_export.verification.bundle_and_reference import (
+    BundleAndReference,
+    encode_prompts,
+    open_both,
+)
 from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, divergence, log_probabilities
 from balcony_export.verification.reference import ReferenceStates
 from balcony_export.verification.report import StageRow, Verification
@@ -81,7 +85,7 @@ def verify(
 
     Each prompt is continued greedily by ``decode`` tokens on both sides; then every stage is compared on the prompt and
     the model's own continuation. ``exits``: where trained exits came from. ``max_kl``: nats a token that the full depth
-    may lie from the model. Raises PromptError for a prompt that does not fit, and what ``open_pair`` raises.
+    may lie from the model. Raises PromptError for a prompt that does not fit, and what ``open_both`` raises.
     """
     context = bundle.manifest.architecture.context
     if prompts is None:
@@ -91,18 +95,18 @@ def verify(
     longest = max(len(ids) for ids in prompts)
     if longest > context:
         raise PromptError(f"a prompt has {longest} tokens; this bundle's context is {context}", "shorten the prompt")
-    pair = open_pair(bundle, folder, exits, provider, min(context, longest + decode))
-    compared = _rows(pair)
+    both = open_both(bundle, folder, exits, provider, min(context, longest + decode))
+    compared = _rows(both)
     greedy = _Greedy()
     positions = 0
     for ids in prompts:
-        expected = pair.reference.greedy(ids, min(decode, context - len(ids)))
-        found = _decode(pair, ids, expected)
+        expected = both.reference.greedy(ids, min(decode, context - len(ids)))
+        found = _decode(both, ids, expected)
         sequence = [*ids, *expected]
-        trace = pair.reference.trace(sequence)
-        pair.put(sequence)
-        _compare(pair, trace, compared)
-        _judge(pair, greedy, trace, len(ids), expected, found)
+        states = both.reference.states(sequence)
+        both.put(sequence)
+        _compare(both, states, compared)
+        _judge(both, greedy, states, len(ids), expected, found)
         positions += len(sequence)
     rows = [row.row(max_kl if row.stage == "full" else None) for row in compared.values()]
     return Verification(
@@ -122,29 +126,29 @@ def is_exact(formats: Formats, exits: bool = False) -> bool:
     return kept == {"fp32"}
 
 
-def _rows(pair: Pair) -> dict[str, _Compared]:
+def _rows(both: BundleAndReference) -> dict[str, _Compared]:
     """The rows to fill, in the order in which a fault spreads: trunk, exits, head, full depth."""
-    formats = pair.bundle.manifest.formats
+    formats = both.bundle.manifest.formats
     exact, exact_exits = is_exact(formats), is_exact(formats, exits=True)
-    rows = [_Compared(stage.name, "hidden", exact) for stage in pair.ladder.trunk]
+    rows = [_Compared(stage.name, "hidden", exact) for stage in both.ladder.trunk]
     rows[-1].compares = "hidden, normed"
-    for split, stage in pair.ladder.exits.items():
+    for split, stage in both.ladder.exits.items():
         row = _Compared(stage.name, "hidden, normed", exact_exits)
-        if not pair.reference.compares_exits:
-            known = bool(pair.bundle.manifest.quality)
+        if not both.reference.compares_exits:
+            known = bool(both.bundle.manifest.quality)
             row.compares, row.note = "finite", "give --exits FOLDER to compare" if known else "not compared"
         rows.append(row)
-        if pair.reference.has_gates:
+        if both.reference.has_gates:
             rows.append(_Compared(f"gate {split}", "logits", exact_exits))
     rows.append(_Compared("head", "logits of one input", exact))
     rows.append(_Compared("full", "logits", exact))
     return {row.stage: row for row in rows}
 
 
-def _decode(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
+def _decode(both: BundleAndReference, ids: list[int], expected: list[int]) -> list[int]:
     """The bundle's greedy tokens after ``ids``, one by one, up to and including the first that is not expected."""
-    ladder = pair.ladder
-    pair.put(ids)
+    ladder = both.ladder
+    both.put(ids)
     found: list[int] = []
     for token in expected:
         found.append(int(ladder.next_logits(ladder.full).argmax()))
@@ -155,7 +159,12 @@ def _decode(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
 
 
 def _judge(
-    pair: Pair, greedy: _Greedy, trace: ReferenceStates, start: int, expected: list[int], found: list[int]
+    both: BundleAndReference,
+    greedy: _Greedy,
+    states: ReferenceStates,
+    start: int,
+    expected: list[int],
+    found: list[int],
 ) -> None:
     """Count equal tokens; where the two part, ask whether the model's own logits decide between the two tokens."""
     equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=False))
@@ -165,39 +174,41 @@ def _judge(
         return
     greedy.parted += 1
     position = start + equal - 1
-    row = pair.reference.logits(trace.final[position : position + 1])[0]
+    row = both.reference.logits(states.final[position : position + 1])[0]
     # Both logits may lie LIMIT off, in opposite directions.
     greedy.ties += bool(row[expected[equal]] - row[found[equal]] <= 2 * LIMIT * max(1.0, float(np.abs(row).max())))
 
 
-def _compare(pair: Pair, trace: ReferenceStates, rows: dict[str, _Compared]) -> None:
+def _compare(both: BundleAndReference, states: ReferenceStates, rows: dict[str, _Compared]) -> None:
     """Every stage on the ladder's whole sequence, in one batched pass."""
-    ladder, reference = pair.ladder, pair.reference
+    ladder, reference = both.ladder, both.reference
     length = ladder.length
     ladder.outputs(ladder.full, length)
     for stage in ladder.trunk:
-        expected = trace.final if stage.graph.stop == ladder.full else trace.hidden[stage.graph.stop]
-        rows[stage.name].gap.add(pair.outputs(stage), expected)
+        expected = states.final if stage.graph.stop == ladder.full else states.hidden[stage.graph.stop]
+        rows[stage.name].gap.add(both.outputs(stage), expected)
     for split in ladder.exits:
         stage = ladder.outputs(split, length)
-        row, found = rows[stage.name], pair.outputs(stage)
+        row, found = rows[stage.name], both.outputs(stage)
         row.finite = row.finite and bool(np.isfinite(found).all())
         if reference.compares_exits:
-            row.gap.add(found, trace.exits[split])
-            _compare_logits(pair, split, trace.exits[split], row)
+            row.gap.add(found, states.exits[split])
+            _compare_logits(both, split, states.exits[split], row)
         if (gate := rows.get(f"gate {split}")) is not None and stage.gates is not None:
-            gate.gap.add(stage.gates.host()[0, :length], reference.gate(split, trace.exits[split])[:, None])
-    _compare_logits(pair, ladder.full, trace.final, rows["full"], rows["head"])
+            gate.gap.add(stage.gates.host()[0, :length], reference.gate(split, states.exits[split])[:, None])
+    _compare_logits(both, ladder.full, states.final, rows["full"], rows["head"])
 
 
-def _compare_logits(pair: Pair, depth: int, normed: Values, row: _Compared, head: _Compared | None = None) -> None:
+def _compare_logits(
+    both: BundleAndReference, depth: int, normed: Values, row: _Compared, head: _Compared | None = None
+) -> None:
     """The divergence at a depth, and for the full one the logits' differences: end to end, and of the head alone."""
-    own = pair.outputs(pair.ladder.outputs(depth, len(normed)))
+    own = both.outputs(both.ladder.outputs(depth, len(normed)))
     for start in range(0, len(normed), CHUNK):
         part = slice(start, min(start + CHUNK, len(normed)))
-        expected = pair.reference.logits(normed[part])
-        found = pair.ladder.logits_view(depth, part.start, part.stop)
+        expected = both.reference.logits(normed[part])
+        found = both.ladder.logits_view(depth, part.start, part.stop)
         row.kl.add(divergence(log_probabilities(expected), log_probabilities(found)))
         if head is not None:
             row.gap.add(found, expected)
-            head.gap.add(found, pair.reference.logits(own[part]))
+            head.gap.add(found, both.reference.logits(own[part]))

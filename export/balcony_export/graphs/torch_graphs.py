@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.weights import WeightFile
+from balcony_export.model.transformers_model import PassThrough, first_line
 
 OPSET = 23
 # Shorter tensors stay inside the graph.
 EXTERNAL_BYTES = 1024
 
 
-class Piece(NamedTuple):
+class TorchGraph(NamedTuple):
     """One traced graph and the weight bytes that a token reads in it."""
 
     content: bytes
@@ -57,7 +58,7 @@ class Slots:
         return 0
 
 
-class Trunk(nn.Module):
+class TrunkModule(nn.Module):
     """Layers ``start+1 … stop`` of a decoder; with ``normed`` also its last norm."""
 
     def __init__(self, body: Any, start: int, stop: int, normed: bool) -> None:
@@ -92,7 +93,7 @@ class Trunk(nn.Module):
             body.layers, body.norm = layers, norm
 
 
-class TracedHead(nn.Module):
+class HeadModule(nn.Module):
     """Normed hidden states to logits, by the model's own forward around a decoder that hands on its input."""
 
     def __init__(self, model: Any) -> None:
@@ -138,12 +139,12 @@ def read_architecture(model: Any, context: int | None) -> Architecture:
     )
 
 
-def trace_exit(model: Any, arch: Architecture, weights: WeightFile) -> Piece:
+def exit_graph(model: Any, arch: Architecture, weights: WeightFile) -> TorchGraph:
     """An untrained exit: the last layer and the norm."""
-    return trace_trunk(model, arch, weights, arch.layers - 1, arch.layers)
+    return trunk_graph(model, arch, weights, arch.layers - 1, arch.layers)
 
 
-def trace_trunk(model: Any, arch: Architecture, weights: WeightFile, start: int, stop: int) -> Piece:
+def trunk_graph(model: Any, arch: Architecture, weights: WeightFile, start: int, stop: int) -> TorchGraph:
     """Layers ``start+1 … stop`` on token ids (from the first layer on) or hidden states."""
     first = start == 0
     positions = 5
@@ -152,7 +153,7 @@ def trace_trunk(model: Any, arch: Architecture, weights: WeightFile, start: int,
     names = [f"{part}.{index}" for index in range(stop - start) for part in ("key", "value")]
     slots = torch.export.Dim("slots", min=2)
     return _trace(
-        Trunk(getattr(model, str(model.base_model_prefix)), start, stop, stop == arch.layers),
+        TrunkModule(getattr(model, str(model.base_model_prefix)), start, stop, stop == arch.layers),
         (x, torch.tensor([3]), *past),
         ["input_ids" if first else "hidden", "position", *(f"past_{name}" for name in names)],
         ["hidden_out", *(f"present_{name}" for name in names)],
@@ -161,18 +162,17 @@ def trace_trunk(model: Any, arch: Architecture, weights: WeightFile, start: int,
     )
 
 
-def trace_head(model: Any, arch: Architecture, weights: WeightFile) -> Piece:
+def head_graph(model: Any, arch: Architecture, weights: WeightFile) -> TorchGraph:
     """The shared head. The model's decoder is gone afterwards."""
-    from balcony_export.verification.reference import PassThrough
 
     setattr(model, str(model.base_model_prefix), PassThrough())
     example = torch.randn(1, 5, arch.hidden)
-    return _trace(TracedHead(model), (example,), ["hidden"], ["logits"], ({1: torch.export.Dim("positions")},), weights)
+    return _trace(HeadModule(model), (example,), ["hidden"], ["logits"], ({1: torch.export.Dim("positions")},), weights)
 
 
 def _trace(
     module: nn.Module, example: tuple[Any, ...], inputs: list[str], outputs: list[str], shapes: Any, weights: WeightFile
-) -> Piece:
+) -> TorchGraph:
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -190,12 +190,11 @@ def _trace(
         assert program is not None
         graph = program.model_proto
     except Exception as error:  # torch's exporter raises many kinds
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"torch's exporter cannot trace this model: {reason}", "use a family that has graphs of its own"
+            f"torch's exporter cannot trace this model: {first_line(error)}", "use a family that has graphs of its own"
         ) from error
     _strip(graph)
-    return Piece(graph.SerializeToString(), _move_out(graph, weights))
+    return TorchGraph(graph.SerializeToString(), _move_out(graph, weights))
 
 
 def _strip(graph: onnx.ModelProto) -> None:

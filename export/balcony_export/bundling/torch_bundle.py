@@ -20,12 +20,12 @@ from balcony_export.model.architectures import check_splits, read_config
 from balcony_export.model.checkpoint import Checkpoint
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.generation_config import check_tokenizer, read_generation
-from balcony_export.verification.reference import load_model
+from balcony_export.model.transformers_model import load_frozen
 from balcony_export.verification.report import Verification, explain
 from balcony_export.verification.verify import verify
 
 
-def export_traced(
+def export_through_torch(
     folder: Path,
     out: Path,
     *,
@@ -42,17 +42,17 @@ def export_traced(
     _check(folder)
     with _quietly():
         # torch's exporter and transformers take seconds to import, and warn of what does not matter here.
-        from balcony_export.graphs import traced
+        from balcony_export.graphs import torch_graphs
 
-        loaded = load_model(folder)
-        arch = traced.read_architecture(loaded, context)
+        loaded = load_frozen(folder)
+        arch = torch_graphs.read_architecture(loaded, context)
         chosen = check_splits(splits, arch.layers) if splits else []
         if splits is None:
             chosen = sorted({max(1, arch.layers * part // 4) for part in (1, 2, 3)} - {arch.layers})
         with whole_folder(out) as work:
             graphs = []
 
-            def keep(entry: Graph, piece: traced.Piece) -> None:
+            def keep(entry: Graph, piece: torch_graphs.TorchGraph) -> None:
                 (work / entry.file).write_bytes(piece.content)
                 graphs.append(entry.model_copy(update={"weight_bytes": piece.weight_bytes}))
 
@@ -61,13 +61,13 @@ def export_traced(
                     entry = Graph(
                         kind="segment", file=f"segment_{start}_{stop}.onnx", start=start, stop=stop, caches=stop - start
                     )
-                    keep(entry, traced.trace_trunk(loaded, arch, weights, start, stop))
+                    keep(entry, torch_graphs.trunk_graph(loaded, arch, weights, start, stop))
                 if init_exits and chosen:
                     # One graph serves all: they are copies of one layer.
-                    piece = traced.trace_exit(loaded, arch, weights)
+                    piece = torch_graphs.exit_graph(loaded, arch, weights)
                     for split in chosen:
                         keep(Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, caches=1), piece)
-                keep(Graph(kind="head", file="head.onnx"), traced.trace_head(loaded, arch, weights))
+                keep(Graph(kind="head", file="head.onnx"), torch_graphs.head_graph(loaded, arch, weights))
             del loaded
             copy_small_files(folder, work)
             bundle = seal(
