@@ -77,7 +77,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def prepare(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder and write ``settings`` and package versions to its config.json. Raises ExitsError if it cannot."""
+    """Make the folder and its config.json, of ``settings`` and package versions. Raises ExitsError if it cannot."""
     versions = {name: metadata.version(name) for name in VERSIONS if find_spec(name.replace("-", "_"))}
     text = json.dumps({**settings, "versions": versions}, indent=2, default=str) + "\n"
     try:
