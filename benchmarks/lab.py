@@ -44,10 +44,10 @@ class Learner(Protocol):
     """Which batches of it."""
 
     def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
-        """One training step on tokens [rows, length] and the frozen base's pass over them."""
+        """One training step on tokens [rows, length] and the frozen base's states of them."""
 
     def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
-        """Logits [rows, length, V] of all that it can say."""
+        """Logits [rows, length, V] of everything that it predicts."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What an export will make, told before any weight is read: layers, cost of each exit, bytes of each file."""
+"""``balcony-edge export --dry-run``: the layers, exit costs and file sizes of an export, before any weight is read."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from balcony_export.model.families import FAMILIES
 
 
 def describe(plan: Plan) -> str:
-    """A table for people. Costs are shares of the weight bytes that one token reads at full depth.
+    """A table of what the plan will write.
 
-    On a device that decoding keeps at its memory bandwidth, time follows those bytes.
+    A cost is the weight bytes that a token reads, as a share of those at full depth. Decoding is usually limited by
+    memory bandwidth, and then time is proportional to these bytes.
     """
     written = plan.dry_run()
     graphs = written.graphs

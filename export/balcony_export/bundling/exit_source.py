@@ -1,4 +1,4 @@
-"""Where a bundle's exits come from: a folder of trained ones, copies of the base's last layer, or nowhere."""
+"""Find the exits of a bundle: trained ones from a folder, copies of the base's last layer, or none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from balcony_export.model.checkpoint import Array, Tensors, TensorSource
 
 
 class Renamed:
-    """Another source's tensors under other names; nothing is read before it is asked for."""
+    """The tensors of another source under new names. ``names``: the source's name of each new name."""
 
     def __init__(self, source: TensorSource, names: Mapping[str, str]) -> None:
         self._source = source
@@ -26,7 +26,7 @@ class Renamed:
         return name in self._names
 
     def names(self) -> tuple[str, ...]:
-        """Every new name."""
+        """All new names."""
         return tuple(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -51,7 +51,7 @@ class Renamed:
 
 
 def initial_exits(base: TensorSource, blueprint: Blueprint, splits: list[int]) -> Renamed:
-    """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
+    """Untrained exits: copies of the base's last layer and final norm (arXiv 2503.05005, section 3: initialisation)."""
     last = f"model.layers.{blueprint.arch.layers - 1}."
     names: dict[str, str] = {}
     for split in splits:
@@ -61,22 +61,27 @@ def initial_exits(base: TensorSource, blueprint: Blueprint, splits: list[int]) -
 
 
 class ChosenExits(NamedTuple):
-    """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained.
-
-    ``frequent_tokens``: the tokens that their gates look at; untrained exits have none.
-    """
+    """The exits that an export puts into its bundle."""
 
     source: TensorSource | None
+    """Their tensors; None: the bundle gets no exits."""
     quality: dict[int, ExitQuality]
+    """What was measured in training, by split; empty for untrained exits."""
     splits: list[int]
     training: Mapping[str, Any] | None = None
+    """The settings of their training, see Exits; None for untrained exits."""
     frequent_tokens: tuple[int, ...] = ()
+    """The tokens whose rows of the head their gates read; untrained exits have no gates."""
 
 
 def find_exits(
     exits: Path | str | None, splits: list[int] | None, base: TensorSource, blueprint: Blueprint, folder: Path
 ) -> ChosenExits:
-    """The exits from what the caller named (see export_bundle)."""
+    """The exits that a caller of ``export_bundle`` asks for by ``exits`` and ``splits``.
+
+    Raises ExitsError for trained exits that cannot be read or belong to another base, ModelError for splits that do not
+    fit.
+    """
     layers = blueprint.arch.layers
     if isinstance(exits, Path):
         trained = load(exits)
@@ -94,13 +99,13 @@ def find_exits(
         return ChosenExits(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
-    # Without exits, an uncut model is a baseline that people measure.
+    # Without exits there may be no split at all: the uncut model is a baseline for measurements.
     chosen = [] if not splits and exits is None else check_splits(splits, layers)
     return ChosenExits(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
 
 
 def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:
-    """A quality record without the exits that are not exported."""
+    """The measured quality of an exit, without what its tables say of exits that are not exported."""
     bins = json.loads(json.dumps(quality["bins"]))
     for name in ("agreement", "following"):
         bins[name] = {depth: rows for depth, rows in bins.get(name, {}).items() if int(depth) in splits}

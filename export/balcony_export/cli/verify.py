@@ -80,7 +80,7 @@ def verify(
 
 
 def quiet() -> None:
-    """No bars and warnings of transformers between the lines of a report."""
+    """Switch off transformers' progress bars and warnings, which would come between the lines of a report."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ def quiet() -> None:
 
 
 def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
-    """Token ids of the prompts that were given; None for none."""
+    """The token ids of all prompts from the options; None if there are none."""
     from balcony_export.verification.bundle_and_reference import encode_prompts
 
     given = list(texts)

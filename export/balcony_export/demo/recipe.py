@@ -2,8 +2,8 @@
 
     python -m balcony_export.demo --data stories-simple.txt.xz
 
-Each step is skipped when its result stands, and an interrupted one goes on from its last saved state. What ships lies
-in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); states to resume from are not tracked.
+A step whose result exists is skipped, and one that was interrupted goes on from its last saved state. The results are
+in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle). Saved states are not under version control.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from balcony_export.training.run import Job, train_exits
 
 SPLITS = (3, 6, 9)
 EXIT_LENGTH = 256
-# One after the other, each from the exits of the one before: all for agreement, then the deepest by itself.
+# The runs of training, each of which goes on from the exits of the one before; see ``make_exits``.
 STAGES: tuple[dict[str, Any], ...] = (
     {"steps": 1500},
     {"steps": 9000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
@@ -35,7 +35,7 @@ NAME = "balcony-stories-2.5M"
 
 
 def make_base(texts: list[Path], out: Path) -> Path:
-    """The tokenizer and the pretrained base under ``out/base``; returns that folder."""
+    """Make the tokenizer and the pretrained base in ``out/base``; returns that folder."""
     config = PretrainConfig()
     folder = out / "base"
     if not (folder / "tokenizer.json").exists():
@@ -47,10 +47,11 @@ def make_base(texts: list[Path], out: Path) -> Path:
 
 
 def make_exits(texts: list[Path], folder: Path, out: Path) -> Path:
-    """The exits and gates of the base under ``out/exits``; returns that folder.
+    """Make the exits and gates of the base in ``out/exits``; returns that folder.
 
-    Three stages: tokens that leave at an exit are to be the full model's, which a temperature below 1 teaches better
-    (see sharpness.py), and the deepest exit has the hardest task, three layers' work in one.
+    There are three stages. The first is a plain run. The second uses a temperature below 1, after which more of an
+    exit's tokens are the full model's (sharpness.py corrects the probabilities). The third trains the deepest exit
+    alone, because its task is the hardest: one layer must do the work of three.
     """
     target = out / "exits"
     if (target / store.MANIFEST).exists():

@@ -1,7 +1,7 @@
-"""Proof that a bundle computes what its model computes: stage by stage, on real prompts, against transformers in fp32.
+"""Verify that a bundle computes what its model computes: stage by stage, on prompts, against transformers in fp32.
 
-A stage whose numbers are all fp32 must equal the reference within LIMIT, scaled as ``Gap`` says; its greedy tokens must
-be the reference's own. A quantised one must be finite, and its divergence is reported. docs/verify.md explains.
+If all numbers of a stage are fp32, it must equal the reference within LIMIT (``scaled`` in Gap), and its greedy tokens
+must be the reference's. A quantised stage must only be finite; how far it diverges is reported. See docs/verify.md.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, diver
 from balcony_export.verification.reference import ReferenceStates
 from balcony_export.verification.report import StageRow, Verification
 
-# Room for sums in another order: random models of 6 layers, sixteen variants of ten families, stay below 6e-6.
+# The same sums in another order differ a little. Random models of 6 layers, in sixteen variants of ten families, differ
+# by less than 6e-6.
 LIMIT = 1e-4
 DEFAULT_PROMPTS = ("Once upon a time", "The capital of France is", "def add(a, b):\n    return")
+# Greedy tokens after each prompt.
 DECODE = 32
 
 
 @dataclass
 class _Compared:
-    """Running figures of one row."""
+    """The running figures of one row."""
 
     stage: str
     compares: str
     exact: bool
+    """Whether all numbers of the stage are fp32, so that it must equal the reference."""
     gap: Gap = field(default_factory=Gap)
     kl: Mean = field(default_factory=Mean)
     note: str = ""
@@ -46,7 +49,7 @@ class _Compared:
         gap, kl = self.gap, self.kl.value if self.kl.count else None
         passed = self.finite
         if gap.scaled is not None:
-            # NaN is below nothing.
+            # False for NaN too.
             passed = passed and (gap.scaled <= LIMIT if self.exact else math.isfinite(gap.scaled))
         note = self.note
         if kl is not None and not math.isfinite(kl):
@@ -59,12 +62,15 @@ class _Compared:
 
 @dataclass
 class _Greedy:
-    """Greedy tokens of both sides. ``ties``: prompts that parted where the model itself could have gone either way."""
+    """The greedy tokens of both sides."""
 
     equal: int = 0
+    """Tokens that were the same on both sides, of ``total``."""
     total: int = 0
     parted: int = 0
+    """Prompts after which both sides did not decode the same."""
     ties: int = 0
+    """Those of them where the model's logits of both tokens were too close to decide."""
 
     def row(self, exact: bool) -> StageRow:
         note = f"{self.equal} of {self.total} tokens equal" + f", {self.ties} parted at a tie" * (self.ties > 0)
@@ -81,11 +87,12 @@ def verify(
     max_kl: float | None = None,
     provider: str = "auto",
 ) -> Verification:
-    """Compare ``bundle`` with the model in ``folder`` on ``prompts`` (ids; default: three short texts).
+    """Compare ``bundle`` with the model in ``folder`` on ``prompts``, lists of ids (None: three short texts).
 
-    Each prompt is continued greedily by ``decode`` tokens on both sides; then every stage is compared on the prompt and
-    the model's own continuation. ``exits``: where trained exits came from. ``max_kl``: nats a token that the full depth
-    may lie from the model. Raises PromptError for a prompt that does not fit, and what ``open_both`` raises.
+    Both sides decode ``decode`` tokens greedily after each prompt. Then every stage is compared on the prompt and the
+    model's own continuation. ``exits``: the folder of the bundle's trained exits. ``max_kl``: the largest mean KL of
+    the full depth from the model, in nats, that still passes. Raises PromptError for a prompt that does not fit, and
+    what ``open_both`` raises.
     """
     context = bundle.manifest.architecture.context
     if prompts is None:
@@ -106,7 +113,7 @@ def verify(
         states = both.reference.states(sequence)
         both.put(sequence)
         _compare(both, states, compared)
-        _judge(both, greedy, states, len(ids), expected, found)
+        _compare_greedy(both, greedy, states, len(ids), expected, found)
         positions += len(sequence)
     rows = [row.row(max_kl if row.stage == "full" else None) for row in compared.values()]
     return Verification(
@@ -121,9 +128,9 @@ def verify(
 
 
 def is_exact(formats: Formats, exits: bool = False) -> bool:
-    """Whether every number that the full depth (or, with ``exits``, an exit) is made of was kept in fp32."""
-    kept = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
-    return kept == {"fp32"}
+    """Whether every number of the full depth, and with ``exits`` of the exits too, is fp32."""
+    used = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
+    return used == {"fp32"}
 
 
 def _rows(both: BundleAndReference) -> dict[str, _Compared]:
@@ -146,7 +153,7 @@ def _rows(both: BundleAndReference) -> dict[str, _Compared]:
 
 
 def _decode(both: BundleAndReference, ids: list[int], expected: list[int]) -> list[int]:
-    """The bundle's greedy tokens after ``ids``, one by one, up to and including the first that is not expected."""
+    """Decode greedily with the bundle after ``ids``, up to and including the first token that is not the expected."""
     ladder = both.ladder
     both.put(ids)
     found: list[int] = []
@@ -158,7 +165,7 @@ def _decode(both: BundleAndReference, ids: list[int], expected: list[int]) -> li
     return found
 
 
-def _judge(
+def _compare_greedy(
     both: BundleAndReference,
     greedy: _Greedy,
     states: ReferenceStates,
@@ -166,7 +173,7 @@ def _judge(
     expected: list[int],
     found: list[int],
 ) -> None:
-    """Count equal tokens; where the two part, ask whether the model's own logits decide between the two tokens."""
+    """Count equal tokens. Where the two sides part, count a tie if the model's logits of both tokens are too close."""
     equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=False))
     greedy.equal += equal
     greedy.total += len(expected)
@@ -175,12 +182,12 @@ def _judge(
     greedy.parted += 1
     position = start + equal - 1
     row = both.reference.logits(states.final[position : position + 1])[0]
-    # Both logits may lie LIMIT off, in opposite directions.
+    # Both logits may be off by LIMIT, in opposite directions.
     greedy.ties += bool(row[expected[equal]] - row[found[equal]] <= 2 * LIMIT * max(1.0, float(np.abs(row).max())))
 
 
 def _compare(both: BundleAndReference, states: ReferenceStates, rows: dict[str, _Compared]) -> None:
-    """Every stage on the ladder's whole sequence, in one batched pass."""
+    """Compare every stage on the bundle's whole sequence, in one batched pass."""
     ladder, reference = both.ladder, both.reference
     length = ladder.length
     ladder.outputs(ladder.full, length)
@@ -202,7 +209,11 @@ def _compare(both: BundleAndReference, states: ReferenceStates, rows: dict[str, 
 def _compare_logits(
     both: BundleAndReference, depth: int, normed: Values, row: _Compared, head: _Compared | None = None
 ) -> None:
-    """The divergence at a depth, and for the full one the logits' differences: end to end, and of the head alone."""
+    """Compare the logits of a depth, given the reference's normed states [T, hidden].
+
+    Every depth gets the KL. The full one also gets the differences of the logits: from end to end in ``row``, and in
+    ``head`` those of the head alone, with the same input on both sides.
+    """
     own = both.outputs(both.ladder.outputs(depth, len(normed)))
     for start in range(0, len(normed), CHUNK):
         part = slice(start, min(start + CHUNK, len(normed)))
