@@ -113,7 +113,7 @@ class Products(nn.Module):
 
 
 class LowRankLens(nn.Module):
-    """A lens of its own, from the hidden state over RANK values to the vocabulary; the gate reads its likeliest tokens."""
+    """A trained lens from the hidden state over RANK values to the vocabulary; the gate reads its likeliest tokens."""
 
     TOP = 8
 

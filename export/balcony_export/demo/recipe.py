@@ -25,8 +25,8 @@ from balcony_export.training.run import Job, train_exits
 
 SPLITS = (3, 6, 9)
 EXIT_LENGTH = 256
-# The runs of training, each of which goes on from the exits of the one before; see ``make_exits``.
-STAGES: tuple[dict[str, Any], ...] = (
+# The settings of each training run that are not the defaults. Each run goes on from the exits of the one before.
+TRAINING_RUNS: tuple[dict[str, Any], ...] = (
     {"steps": 1500},
     {"steps": 9000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
     {"only": (9,), "steps": 12_000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
@@ -49,21 +49,21 @@ def make_base(texts: list[Path], out: Path) -> Path:
 def make_exits(texts: list[Path], folder: Path, out: Path) -> Path:
     """Make the exits and gates of the base in ``out/exits``; returns that folder.
 
-    There are three stages. The first is a plain run. The second uses a temperature below 1, after which more of an
-    exit's tokens are the full model's (sharpness.py corrects the probabilities). The third trains the deepest exit
-    alone, because its task is the hardest: one layer must do the work of three.
+    There are three training runs. The first has the default loss. The second has a temperature below 1, after which
+    more of an exit's tokens are the full model's (sharpness.py corrects the probabilities). The third trains the
+    deepest exit alone, because its task is the hardest: one layer must do the work of three.
     """
     target = out / "exits"
     if (target / store.MANIFEST).exists():
         return target
     shape = architectures.read(folder).arch
     before: Path | None = None
-    for number, settings in enumerate(STAGES, start=1):
-        stage = target if number == len(STAGES) else out / f"exits-stage-{number}"
-        if not (stage / store.MANIFEST).exists():
-            job = Job(folder=folder, name=NAME, texts=tuple(texts), out=stage, begin=before)
+    for number, settings in enumerate(TRAINING_RUNS, start=1):
+        exits_folder = target if number == len(TRAINING_RUNS) else out / f"exits-stage-{number}"
+        if not (exits_folder / store.MANIFEST).exists():
+            job = Job(folder=folder, name=NAME, texts=tuple(texts), out=exits_folder, begin=before)
             train_exits(job, TrainConfig.for_base(shape, SPLITS, length=EXIT_LENGTH, **settings))
-        before = stage
+        before = exits_folder
     return target
 
 

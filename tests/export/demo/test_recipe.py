@@ -22,7 +22,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "PretrainConfig", lambda: TINY)
     monkeypatch.setattr(recipe, "SPLITS", (1, 2))
     monkeypatch.setattr(recipe, "EXIT_LENGTH", 16)
-    monkeypatch.setattr(recipe, "STAGES", ({"steps": 2}, {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5}))
+    monkeypatch.setattr(
+        recipe, "TRAINING_RUNS", ({"steps": 2}, {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5})
+    )
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     monkeypatch.setattr(pretrain.shutil, "which", lambda _: None)
 

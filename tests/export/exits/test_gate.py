@@ -58,7 +58,7 @@ def test_a_vocabulary_is_never_too_small_or_too_large_to_look_at() -> None:
 
 
 @pytest.mark.parametrize(("divisor", "softcap"), [(1.0, 0.0), (8.0, 0.0), (1.0, 3.0)])
-def test_a_peek_gives_the_heads_own_logits_of_its_tokens(divisor: float, softcap: float) -> None:
+def test_a_gate_head_gives_the_heads_own_logits_of_its_tokens(divisor: float, softcap: float) -> None:
     torch.manual_seed(0)
     head, normed = LMHead(torch.randn(11, 6), divisor, softcap), torch.randn(2, 5, 6)
     torch.testing.assert_close(gate_head(head, (1, 4, 5)).logits(normed), head.logits(normed)[..., [1, 4, 5]])
@@ -134,7 +134,7 @@ def test_bin_tables_hold_the_frequencies_of_each_bin(scored: list[tuple[float, b
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=60))
-def test_crossed_bins_are_the_shares_of_one_in_the_other(pairs: list[tuple[int, int]]) -> None:
+def test_bin_shares_are_the_shares_of_one_in_the_other(pairs: list[tuple[int, int]]) -> None:
     assume({here for here, _ in pairs} == {0, 1, 2})
     here, there = np.array(pairs).T
     for bin_here, row in enumerate(bin_shares(here, 3, there, 5)):

@@ -51,7 +51,7 @@ def train(*arguments: str) -> None:
 # --- what is trained ---
 
 
-def test_a_trace_is_what_transformers_computes(base: Base) -> None:
+def test_states_are_what_transformers_computes(base: Base) -> None:
     tokens = torch.randint(64, (3, 20))
     states = base.states(tokens, [1, 3])
     with torch.no_grad():

@@ -60,7 +60,7 @@ def near(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
-def test_a_trace_is_what_transformers_computes(family: Family) -> None:
+def test_states_are_what_transformers_computes(family: Family) -> None:
     folder, model = family
     base = load_base(folder, device="cpu")
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_pat
     states = base.states(row, SPLITS)
     for split, normed in zip(SPLITS, balconies.normed(states.hidden, states.context), strict=True):
         np.testing.assert_allclose(ladder.logits(split), base.head.logits(normed)[0], rtol=0, atol=1e-4)
-        # The gate's peek knows what a family does to its logits too.
+        # The gate head knows what a family does to its logits too.
         looked = predictions(normed[:, -1:], gate_head(base.head, trained.frequent_tokens))
         logit = Gate.of(trained.gate(split)).logits(*looked.confidence())
         assert ladder.gate(split) == pytest.approx(logit.item(), rel=1e-3, abs=1e-3)
