@@ -25,17 +25,9 @@ class Renamed:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
-    def names(self) -> tuple[str, ...]:
-        """All new names."""
-        return tuple(self._names)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading its values."""
         return self._source.shape(self._names[name])
-
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored, by safetensors' names."""
-        return self._source.dtype(self._names[name])
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there with this shape."""

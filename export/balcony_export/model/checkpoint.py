@@ -28,14 +28,8 @@ class TensorSource(Protocol):
 
     def __contains__(self, name: str) -> bool: ...
 
-    def names(self) -> tuple[str, ...]:
-        """The names of all tensors."""
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading its values."""
-
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored, by safetensors' names (F32, BF16, F16, …), without reading its values."""
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there with this shape; reads no values."""
@@ -91,10 +85,6 @@ class Checkpoint:
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from its header. Raises ModelError if there is no such tensor."""
         return self._header(name).shape
-
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored (F32, BF16, F16, …), from its header. Raises ModelError if there is no such tensor."""
-        return self._header(name).dtype
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there, has this shape and is of a type that can be read."""
@@ -175,17 +165,9 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def names(self) -> tuple[str, ...]:
-        """The names of all tensors."""
-        return tuple(self._tensors)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
         return self._tensors[name].shape
-
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored, by safetensors' names: F32 for exits."""
-        return f"F{self._tensors[name].dtype.itemsize * 8}"
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there with this shape."""
