@@ -72,7 +72,7 @@ def test_rounds_spare_the_head() -> None:
 @pytest.mark.parametrize("between", [0.02, 0.2, 0.4, 0.6, 0.8])
 def test_budgets_below_lossless_decoding_use_them_too(between: float) -> None:
     """More agreement for the same money, from the shallowest exit with its head up to lossless decoding."""
-    solved = governor("full", known=headed())._choice.menu.solved
+    solved = governor("full", known=headed())._selector.library.solved
     least_ms, most_ms = solved.shallowest_ms, min(policy.cost_ms[0] for policy in solved.lossless)
     budget = f"{least_ms + between * (most_ms - least_ms)}ms"
     peeking, asking = governor(budget, known=dear_head()), governor(budget, known=headed())
@@ -84,7 +84,7 @@ def test_budgets_below_lossless_decoding_use_them_too(between: float) -> None:
 
 
 def test_they_reach_below_the_shallowest_exit_with_its_head() -> None:
-    solved, asking = (governor("full", known=known)._choice.menu.solved for known in (dear_head(), headed()))
+    solved, asking = (governor("full", known=known)._selector.library.solved for known in (dear_head(), headed()))
     budget_ms = (solved.shallowest_ms + asking.shallowest_ms) / 2
     assert budget_ms < 0.9 * asking.shallowest_ms
     control = governor(f"{budget_ms}ms", known=dear_head())

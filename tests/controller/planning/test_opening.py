@@ -99,7 +99,7 @@ def test_openings_are_no_part_of_limits_that_keep_no_account() -> None:
     for budget in ("6ms@p95", "0.6s@reply"):
         control = governor(budget)
         control.begin({}, 100)
-        assert control._choice._opener is None
+        assert control._selector._opener is None
 
 
 def test_what_waits_at_a_replys_end_is_no_bias_of_the_policy(menu: PolicyLibrary) -> None:
