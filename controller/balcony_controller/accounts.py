@@ -53,7 +53,6 @@ class Accounts:
         power.limit = math.inf if budget.power_w is None else budget.power_w
         power.debt = gpu.debt = 0.0
         gpu.limit = math.inf if budget.gpu_share is None else budget.gpu_share
-        self.signals: Signals | None = None
 
     def begin(self, remaining: int) -> None:
         """A reply of at most ``remaining`` tokens begins."""
@@ -63,7 +62,6 @@ class Accounts:
 
     def observe_signals(self, signals: Signals) -> None:
         """A look at the machine: loads move the meters, heat and an empty battery cut depth."""
-        self.signals = signals
         power_w = signals.power_w
         if self.battery is not None:
             limit_w = self.battery.limit_w(signals)

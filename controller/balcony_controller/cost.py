@@ -123,10 +123,6 @@ class CostModel:
         self.slowdown = SlowDown()
         self.overhead_ms = overhead_ms
 
-    def ms(self, stage: str, positions: int, context: int | None = None) -> float:
-        """Cost of one call over ``positions``, now."""
-        return self.profiles[stage].ms(positions, context) * self.slowdown.factor
-
     def observe(self, profiled_ms: float, graphs_ms: float, step_ms: float, tokens: int) -> None:
         """One step's truth: what its graph runs were profiled at, what they took, and what the whole step took."""
         if profiled_ms > 0:

@@ -66,11 +66,9 @@ class LoadMeter:
         self._active = active
         self._background = background
         self._time_s: float | None = None
-        self._value: float | None = None
         self._busy_ms = 0.0
         # Inverse information of the two parameters; the larger, the faster they follow.
         self._spread = [[1.0, 0.0], [0.0, 1.0]]
-        self.known = active is not None
 
     @property
     def active(self) -> float | None:
@@ -90,13 +88,11 @@ class LoadMeter:
         """A reading of the load; readings out of order, or without a time, only say how large it is."""
         if value is None:
             return
-        self.known = True
         if self._background is None:
             # Read before anything was decoded: what there is without us.
             self._background = value
         if time_s is None or self._time_s is None:
             self._time_s = time_s if time_s is not None else self._time_s
-            self._value = value
             return
         elapsed_s = time_s - self._time_s
         if elapsed_s <= 0:
@@ -108,7 +104,7 @@ class LoadMeter:
                 debt = self.debt + (value - self.limit) * elapsed_s
                 largest = self.limit * self.HORIZON_S
                 self.debt = min(max(debt, -0.1 * largest), largest)
-        self._time_s, self._value, self._busy_ms = time_s, value, 0.0
+        self._time_s, self._busy_ms = time_s, 0.0
 
     def duty(self) -> float:
         """The share of time in which decoding may run, so that the mean load is the limit and debts are paid back."""
@@ -118,11 +114,6 @@ class LoadMeter:
         room = self.limit - self.debt / self.HORIZON_S - self.background
         share = (1.0 if room >= 0 else self.LEAST_DUTY) if added <= 1e-09 else room / added
         return min(self.duty_cap, max(self.LEAST_DUTY, share))
-
-    @property
-    def out_of_reach(self) -> bool:
-        """Whether the limit is below what the device takes without decoding at all."""
-        return math.isfinite(self.limit) and self.limit <= self.background
 
     def _learn(self, duty: float, value: float) -> None:
         if self._active is None:

@@ -93,7 +93,7 @@ class Judge:
 
 
 class QualityModel:
-    """Agreement per split, gate bin and exit. ``measured`` is False where no exit was ever measured (a prior then).
+    """Agreement per split, gate bin and exit.
 
     What deep passes show moves the log-odds of each exit, and of its gate's drafts, by a ``shift``: a Newton step of
     logistic regression whose evidence fades, so that a text unlike the calibration's is learned within some thousand
@@ -111,7 +111,6 @@ class QualityModel:
         depths: Sequence[int],
         judges: Mapping[int, Judge] | None = None,
     ) -> None:
-        self.measured = bool(tables)
         self.full = depths[-1]
         exits = list(depths[:-1])
         self.tables = {split: tables.get(split) or self._prior(split, exits, depths[-1]) for split in exits}

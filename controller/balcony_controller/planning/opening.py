@@ -73,9 +73,7 @@ class Opening:
         """Tokens that the reply is expected to have, by those before."""
         return min(self._most, self._mean)
 
-    def agreement(
-        self, opener: Opener, rest: Policy, bias: float, allowed_ms: float, debt_tokens: float = -SAVED_TOKENS
-    ) -> float:
+    def agreement(self, opener: Opener, rest: Policy, bias: float, allowed_ms: float, debt_tokens: float) -> float:
         """Expected agreement of whole replies that begin with a debt; savings to be made first count in part."""
         length, above_ms = self.length, opener.cost_ms - allowed_ms
         rest_ms = opener.rest_ms(rest) * bias

@@ -63,7 +63,6 @@ class SpeedTrials:
         self._plain = next(iter(predicted))
         self.best = min(predicted, key=predicted.__getitem__)
         self.limit_ms = math.inf
-        self.trials = self.switches = 0
         self._trial: _Trial | None = None
         self._last: Key | None = None
         self._tokens = self._next = self._review_at = 0
@@ -142,7 +141,6 @@ class SpeedTrials:
             most_ms = self.limit_ms if key == others[0] else min(self.limit_ms, self.WORTH_TRYING * usual_ms)
             if key in due and self.cost_ms(key) <= most_ms and self._is_near(key, usual_ms):
                 self._trial = _Trial(self.best, key, self.BLOCK_TOKENS)
-                self.trials += 1
                 return
 
     def _is_near(self, key: Key, usual_ms: float) -> bool:
@@ -209,7 +207,6 @@ class SpeedTrials:
         before.wait = self.FIRST_WAIT
         before.due = self._tokens + before.wait
         self.best = key
-        self.switches += 1
         self._level_tokens = 0.0
 
     def _watch(self, ratio: float, tokens: int) -> None:

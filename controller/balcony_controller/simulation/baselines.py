@@ -92,10 +92,10 @@ class Clairvoyant(FixedDepth):
     It needs no draft and no check, since it knows which exits are right. ``price`` is per profiled millisecond.
     """
 
-    def __init__(self, records: Records, price: float, first_reply: int = 0) -> None:
+    def __init__(self, records: Records, price: float) -> None:
         super().__init__(records.shape.full)
         self._replies: Sequence[RecordedReply] = records.replies
-        self._number = first_reply - 1
+        self._number = -1
         self._at = 0
         shape, profiles = records.shape, records.profiles
         self._cost = {

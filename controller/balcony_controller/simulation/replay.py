@@ -58,7 +58,6 @@ class Run:
     energy_j: float = 0.0
     time_s: float = 0.0
     battery_wh: float | None = None
-    unverified_wrong: int = 0
 
     def charged(self, warm_up: int = 0) -> tuple[Array, Array, Array]:
         """(tokens, milliseconds, agreed) of each step but the first of a reply, from shown token ``warm_up`` on."""
@@ -150,7 +149,7 @@ class _Device:
         )
 
 
-def play(decider: Decider, records: Records, world: World, tokens: int, first_reply: int = 0) -> Run:
+def play(decider: Decider, records: Records, world: World, tokens: int) -> Run:
     """Replay ``tokens`` tokens of the recorded replies, over and over where they are not enough."""
     device = _Device(records, world)
     run = Run()
@@ -159,8 +158,7 @@ def play(decider: Decider, records: Records, world: World, tokens: int, first_re
     signals = device.look()
     if signals is not None:
         decider.observe_signals(signals)
-    emitted = 0
-    number = first_reply
+    emitted = number = 0
     # Nobody knows where a reply will end, only how long it may become.
     longest = max(reply.tokens for reply in records.replies)
     while emitted < tokens and device.time_s < world.end_s:
@@ -187,7 +185,6 @@ def _play_reply(
         run.verified.append(step.emitted[-1].depth == full)
         run.depth.append(step.emitted[-1].depth)
         run.first.append(step.first)
-        run.unverified_wrong += tokens - agreed
     return machine.at
 
 

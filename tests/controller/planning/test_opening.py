@@ -58,7 +58,9 @@ def test_an_opening_is_worth_something_and_less_in_longer_replies(
 ) -> None:
     opener = menu.opener()
     shallow = next(policy for policy in menu.solved.mixed if policy.depths == (SHAPE.depths[0],))
-    short, long = (opening(n).agreement(opener, shallow, 1.0, allowed_ms) for n in (length, 2 * length))
+    short, long = (
+        opening(n).agreement(opener, shallow, 1.0, allowed_ms, -Opening.SAVED_TOKENS) for n in (length, 2 * length)
+    )
     assert shallow.agreement[-1] - 1e-9 <= long <= short + 1e-9
     assert short <= 1.0
 
