@@ -21,8 +21,7 @@ class BinTable:
 
     ``edges`` [bins - 1]: the probabilities that separate the bins, ascending.
     ``share`` [bins]: the share of all tokens that falls into each bin.
-    ``agreement[depth]`` [bins]: agreement of each exit from the split on. Full depth agrees with itself and is left
-    out.
+    ``agreement[depth]`` [bins]: agreement of each exit from the split on. Full depth always agrees and is left out.
     ``drafted`` [bins]: agreement of the gate draft at the split; None where the gate gives no drafts.
 
     The rest is None or empty where it was not counted. Each row is a distribution over the tokens of one bin:
@@ -44,8 +43,8 @@ class Judge:
 
     The score ``bias + Σ weights · features`` is a logistic regression over the features "gate" (the gate's logit),
     "top", "margin" and "previous" (see Confidence). It is then calibrated by bins:
-    ``edges`` [bins - 1]: the scores that separate the bins, ascending. ``share`` [bins]: the share of all tokens in
-    each.
+    ``edges`` [bins - 1]: the scores that separate the bins, ascending.
+    ``share`` [bins]: the share of all tokens that falls into each bin.
     ``agreement`` [bins]: measured agreement in each.
     ``previous_mean`` stands in for an unknown "previous"; where it is None, ``top`` does.
 

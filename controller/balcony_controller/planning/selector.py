@@ -139,7 +139,7 @@ class PolicySelector:
         deep_ms = self._backlog.step_ms(self._deep_stages)
         return self.accounts.debt_tokens + (spent_ms + deep_ms) / max(self.allowed_ms(eased=False), 1e-9) - 1.0
 
-    def may_wait(self, spent_ms: float) -> bool:
+    def may_extend_round(self, spent_ms: float) -> bool:
         """Whether a round that has taken ``spent_ms`` (profiled) may go on: all of its drafts may turn out wrong."""
         return not self.accounts.per_token or self.debt_after_pass(spent_ms) <= self.WAITED_TOKENS
 

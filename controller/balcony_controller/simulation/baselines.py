@@ -82,8 +82,8 @@ class SameInformation(Governor):
         cost, quality = CostModel(records.profiles), records.quality()
         super().__init__(records.shape, cost, quality, Budget.parse("full"), rounds=True, solved=solved)
 
-    def _chooser(self, library: PolicyLibrary) -> PolicySelector:
-        return _Fixed(super()._chooser(library), *self._fixed)
+    def _make_selector(self, library: PolicyLibrary) -> PolicySelector:
+        return _Fixed(super()._make_selector(library), *self._fixed)
 
 
 class Clairvoyant(FixedDepth):
