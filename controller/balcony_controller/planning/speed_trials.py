@@ -47,8 +47,8 @@ class SpeedTrials:
     GAP_TOKENS = 128
     # After so many tokens it is reconsidered whether the best policy still is, and whether a trial is due.
     REVIEW_TOKENS = 8
-    # The share of all time that trials may cost. A credit, in tokens' time, keeps count: it is at most MOST_CHARGED, and
-    # no trial takes more than that from it.
+    # The share of all time that trials may cost. A credit, in tokens' time, keeps count: it is at most MOST_CHARGED,
+    # and no trial takes more than that from it.
     SHARE = 0.005
     MOST_CHARGED = 32.0
     # A trial may begin if catching up its policy's stages takes the time of at most so many tokens beyond the credit.
