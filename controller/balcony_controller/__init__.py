@@ -1,4 +1,4 @@
-"""The controller: it decides how deep each token goes, so that a budget is kept and the most quality is had for it.
+"""The controller: it decides how deep each token goes, so that a budget is kept with the most quality it can buy.
 
 The package makes decisions only. It does no I/O and has no clock: times and sensor signals come in as arguments, so the
 same objects run live on a device and in replay on a simulated one.

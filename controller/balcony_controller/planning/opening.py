@@ -55,7 +55,7 @@ class Opening:
     OVERSPENT_TOKENS = 7.0
     # With a debt of this or more a reply is not opened: there is nothing to spend.
     MOST_DEBT_TOKENS = 2.0
-    # Shorter openings are not worth it.
+    # Shorter openings are not made.
     LEAST_OPENED = 4.0
     # Savings that are still missing are made over so many replies.
     SAVING_REPLIES = 4.0
@@ -107,7 +107,7 @@ class Opening:
     def plan(self, opener: Opener, rest: Policy, bias: float, allowed_ms: float, debt_tokens: float) -> bool:
         """Plan the opening of the reply that begins: as long as the savings can be back when the reply ends.
 
-        Returns whether the opening is long enough to be worth it.
+        Returns whether the opening is long enough to pay.
         """
         rest_ms = opener.rest_ms(rest) * bias
         spare_ms = self.length * (allowed_ms - rest_ms) - (self.SAVED_TOKENS + debt_tokens) * allowed_ms

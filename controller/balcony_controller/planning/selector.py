@@ -280,7 +280,7 @@ class PolicySelector:
         return opener if self._opening.plan(opener, self.home, self.library.bias(self.home), nominal, debt) else None
 
     def _affords_lossless(self, nominal: float, debt: float) -> bool:
-        """Whether lossless tokens fit the budget. With some hysteresis: one in force must prove too dear to be left."""
+        """Whether lossless tokens fit the budget. There is hysteresis: a lossless policy in force stays a little longer."""
         tail = self.accounts.tail
         if tail is not None and nominal < self.library.solved.full_ms * tail.MARGIN:
             return False
@@ -315,7 +315,7 @@ class PolicySelector:
         return self.policy.cost_ms[-1] > 1.01 * self.library.solved.shallowest_ms
 
     def _is_cornered(self, debt: float) -> bool:
-        """Whether the policy cannot steer back to the budget: it owes at its cheapest, or saves at its dearest."""
+        """Whether the policy cannot steer back to the budget: it owes at its lowest cost, or saves at its highest."""
         if debt > self.CORNERED_TOKENS:
             return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
         return debt < -RESERVE_TOKENS - self.CORNERED_TOKENS and (self.row, self.part) == (0, 0.0)

@@ -9,8 +9,8 @@ The objective. At a price μ (agreement per profiled millisecond) the best polic
 
     ρ = (agreement - μ · cost) / tokens
 
-over whole steps, from one emission to the next. ρ is the *token value*: what any token brings under the policy. An
-action is therefore worth
+over whole steps, from one emission to the next. ρ is the *token value*: what any token brings under the policy. The
+value of an action is therefore
 
     agreement of its tokens - μ · its cost - ρ · its tokens
 

@@ -168,14 +168,14 @@ class SpeedTrials:
             (our, our_variance), (their, their_variance) = ours.found(), theirs.found()
             found, variance = their - our, our_variance + their_variance
             mine, other = self._speeds[trial.best], self._speeds[trial.challenger]
-            dearer = found + math.log(other.profiled_ms / mine.profiled_ms)
+            slower = found + math.log(other.profiled_ms / mine.profiled_ms)
             # The text alone makes some difference by chance; for a policy that is seldom used, that is uncertain too.
-            clear = abs(dearer) > self.CLEAR * math.sqrt(variance + self._text_variance(trial.challenger))
-            too_dear = tried and theirs.tokens * math.expm1(min(dearer, 9.0)) > self.MOST_EXCESS_TOKENS
+            clear = abs(slower) > self.CLEAR * math.sqrt(variance + self._text_variance(trial.challenger))
+            too_costly = tried and theirs.tokens * math.expm1(min(slower, 9.0)) > self.MOST_EXCESS_TOKENS
             # To win, a policy must have been tried before and after a block of the other: the device may have changed.
-            clear = clear and (dearer > 0.0 or trial.blocks > 2)
-            if too_dear or (block_over and (clear or trial.blocks >= 2 * self.BLOCKS)):
-                self._end_trial(trial, found, variance, lost=(clear or too_dear) and dearer > 0.0)
+            clear = clear and (slower > 0.0 or trial.blocks > 2)
+            if too_costly or (block_over and (clear or trial.blocks >= 2 * self.BLOCKS)):
+                self._end_trial(trial, found, variance, lost=(clear or too_costly) and slower > 0.0)
                 return
         if block_over:
             trial.turn = trial.best if tried else trial.challenger
@@ -199,7 +199,7 @@ class SpeedTrials:
             learner, value = challenger, found + speeds[best].offset
         is_surprise = speeds[learner].tried(value, variance)
         for key, speed in speeds.items():
-            # What rounds through one exit have shown of this device is the best guess for rounds through the others.
+            # What was measured of rounds through one exit is the best guess for rounds through the others.
             if key != self._plain and not speed.trials:
                 speed.offset = speeds[learner].offset
         self._next = self._tokens + self.GAP_TOKENS

@@ -34,7 +34,7 @@ class StepCosts:
     """By split: calling the segments above it, and the head."""
     row: float
     """One more row of the head, for a draft that a deep pass verifies."""
-    waiting: tuple[StageProfile, ...]
+    batched: tuple[StageProfile, ...]
     """Profiles of the stages above the first exit. They run now and then, over all positions since the last time."""
 
     @classmethod
@@ -59,7 +59,7 @@ class StepCosts:
             head=head,
             deep={depth: head + calls(shape.segments(depth, shape.full)) for depth in exits},
             row=profiles[HEAD].slope_ms,
-            waiting=tuple(profiles[name] for name in used if name not in always),
+            batched=tuple(profiles[name] for name in used if name not in always),
         )
 
     def unpaid_ms(self, wait: float) -> float:
@@ -69,11 +69,11 @@ class StepCosts:
         things are cheaper than ``position`` says. A call over many positions takes less than small batches suggest. And
         positions that these stages have not consumed when a reply ends are never paid for.
         """
-        per_position = sum(stage.slope_ms for stage in self.waiting)
+        per_position = sum(stage.slope_ms for stage in self.batched)
         if wait >= 1e3 * REPLY_TOKENS:
             return per_position
         # Saved per position by the calls over many positions.
-        batch_ms = sum(stage.batch_ms + stage.slope_ms * wait - stage.ms(wait) for stage in self.waiting) / wait
+        batch_ms = sum(stage.batch_ms + stage.slope_ms * wait - stage.ms(wait) for stage in self.batched) / wait
         # The share of a reply's positions that are still to be consumed at its end, if runs come at random.
         left = wait / REPLY_TOKENS * -math.expm1(-REPLY_TOKENS / wait)
         return batch_ms * (1.0 - left) + per_position * left
