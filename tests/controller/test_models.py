@@ -1,4 +1,4 @@
-"""Cost, quality and price."""
+"""The models of cost and quality, and signals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balcony_controller.signals import Signals, change
 from balcony_controller.verdict import Confidence, Outcome
 
 
-def test_profiles_interpolate_and_prolong() -> None:
+def test_profiles_interpolate_and_extrapolate() -> None:
     profile = StageProfile(((1, 2.0), (2, 3.0), (8, 9.0)))
     assert [profile.ms(n) for n in (1, 2, 5, 8, 16)] == [2.0, 3.0, 6.0, 9.0, 17.0]
     assert profile.slope_ms == pytest.approx(1.0)
@@ -97,9 +97,9 @@ def test_an_exit_and_its_gates_drafts_are_corrected_each_by_itself(drafted: bool
     for _ in range(200):
         quality.feedback(Outcome(1, 0.75, False, drafted))
     found = quality.agreement(1, 0, 1), quality.drafted(1, 0)
-    moved, kept = found[::-1] if drafted else found
+    moved, unmoved = found[::-1] if drafted else found
     assert moved < 0.5
-    assert kept == (0.8 if drafted else 0.7)
+    assert unmoved == (0.8 if drafted else 0.7)
     assert quality.shifts()[1, drafted] < 0.0 == quality.shifts()[1, not drafted]
 
 
@@ -110,10 +110,10 @@ def test_unknown_signals_move_nothing() -> None:
     assert change(Signals(), Signals(throttled=True)) == 0.0
 
 
-def test_what_no_device_can_mean_is_unknown() -> None:
+def test_impossible_signals_are_unknown() -> None:
     nan = float("nan")
-    heard = Signals(time_s=nan, gpu_load=1.7, power_w=-3.0, temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
-    assert heard.sane() == Signals(temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
+    reading = Signals(time_s=nan, gpu_load=1.7, power_w=-3.0, temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
+    assert reading.sane() == Signals(temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
 
 
 JUDGE = Judge({"margin": 1.0}, 0.0, (0.0, 1.0), (0.3, 0.3, 0.4), (0.4, 0.6, 0.9))

@@ -280,7 +280,7 @@ class PolicySelector:
         return opener if self._opening.plan(opener, self.home, self.library.bias(self.home), nominal, debt) else None
 
     def _affords_lossless(self, nominal: float, debt: float) -> bool:
-        """Whether lossless tokens fit the budget. There is hysteresis: a lossless policy in force stays a little longer."""
+        """Whether lossless tokens fit the budget, with hysteresis: a lossless policy in force stays a little longer."""
         tail = self.accounts.tail
         if tail is not None and nominal < self.library.solved.full_ms * tail.MARGIN:
             return False
