@@ -106,7 +106,8 @@ class PolicyLibrary:
     WORTH_CHANGING = 0.015
     # A set is not changed to if catching up its stages costs more than so many tokens.
     DEAREST_CHANGE = 4.0
-    # Where no set fits the budget, one with one depth more must be cheaper by this share. Less may be chance.
+    # Where no set fits the budget, one with one depth more must be cheaper by this share: biases vary that much by
+    # chance.
     AS_CHEAP = 0.01
     # Policies are solved again if an exit's log-odds have moved by this much, at most once in so many tokens.
     SHIFT_CHANGE = 0.2
@@ -231,7 +232,7 @@ class PolicyLibrary:
     def best(self, needs: Requirements, before: Policy) -> Policy:
         """The mixed policy that promises the most agreement for what a token may cost; the cheapest if none fits.
 
-        ``before`` is the policy in force. It is kept unless another one is clearly better.
+        ``before`` is the one that was best until now. It stays unless another one is clearly better.
         """
         best, best_score = before, -math.inf
         owed_before = 0.0 if needs.stuck else self._owed_ms(self.solved.used[before.depths])

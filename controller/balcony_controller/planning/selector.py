@@ -33,8 +33,8 @@ class PolicySelector:
     # The mixed policy is reconsidered after so many tokens, if what a token may take has changed by this share …
     CHOOSE_TOKENS = 16
     WORTH_CHOOSING = 0.08
-    # … or if debts or savings have grown by so much beyond what they should be and the policy cannot change that. If it
-    # is urgent, it is reconsidered after fewer tokens.
+    # … or if debts or savings exceed what they should be by so much and the policy cannot change that. A debt that
+    # every token adds to is urgent: the policy is then reconsidered after fewer tokens.
     CORNERED_TOKENS = 3.0
     URGENT_TOKENS = 2
     # The debt at which lossless decoding is left though it should fit, and the one at which it is taken up again.
