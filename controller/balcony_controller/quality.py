@@ -109,7 +109,8 @@ class Judge:
 class QualityModel:
     """Agreement by split, gate bin and exit, corrected while decoding.
 
-    ``tables`` and ``judges`` are the calibration, by split. Without any table a prior stands in.
+    ``tables`` and ``judges`` are the calibration, by split. Without any table a prior stands in; ``measured`` is then
+    False.
 
     Texts differ from the calibration's. So what deep passes find out moves the log-odds of each exit, and those of its
     gate drafts, by a ``shift``: one Newton step of logistic regression for each token. The evidence fades, so a new
@@ -128,6 +129,7 @@ class QualityModel:
         depths: Sequence[int],
         judges: Mapping[int, Judge] | None = None,
     ) -> None:
+        self.measured = bool(tables)
         self.full = depths[-1]
         exits = list(depths[:-1])
         self.tables = {split: tables.get(split) or self._prior(split, exits, depths[-1]) for split in exits}

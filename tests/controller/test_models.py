@@ -78,6 +78,7 @@ def test_bins_follow_the_calibrated_gate() -> None:
 
 def test_without_measurements_the_prior_grows_with_depth() -> None:
     quality = QualityModel({}, (3, 6, 12))
+    assert not quality.measured
     assert quality.agreement(3, 0, 3) < quality.agreement(3, 0, 6) < quality.agreement(3, 0, 12) == 1.0
 
 
