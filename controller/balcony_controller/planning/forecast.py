@@ -15,6 +15,11 @@ from balcony_controller.quality import QualityModel
 
 Array = npt.NDArray[np.float64]
 
+# Means closer than this to the least or the greatest value are met to this precision only.
+NEAREST = 1e-4
+# Of the widest range that NEAREST allows (some 4e5) they leave 4e-7.
+HALVINGS = 40
+
 
 def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
     """The distribution of the judge's probability for tokens at ``split``: (probabilities [n], weights [bins, n]).
@@ -48,12 +53,21 @@ def _agreement(quality: QualityModel, split: int, depth: int) -> Array:
 def _tilted(values: Array, share: npt.ArrayLike, means: Array) -> Array:
     """For each mean, the weights ``share`` · exp(θ · values), normalised, with θ such that ``values`` have that mean.
 
-    ``values`` [n], ``share`` [n] or [means, n], ``means`` [means]; returns [means, n]. Where a mean lies beyond all
-    values, the weight goes to the nearest value.
+    ``values`` [n] in 0..1, ``share`` [n] or [means, n], ``means`` [means]; returns [means, n]. Where a mean lies beyond
+    all values, the weight goes to the nearest value.
     """
     known = np.log(np.broadcast_to(np.asarray(share, dtype=float), (len(means), len(values))) + 1e-12)
-    low, high = np.full(len(means), -60.0), np.full(len(means), 60.0)
-    for _ in range(40):
+
+    def largest_tilt(distance: Array) -> Array:
+        """A bound on θ for means at this distance from the value at the end that θ tilts to.
+
+        From log(1 / (least share · distance)) / distance on, that value alone outweighs all on the mean's other side.
+        """
+        distance = np.maximum(distance, NEAREST)
+        return np.asarray(-(np.log(distance) + known.min(axis=1)) / distance)
+
+    low, high = -largest_tilt(means - values.min()), largest_tilt(values.max() - means)
+    for _ in range(HALVINGS):
         theta = (low + high) / 2
         powers = known + theta[:, None] * values
         weights: Array = np.exp(powers - powers.max(axis=1, keepdims=True))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import CostModel, QualityModel
@@ -36,7 +36,10 @@ def shares(rows: int, columns: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(columns), rows)
 
 
+# In the examples, one bin's agreement is close to the greatest value: a tilt of 60 is not enough.
 @given(st.integers(0, 2**32 - 1))
+@example(1642)
+@example(1865)
 @settings(deadline=None, max_examples=20)
 def test_the_agreement_of_a_gates_bin_is_kept(seed: int) -> None:
     quality = counted(shares(BINS, JUDGED, seed), shares(BINS, BINS, seed))
@@ -46,6 +49,16 @@ def test_the_agreement_of_a_gates_bin_is_kept(seed: int) -> None:
     weights = following_gates(quality, FIRST, SECOND)
     np.testing.assert_allclose(weights @ there, quality.tables[FIRST].agreement[SECOND], atol=1e-3)
     np.testing.assert_allclose(weights.sum(axis=1), 1.0)
+
+
+def test_agreement_that_the_judge_cannot_reach_gets_its_nearest_value() -> None:
+    known = records()
+    low = replace(known.judges[FIRST], agreement=tuple(np.linspace(0.3, 0.6, JUDGED)))
+    quality = QualityModel(known.tables, SHAPE.depths, {FIRST: low})
+    chances, weights = judged_mix(quality, FIRST)
+    expected = np.clip(quality.tables[FIRST].agreement[FIRST], 0.3, 0.6)
+    assert expected.max() == 0.6
+    np.testing.assert_allclose(weights @ chances, expected, atol=1e-3)
 
 
 def test_counts_that_have_the_agreement_are_taken_as_they_are() -> None:
