@@ -70,18 +70,18 @@ class Student:
         self._balconies = build(lab.base, config.splits, config.norm_start, check_width(config.width), config.start)
         self._learners = [Learner(self._balconies.at(split)) for split in config.splits]
 
-    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
+    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
         """As ``balcony-edge train`` takes a step."""
         rate = cosine(step, self._config.steps, self._config.learning_rate)
-        exits = self._balconies.normed(trace.hidden, trace.context)
-        _, gradients = chunked_loss(exits, trace.final, self._head, self._loss, next_tokens(tokens))
+        exits = self._balconies.normed(states.hidden, states.context)
+        _, gradients = chunked_loss(exits, states.final, self._head, self._loss, next_tokens(tokens))
         torch.autograd.backward(exits, gradients)
         for learner in self._learners:
             learner.step(rate)
 
-    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
         """Every exit's logits."""
-        normed = self._balconies.normed(trace.hidden, trace.context)
+        normed = self._balconies.normed(states.hidden, states.context)
         for split, one in zip(self._balconies.splits, normed, strict=True):
             yield (self.name, split), self._head.logits(one)
 

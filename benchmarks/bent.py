@@ -97,7 +97,7 @@ class LayerSkip(Trained):
             kept[self._layers] = inner(tokens, use_cache=False).last_hidden_state
         return kept
 
-    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
+    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
         """One step; the frozen base's pass is not used."""
         last = self._layers - 1
         turn = max(1, last // self.INNER_AT_ONCE)
@@ -113,7 +113,7 @@ class LayerSkip(Trained):
         loss.backward()
         self.step(step)
 
-    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
         """Its inner layers at the splits, and its full depth."""
         hidden = self._pass(tokens, dropping=False)
         for split in self._splits:
@@ -196,15 +196,15 @@ class Elastic(Trained):
         normed: Tensor = self.model.model(tokens, use_cache=False).last_hidden_state
         return normed
 
-    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
+    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
         """Two passes: full, and one of the widths."""
-        target = torch.softmax(self._head.logits(trace.final), -1)
+        target = torch.softmax(self._head.logits(states.final), -1)
         for split in (None, self._dice.choice(list(self._widths))):
             log_q = torch.log_softmax(self.logits(self._pass(tokens, split)), -1)
             (-(target * log_q).sum(-1).mean() / 2).backward()
         self.step(step)
 
-    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
         """Every width, and the full one."""
         for split in self._widths:
             yield (self.name, split), self.logits(self._pass(tokens, split))
@@ -223,11 +223,11 @@ class Smaller(Trained):
         super().__init__(AutoModelForCausalLM.from_config(config, dtype=torch.float32), steps, peak)
         self._split = split
 
-    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
+    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
         """One step on the text alone."""
         text_loss(self.model(tokens, use_cache=False).logits, tokens).backward()
         self.step(step)
 
-    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
         """Its one depth."""
         yield (self.name, self._split), self.model(tokens, use_cache=False).logits

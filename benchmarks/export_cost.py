@@ -30,7 +30,7 @@ from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs.formats import ExportOptions
 
 options = ExportOptions(precision=sys.argv[3])
-export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), model="m", exits="init", choice=options)
+export_bundle(Path(sys.argv[1]), Path(sys.argv[2]), model="m", exits="init", options=options)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"seconds": time.perf_counter() - begun, "peak_rss_bytes": peak}))
 """

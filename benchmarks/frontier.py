@@ -106,8 +106,8 @@ def main() -> None:
     demo = Path("export/demo")
     model, exits = widened.make(options.shape, options.folder, demo / "base", demo / "exits")
     out = options.folder / f"{model.name}-{options.precision}"
-    choice = ExportOptions(precision=options.precision, exactness="bit")
-    export_bundle(model, out, model=model.name, exits=exits, choice=choice)
+    formats = ExportOptions(precision=options.precision, exactness="bit")
+    export_bundle(model, out, model=model.name, exits=exits, options=formats)
     with AdaptiveSession(Bundle(out), provider="cpu", speculate=True) as session:
         found = measure(session, options.rounds, options.tokens)
     print(f"{'budget':>10}" + "".join(f"{way:>22}" for way in WAYS))

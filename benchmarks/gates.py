@@ -25,16 +25,16 @@ from balcony_export.data import corpus
 from balcony_export.exits import placement, store
 from balcony_export.exits.balcony import Balconies, build
 from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
-from balcony_export.exits.gate import Gate, frequent_tokens, peeking
+from balcony_export.exits.gate import Gate, frequent_tokens, gate_head
 from balcony_export.model.architectures import read_config
 from balcony_export.model.base import Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.training import quality
-from balcony_export.training.chunked_loss import answers, predictions
+from balcony_export.training.chunked_loss import likeliest_tokens, predictions
 from balcony_export.training.schedule import cosine
 
 RANK = 32
 EPSILON = 1e-6
-# Of the vocabulary, what takes_gate_draft look at.
+# The shares of the head's rows that gates are tried with.
 SHARES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 ROWS_AT_ONCE = 8
 
@@ -58,13 +58,14 @@ def observe(base: Base, balconies: Balconies, rows: Tensor) -> dict[int, Seen]:
     """All that could be known of the exits' tokens on ``rows``."""
     found: dict[int, list[list[Tensor]]] = {split: [] for split in balconies.splits}
     for part in torch.split(rows, ROWS_AT_ONCE):
-        trace = base.trace(part, balconies.splits)
-        full = predictions(trace.final, base.head)
-        for split, normed in zip(balconies.splits, balconies.normed(trace.hidden, trace.context), strict=True):
-            said = answers(normed, base.head)
+        states = base.states(part, balconies.splits)
+        full = likeliest_tokens(states.final, base.head)
+        for split, normed in zip(balconies.splits, balconies.normed(states.hidden, states.context), strict=True):
+            predicted = predictions(normed, base.head)
             log_q = torch.log_softmax(base.head.logits(normed), -1)
             entropy = -(log_q.exp() * log_q).sum(-1)
-            found[split].append([trace.hidden[split], normed, said.token == full, said.top, said.margin, entropy])
+            agrees = predicted.token == full
+            found[split].append([states.hidden[split], normed, agrees, predicted.top, predicted.margin, entropy])
     seen = {}
     for split, parts in found.items():
         hidden, normed, agrees, top, margin, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -111,8 +112,8 @@ class Products(nn.Module):
         return out
 
 
-class Peek(nn.Module):
-    """A low-rank lens of its own: hidden to RANK to the vocabulary; the likeliest log-probabilities are looked at."""
+class LowRankLens(nn.Module):
+    """A trained lens from the hidden state over RANK values to the vocabulary; the gate reads its likeliest tokens."""
 
     TOP = 8
 
@@ -169,8 +170,8 @@ def measured(features: list[Tensor], agrees: Tensor) -> dict[str, float]:
 
 def _shipped(trained: store.Exits, split: int, seen: Seen, base: Base) -> Tensor:
     """The logits of the gate as it is."""
-    peeked = answers(seen.normed, peeking(base.head, trained.frequent_tokens))
-    return torch.from_numpy(Gate.of(trained.gate(split)).logits(*peeked.sureness()))
+    predicted = predictions(seen.normed, gate_head(base.head, trained.frequent_tokens))
+    return torch.from_numpy(Gate.of(trained.gate(split)).logits(*predicted.confidence()))
 
 
 def main() -> None:
@@ -211,7 +212,7 @@ def main() -> None:
         return torch.cat([both(seen), seen.before[..., None]], -1)
 
     rate = 3e-3
-    looked_at = [frequent_tokens(data.train, base.head.vocabulary, share) for share in SHARES]
+    token_sets = [frequent_tokens(data.train, base.head.vocabulary, share) for share in SHARES]
     results: dict[str, Any] = {}
     for split, seen in held.items():
         kinds: dict[str, tuple[nn.Module, float]] = {
@@ -221,8 +222,8 @@ def main() -> None:
                 Mlp(everything, 2 * hidden + 1, 128),
                 mlp(2 * hidden + 1, 128),
             ),
-            f"rank-{RANK} peek from the hidden state, 64 wide": (
-                Peek(base, 64),
+            f"rank-{RANK} lens on the hidden state, 64 wide": (
+                LowRankLens(base, 64),
                 mlp(hidden + 9, 64) + RANK * (hidden + base.head.vocabulary) / layer,
             ),
             "exit's state, 64 wide": (Mlp(lambda s: level(s.normed), hidden, 64), 1 + mlp(hidden, 64)),
@@ -249,10 +250,10 @@ def main() -> None:
                 parts = zip(*(torch.split(values, ROWS_AT_ONCE) for values in seen), strict=True)
                 logits = torch.cat([gate(Seen(*part)) for part in parts])
             note(name, cost, logits)
-        for tokens in looked_at:
-            peeked = answers(seen.normed, peeking(base.head, tokens))
-            features = torch.from_numpy(Gate.features(*peeked.sureness()))
-            note(f"peek at {len(tokens)} tokens", 1 + len(tokens) * hidden / layer, *features.unbind(-1))
+        for tokens in token_sets:
+            predicted = predictions(seen.normed, gate_head(base.head, tokens))
+            features = torch.from_numpy(Gate.features(*predicted.confidence()))
+            note(f"the head's rows of {len(tokens)} tokens", 1 + len(tokens) * hidden / layer, *features.unbind(-1))
         own = _shipped(trained, split, seen, base)
         note("shipped gate", 1 + len(trained.frequent_tokens) * hidden / layer, own)
         for below in (other for other in held if other < split):

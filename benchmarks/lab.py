@@ -43,11 +43,11 @@ class Learner(Protocol):
     seed: int
     """Which batches of it."""
 
-    def learn(self, step: int, tokens: Tensor, trace: BaseStates) -> None:
-        """One training step on tokens [rows, length] and the frozen base's pass over them."""
+    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
+        """One training step on tokens [rows, length] and the frozen base's states of them."""
 
-    def answers(self, tokens: Tensor, trace: BaseStates) -> Iterator[tuple[Name, Tensor]]:
-        """Logits [rows, length, V] of all that it can say."""
+    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+        """Logits [rows, length, V] of everything that it predicts."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ def open_lab(options: argparse.Namespace) -> Lab:
     base = load_base(options.model, device="cpu")
     tokenizer = load_tokenizer(options.model)
     end, start = boundary_ids(tokenizer, read_config(options.model))
-    documents = [text.replace("\n\n", "\n") if options.collapse else text for text in corpus.documents(options.data)]
+    documents = [
+        text.replace("\n\n", "\n") if options.collapse else text for text in corpus.read_documents(options.data)
+    ]
     train = corpus.encode([text for text in documents if not corpus.is_heldout(text)], tokenizer, end, start)
     heldout = [text for text in documents if corpus.is_heldout(text)]
     stream = corpus.encode(heldout, tokenizer, end, start)
@@ -143,24 +145,24 @@ def score(lab: Lab, learners: Sequence[Learner]) -> dict[Name, dict[str, float]]
     """All that the learners say, the untrained lens and the base itself, on held-out rows and on greedy texts."""
     found: dict[Name, Score] = {}
     for part in torch.split(lab.rows, ROWS_AT_ONCE):
-        trace = lab.base.trace(part, lab.splits)
-        full = lab.base.head.logits(trace.final)
-        for name, logits in _everything(lab, learners, part, trace):
+        states = lab.base.states(part, lab.splits)
+        full = lab.base.head.logits(states.final)
+        for name, logits in _everything(lab, learners, part, states):
             found.setdefault(name, Score()).add(part, full, logits)
     for part in torch.split(lab.greedy, ROWS_AT_ONCE):
-        for name, logits in _everything(lab, learners, part, lab.base.trace(part, lab.splits)):
+        for name, logits in _everything(lab, learners, part, lab.base.states(part, lab.splits)):
             found[name].add_greedy(part, logits)
     return {name: one.as_dict() for name, one in found.items()}
 
 
 def _everything(
-    lab: Lab, learners: Sequence[Learner], tokens: Tensor, trace: BaseStates
+    lab: Lab, learners: Sequence[Learner], tokens: Tensor, states: BaseStates
 ) -> Iterator[tuple[Name, Tensor]]:
-    yield (BASE, lab.base.blueprint.arch.layers), lab.base.head.logits(trace.final)
+    yield (BASE, lab.base.blueprint.arch.layers), lab.base.head.logits(states.final)
     for split in lab.splits:
-        yield ("untrained logit lens", split), lab.base.head.logits(lab.base.lens(trace.hidden[split]))
+        yield ("untrained logit lens", split), lab.base.head.logits(lab.base.lens(states.hidden[split]))
     for learner in learners:
-        yield from learner.answers(tokens, trace)
+        yield from learner.logits(tokens, states)
 
 
 def train(lab: Lab, learners: Sequence[Learner], steps: int, rows: int, streams: Mapping[str, corpus.Tokens]) -> None:
@@ -172,9 +174,9 @@ def train(lab: Lab, learners: Sequence[Learner], steps: int, rows: int, streams:
     for step in range(steps):
         for (data, seed), members in groups.items():
             tokens = torch.from_numpy(corpus.batch(streams[data], step, rows, lab.rows.shape[1], seed))
-            trace = lab.base.trace(tokens, lab.splits)
+            states = lab.base.states(tokens, lab.splits)
             for learner in members:
-                learner.learn(step, tokens, trace)
+                learner.learn(step, tokens, states)
         if (step + 1) % 50 == 0:
             print(f"step {step + 1}/{steps}, {time.perf_counter() - begun:.0f} s", flush=True)
 

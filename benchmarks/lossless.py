@@ -123,8 +123,8 @@ def main() -> None:
     for precision in arguments.precision or ("fp32", "int8", "int4"):
         out = arguments.folder / f"{model.name}-{precision}-{arguments.provider}"
         # On CUDA no kernel promises the bits; the table says how many tokens are equal.
-        choice = ExportOptions(arguments.provider, precision, exactness="bit" if arguments.provider == "cpu" else None)
-        export_bundle(model, out, model=model.name, exits=exits, choice=choice)
+        options = ExportOptions(arguments.provider, precision, exactness="bit" if arguments.provider == "cpu" else None)
+        export_bundle(model, out, model=model.name, exits=exits, options=options)
         with AdaptiveSession(Bundle(out), provider=arguments.provider, speculate=True) as session:
             padded = session.ladder.padded
             results[precision] = {

@@ -165,10 +165,10 @@ def bundle(
     from balcony_export.bundling.writer import export_bundle
 
     kind = "exits" if exits else "plain"
-    choice = ExportOptions(provider, precision, exactness=exactness, block_size=block_size)
+    options = ExportOptions(provider, precision, exactness=exactness, block_size=block_size)
     cuts = ".".join(map(str, splits)) or "whole"
     where = "" if provider == "cpu" else f"-{provider}"
-    out = parent / f"{shape}-{precision}-{choice.formats().block_size}-{kind}-{cuts}-{exactness}{where}"
+    out = parent / f"{shape}-{precision}-{options.formats().block_size}-{kind}-{cuts}-{exactness}{where}"
     if not (out / "balcony.json").exists():
         export_bundle(
             make(shape, parent),
@@ -176,7 +176,7 @@ def bundle(
             model=shape,
             exits="init" if exits else None,
             splits=list(splits),
-            choice=choice,
+            options=options,
             context=context,
         )
     return out

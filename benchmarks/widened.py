@@ -22,7 +22,7 @@ from safetensors.numpy import save_file
 from shapes import SHAPES, tensors
 
 from balcony_export.exits import store as trained
-from balcony_export.exits.gate import MOST_PEEKED
+from balcony_export.exits.gate import MOST_GATE_ROWS
 
 Array = npt.NDArray[np.float32]
 
@@ -123,10 +123,11 @@ class Widened:
             found |= {f"exits.{depth}.layer.{name}": value for name, value in layer.items()}
             found[f"exits.{depth}.norm.weight"] = self.last_norm(small.norm(split))
             found |= {f"gates.{depth}.{name}": value for name, value in small.gate(split).items()}
-        # As many as training would have chosen: gates pay for all, and those that the small base lacks are unlikely.
+        # As many tokens as training would choose for this vocabulary: the gate must cost what it would there. Tokens
+        # that the small base lacks fill up the number; they are never likely.
         lacked = range(self.small.vocab_size, self.wide.vocab_size)
-        peeked = len(small.frequent_tokens) * self.wide.vocab_size // self.small.vocab_size
-        count = max(0, min(MOST_PEEKED, peeked) - len(small.frequent_tokens))
+        gate_rows = len(small.frequent_tokens) * self.wide.vocab_size // self.small.vocab_size
+        count = max(0, min(MOST_GATE_ROWS, gate_rows) - len(small.frequent_tokens))
         return trained.Exits(
             splits=tuple(map(self.depth, small.splits)),
             base_model=base_model,

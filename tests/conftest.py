@@ -72,7 +72,7 @@ def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
                 model=str(tiny_model),
                 exits="init",
                 splits=[1, 2, 4],
-                choice=ExportOptions(precision=precision, exactness=exactness),
+                options=ExportOptions(precision=precision, exactness=exactness),
             )
         return made[key]
 

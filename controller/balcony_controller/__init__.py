@@ -1,6 +1,13 @@
-"""Pure decisions: budget, cost model, quality model, policies, accounts and the governor that joins them.
+"""The controller: it decides how deep each token goes, so that a budget is kept with the most quality it can buy.
 
-No I/O and no clock: time and signals come in as arguments, so that the same objects run live and in replay.
+The package makes decisions only. It does no I/O and has no clock: times and sensor signals come in as arguments, so the
+same objects run live on a device and in replay on a simulated one.
+
+From top to bottom: ``governor`` is the controller that runs live. ``planning`` holds policies that are solved in
+advance, and the selection among them. ``accounts`` and ``loads`` keep the budget, ``cost`` predicts times, ``quality``
+predicts agreement, ``drafts`` keeps the state of one reply. ``budget``, ``signals``, ``shape`` and ``verdict`` are the
+values that these exchange. ``decider`` is the protocol between a controller and the loop in ``driver``; ``fixed`` has
+deciders without a controller. ``simulation`` replays recorded replies and compares the governor with baselines.
 """
 
 from balcony_controller.accounts import Limits, PowerModel

@@ -1,4 +1,8 @@
-"""The accounts of one budget: what the next token may take, what is owed, and how long to wait between tokens."""
+"""The accounts of one budget together: what the next token may take, what is owed, and how long to pause.
+
+Each limit of the budget has an account of its own (see loads.py). The next token may take the least that any of them
+allows. Limits per token are met by choosing depth; loads are met by depth first, and by pauses below that.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from balcony_controller.signals import Signals
 
 @dataclass(frozen=True)
 class PowerModel:
-    """Watts of a device that has no power sensor, as its user accepts them: while idle, and while decoding."""
+    """Watts of a device without a power sensor, as its user gives them: while idle, and while decoding."""
 
     idle_w: float
     active_w: float
@@ -21,9 +25,11 @@ class PowerModel:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is never exceeded, whatever the budget: °C of the hottest point, and the level (0..1) that a battery keeps.
+    """Hard limits that hold beside any budget.
 
-    Beyond either the shallowest exit alone is used, or, where tokens must be lossless, half of the time at the most.
+    ``temperature_c``: °C of the device's hottest point. ``battery_level``: the charge (0..1) from which on a battery is
+    spared. Beyond either limit, a reply with a budget uses the shallowest exit alone. A reply without one stays
+    lossless but decodes half of the time at most. Under heat both decode half of the time at most.
     """
 
     temperature_c: float | None = None
@@ -31,11 +37,17 @@ class Limits:
 
 
 class Accounts:
-    """Every limit of one budget as an account. Times are real milliseconds of decoding, pauses not included."""
+    """The account of every limit of one budget. Times are milliseconds by the clock, pauses not included.
+
+    ``power`` and ``gpu`` outlive a budget: what they have learned of the device stays valid.
+    ``cut``: a hard limit holds now. ``remaining``: how many tokens the reply may still have.
+    ``reply_left_ms``: time left to the reply's deadline, infinite without one.
+    """
 
     LONGEST_PAUSE_MS = 2000.0
+    # The share of time in which decoding may run while a hard limit holds.
     HOT_DUTY = 0.5
-    # Margin below the limit of heat at which the cut is lifted again.
+    # How far the device must cool below the limit before the cut ends.
     COOLER_C = 3.0
 
     def __init__(self, budget: Budget, limits: Limits, power: LoadMeter, gpu: LoadMeter) -> None:
@@ -53,7 +65,6 @@ class Accounts:
         power.limit = math.inf if budget.power_w is None else budget.power_w
         power.debt = gpu.debt = 0.0
         gpu.limit = math.inf if budget.gpu_share is None else budget.gpu_share
-        self.signals: Signals | None = None
 
     def begin(self, remaining: int) -> None:
         """A reply of at most ``remaining`` tokens begins."""
@@ -62,8 +73,7 @@ class Accounts:
         self.reply_left_ms = math.inf if reply_s is None else reply_s * 1e3
 
     def observe_signals(self, signals: Signals) -> None:
-        """A look at the machine: loads move the meters, heat and an empty battery cut depth."""
-        self.signals = signals
+        """Take in a reading of the sensors: loads go to the meters, heat and a low battery cut depth."""
         power_w = signals.power_w
         if self.battery is not None:
             limit_w = self.battery.limit_w(signals)
@@ -76,7 +86,10 @@ class Accounts:
         self._cut(signals)
 
     def charge(self, elapsed_ms: float, tokens: int, charge: bool) -> None:
-        """A step has taken ``elapsed_ms`` and shown ``tokens``; ``charge`` is False for a prompt's."""
+        """A step has taken ``elapsed_ms`` and emitted ``tokens``.
+
+        ``charge`` is False for a reply's first step, whose time is the prompt's: limits per token do not count it.
+        """
         self.power.busy(elapsed_ms)
         self.gpu.busy(elapsed_ms)
         self.reply_left_ms -= elapsed_ms
@@ -91,19 +104,20 @@ class Accounts:
             self.tail.charge(elapsed_ms, tokens)
 
     def pause_ms(self, elapsed_ms: float) -> float:
-        """How long to wait after a step of ``elapsed_ms``, so that loads stay within their limits."""
+        """Milliseconds to wait after a step of ``elapsed_ms``, so that loads stay within their limits."""
         duty = min(self.power.duty(), self.gpu.duty())
         pause_ms = 0.0 if duty >= 1.0 else elapsed_ms * (1.0 / duty - 1.0)
         return min(pause_ms, self.LONGEST_PAUSE_MS, max(0.0, self.reply_left_ms))
 
     def wait(self, pause_ms: float) -> None:
-        """The loop waits: a reply's deadline has come nearer."""
+        """The loop waits for ``pause_ms``, which brings the reply's deadline nearer."""
         self.reply_left_ms -= pause_ms
 
     def nominal_ms(self, full_ms: float) -> float:
-        """What a token may take as the budget stands, neither debts nor savings reckoned; infinite without a limit.
+        """Milliseconds that a token may take by the budget alone, without debts and savings; infinite without a limit.
 
-        ``full_ms``: a full-depth token now, the pace that limits of load keep where no time is set.
+        ``full_ms``: what a full-depth token takes now. Limits of load allow a share of that where no time per token is
+        set.
         """
         allowed = self._single_ms(full_ms, 0.0)
         if self.time is not None:
@@ -113,10 +127,10 @@ class Accounts:
         return allowed
 
     def allowance_ms(self, full_ms: float, owed_ms: float = 0.0, share: Callable[[float], float] = ease) -> float:
-        """What the next token may take, with what is owed and saved.
+        """Milliseconds that the next token may take, debts and savings included; infinite without a limit.
 
-        ``owed_ms``: catching up what waits. ``share``: the share of its refill that an account allows to be spent at a
-        debt in tokens.
+        ``full_ms``: as in ``nominal_ms``. ``owed_ms``: what catching up the stages in use takes; it counts as a debt.
+        ``share``: the factor of its limit that an account allows, by its debt in tokens (see ``loads.ease``).
         """
         allowed = self._single_ms(full_ms, owed_ms)
         if self.time is not None:
@@ -127,7 +141,7 @@ class Accounts:
         return allowed
 
     def _single_ms(self, full_ms: float, owed_ms: float) -> float:
-        """What a token may take by the limits that keep no account of tokens."""
+        """Milliseconds that a token may take by the limits without an account per token: tail, deadline, loads."""
         allowed = math.inf if self.tail is None else self.tail.limit_ms
         if self.reply_left_ms != math.inf:
             allowed = min(allowed, max(0.0, self.reply_left_ms - owed_ms) / self.remaining)
@@ -138,19 +152,19 @@ class Accounts:
 
     @property
     def per_token(self) -> bool:
-        """Whether there is an account that tokens are settled on, so that some may save for others."""
+        """Whether there is a limit on the mean of tokens, so that some tokens can save for others."""
         return self.time is not None or self.energy is not None
 
     @property
     def debt_tokens(self) -> float:
-        """The largest debt, in tokens' worth of its own account (negative: saved)."""
+        """The largest debt of the accounts per token, as a multiple of what they allow a token; negative if saved."""
         time, energy = self.time, self.energy
         if energy is None:
             return 0.0 if time is None else time.debt_tokens()
         return energy.debt_tokens() if time is None else max(time.debt_tokens(), energy.debt_tokens())
 
     def _cut(self, signals: Signals) -> None:
-        """Whether a hard limit holds now. An unknown signal changes nothing."""
+        """Find out whether a hard limit holds now. An unknown signal changes nothing."""
         cut = self.cut
         heat, level = self.limits.temperature_c, self.limits.battery_level
         hot = None

@@ -1,14 +1,16 @@
 """The budget that a user sets: what tokens may cost, in time, power, energy, battery or share of the GPU.
 
-budget    full | term {"," term}           each kind of term once, in any order
-term      25ms  40tok/s                    mean time of a token
-          25ms@p95                         time that 95 % of the tokens keep
-          2s@reply                         the whole reply, its prompt included
+A budget is written as a text of this grammar:
+
+budget    full | term {"," term}           each kind of term at most once, in any order
+term      25ms  40tok/s                    mean time per token
+          25ms@p95                         a time that 95 % of the tokens must keep
+          2s@reply                         time of the whole reply, its prompt included
           8W  500mW                        mean power of the device
-          0.4J  400mJ                      energy of a token
-          3h  90min                        the battery must last so long from now
-          battery=20%@3h                   … and then still hold so much
-          gpu=60%                          total load of the GPU, everybody's work included
+          0.4J  400mJ                      mean energy per token
+          3h  90min                        the battery must last this long from now
+          battery=20%@3h                   … and still hold 20 % of its charge then
+          gpu=60%                          load of the GPU, other programs included
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ FORMS = (
 )
 NUMBER = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?", re.IGNORECASE)
 UNIT = re.compile(r"[^\d\s,@=%.+-][^\s,@=%]*|%")
-# Unit → (kind, factor to the kind's own unit); a rate is turned over.
+# Unit → (kind, factor to the kind's base unit: seconds, tokens a second, watts, joules, a share of 1).
 UNITS = {
     "ms": ("time", 1e-3),
     "s": ("time", 1.0),
@@ -40,7 +42,10 @@ UNITS = {
 
 
 class BudgetSyntaxError(ValueError):
-    """A text that is no budget. ``column`` counts characters from 0 to the first that does not fit."""
+    """A text that is not a budget. ``column`` is the index (from 0) of the first character that does not fit.
+
+    The message shows the text with a mark below that character, the reason, and the forms that a budget can have.
+    """
 
     def __init__(self, text: str, column: int, why: str) -> None:
         self.text = text
@@ -53,12 +58,15 @@ class BudgetSyntaxError(ValueError):
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits that hold together; None is no limit.
+    """Limits that all hold at the same time. None means no limit of that kind.
 
-    ``latency_ms``: mean time of a token. ``tail_ms``: time that the share ``tail_quantile`` of the tokens keeps.
-    ``reply_s``: the whole reply. ``power_w``: mean power. ``energy_j``: mean energy of a token. ``battery_h``: hours
-    that the battery must last, ``battery_floor`` (0..1) the level that it must then have. ``gpu_share`` (0..1): load
-    of the GPU by everybody.
+    ``latency_ms``: mean milliseconds per token.
+    ``tail_ms``: milliseconds that a share ``tail_quantile`` (0..1) of the tokens must not exceed.
+    ``reply_s``: seconds for the whole reply, its prompt included.
+    ``power_w``: mean watts of the device.
+    ``energy_j``: mean joules per token.
+    ``battery_h``: hours that the battery must last; ``battery_floor`` (0..1): the charge that it must have then.
+    ``gpu_share`` (0..1): load of the GPU, other programs included.
     """
 
     latency_ms: float | None = None
@@ -73,7 +81,7 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str | Budget | None) -> Budget:
-        """Read a budget; None and "full" are no limit. Raises BudgetSyntaxError."""
+        """The budget that ``text`` describes; None and "full" give one without limits. Raises BudgetSyntaxError."""
         if isinstance(text, Budget):
             return text
         if text is None or text.strip().lower() == "full":
@@ -82,7 +90,7 @@ class Budget:
 
     @cached_property
     def unlimited(self) -> bool:
-        """Whether depth may cost what it will."""
+        """Whether there is no limit at all."""
         return self == Budget()
 
     def __str__(self) -> str:
@@ -106,7 +114,7 @@ class Budget:
 
 
 def number(value: float) -> str:
-    """The shortest text that reads back as ``value``, without a needless ".0"."""
+    """The shortest text that reads back as ``value``, without a trailing ".0"."""
     return repr(float(value)).removesuffix(".0")
 
 
@@ -117,7 +125,7 @@ def percent(share: float) -> str:
 
 
 class _Reader:
-    """One text, read from left to right."""
+    """Reads one text from left to right; ``at`` is the index of the next character."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -197,7 +205,7 @@ class _Reader:
         return {"tail_ms": milliseconds, "tail_quantile": _share(float(quantile[1]) / 100.0)}
 
     def _quantity(self) -> tuple[float, str]:
-        """(value in the kind's own unit, kind) of a number with its unit."""
+        """Read a number with its unit: (value in the kind's base unit, kind)."""
         self._space()
         start = self.at
         found = NUMBER.match(self.text, start)
@@ -240,7 +248,7 @@ class _Reader:
 
 
 def _share(value: float) -> float:
-    """A share without the last bits that a percentage's division by 100 leaves."""
+    """``value`` without the rounding error that dividing a percentage by 100 leaves in the last bits."""
     return round(value, 15)
 
 

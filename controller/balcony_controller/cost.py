@@ -1,6 +1,7 @@
-"""What a token costs: profiled stage times × one slow-down factor.
+"""Predicts what a token costs: profiled stage times × one slow-down factor.
 
-The factor follows ALERT (ATC'20): contention, throttling or a power mode seen on any stage corrects all of them.
+The factor ξ and its Kalman filter follow ALERT (Wan et al., USENIX ATC 2020): contention, throttling or another power
+mode slows all stages alike, so what is measured on one stage corrects the predictions for all of them.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class StageProfile:
-    """Milliseconds of one call by number of positions: ``points`` ascending, the first one for a single position.
+    """How long one call of a stage takes, as measured on an otherwise idle device.
 
-    They were measured ``context_at`` positions into the context; each position of a call costs ``context_ms`` more
-    for every further position of context that it attends to.
+    ``points``: (positions in the call, milliseconds), ascending; the first one is a single position. They were measured
+    ``context_at`` positions into the context. Each position of a call takes ``context_ms`` milliseconds more for every
+    further position of context. Raises ValueError if the points do not ascend from 1 or a time is not above zero.
     """
 
     points: tuple[tuple[int, float], ...]
@@ -32,9 +34,10 @@ class StageProfile:
             raise ValueError("a stage profile holds times above zero")
 
     def ms(self, positions: float, context: int | None = None) -> float:
-        """Time of one call over ``positions``, the last of which sees ``context`` positions (default: as measured).
+        """Milliseconds of one call over ``positions``, the last of which attends to ``context`` positions.
 
-        Straight lines between the points, the last one prolonged.
+        Without ``context`` it is as long as when measured. Between points the time is interpolated linearly; beyond the
+        last one it is extrapolated.
         """
         if positions == 1 and not self.context_ms:
             return self.points[0][1]
@@ -55,7 +58,7 @@ class StageProfile:
 
     @cached_property
     def slope_ms(self) -> float:
-        """Milliseconds that one more position adds to a small batch, where decoding lives."""
+        """Milliseconds that one more position adds to a small batch (2 to 8 positions), as decoding uses them."""
         points = self.points
         if len(points) == 1:
             return points[0][1]
@@ -65,12 +68,12 @@ class StageProfile:
 
     @cached_property
     def call_ms(self) -> float:
-        """What a call over a single position costs beyond that position's share."""
+        """Milliseconds of a call over a single position beyond ``slope_ms`` for that position."""
         return max(0.0, self.points[0][1] - self.slope_ms)
 
     @cached_property
     def batch_ms(self) -> float:
-        """What a call over a small batch costs beyond its positions' shares."""
+        """Milliseconds of a call over a small batch beyond ``slope_ms`` for each of its positions."""
         if len(self.points) == 1:
             return 0.0
         count, ms = self.points[1]
@@ -78,9 +81,10 @@ class StageProfile:
 
 
 class SlowDown:
-    """Kalman filter of ξ = measured / profiled time: a random walk observed through noise.
+    """Kalman filter of ξ = measured / profiled time: a random walk that is observed with noise (ALERT).
 
-    ``variance`` is of the estimate, ``drift`` of the walk per observation, ``noise`` of one observation.
+    ``factor``: the estimate of ξ. ``variance``: of the estimate. ``drift``: variance that the walk adds for each
+    observation. ``noise``: variance of one observation.
     """
 
     def __init__(self, factor: float = 1.0, variance: float = 0.1, drift: float = 0.002, noise: float = 0.05) -> None:
@@ -90,10 +94,10 @@ class SlowDown:
         self.noise = noise
 
     def observe(self, ratio: float) -> None:
-        """Fold in one observation of measured / profiled time; what is no number is none."""
+        """Take in one observation of measured / profiled time. Values that are not finite or above zero are ignored."""
         if not 0.0 < ratio < math.inf:
             return
-        # One descheduled token must not look like a slow device.
+        # One step during which the process was descheduled must not look like a slow device.
         ratio = min(ratio, 4 * self.factor)
         predicted = self.variance + self.drift
         gain = predicted / (predicted + self.noise)
@@ -101,7 +105,7 @@ class SlowDown:
         self.variance = (1 - gain) * predicted
 
     def scale(self, factor: float) -> None:
-        """A live signal (the clock) foretells that everything takes ``factor`` times as long."""
+        """A signal (the clock) predicts that everything takes ``factor`` times as long from now on."""
         self.factor = self._bounded(self.factor * factor)
 
     @staticmethod
@@ -109,12 +113,12 @@ class SlowDown:
         return min(max(factor, 1e-3), 1e4)
 
     def disturb(self, variance: float) -> None:
-        """A live signal (load, clock) says that the world changed: trust the next observations more."""
+        """A signal (load, clock) says that the speed has changed: trust the next observations more."""
         self.variance = min(self.variance + variance, 4.0)
 
 
 class CostModel:
-    """Predicts stage times in milliseconds from ``profiles`` by stage name; learns ξ and the overhead per token."""
+    """Stage profiles by stage name, the slow-down factor ξ of all, and the overhead per token besides graph runs."""
 
     OVERHEAD_WEIGHT = 0.05
 
@@ -123,16 +127,16 @@ class CostModel:
         self.slowdown = SlowDown()
         self.overhead_ms = overhead_ms
 
-    def ms(self, stage: str, positions: int, context: int | None = None) -> float:
-        """Cost of one call over ``positions``, now."""
-        return self.profiles[stage].ms(positions, context) * self.slowdown.factor
-
     def observe(self, profiled_ms: float, graphs_ms: float, step_ms: float, tokens: int) -> None:
-        """One step's truth: what its graph runs were profiled at, what they took, and what the whole step took."""
+        """Learn from one step that has emitted ``tokens``.
+
+        ``profiled_ms``: what its graph runs take by the profile. ``graphs_ms``: what they took. ``step_ms``: what the
+        whole step took, graph runs included.
+        """
         if profiled_ms > 0:
             self.slowdown.observe(graphs_ms / profiled_ms)
         overhead_ms = max(0.0, step_ms - graphs_ms) / max(1, tokens)
         if overhead_ms < math.inf:
-            # The same guard as for ξ: a pause of the process is not our bookkeeping.
+            # The same guard as for ξ: if the process was descheduled, that is no overhead of ours.
             overhead_ms = min(overhead_ms, 4 * self.overhead_ms + 0.1)
             self.overhead_ms += self.OVERHEAD_WEIGHT * (overhead_ms - self.overhead_ms)

@@ -1,4 +1,7 @@
-"""What decides about depth: one protocol for the governor, for fixed depths and for everything played in replay."""
+"""The protocol between what decides about depth and the loop that decodes.
+
+The governor, fixed depths and all baselines of replay are deciders. Sessions, benchmarks and replay drive them alike.
+"""
 
 from __future__ import annotations
 
@@ -10,61 +13,75 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 
 
 class Decider(Protocol):
-    """Asked for each token, told of each graph run, step and look at the machine.
+    """Decides how deep each token of a reply goes, and whether it is emitted, held or verified.
 
-    One token: ``first_split``, then ``next_depth`` at each exit until it returns None (or full depth is reached), then
-    ``judge`` of what that exit answers. ``observe_run`` follows each graph run, ``verified`` each deep pass,
-    ``end_step`` each step that emitted tokens, ``observe_signals`` each new look at the machine.
+    The loop calls, for each token: ``first_split``; then ``next_depth`` at each exit, until it returns None or the full
+    depth; then ``judge`` with the token of the exit that was taken. It reports every graph run (``observe_run``), every
+    deep pass (``verified``), every step, which is what happens from one emission to the next (``end_step``), and every
+    new reading of the sensors (``observe_signals``). Times are milliseconds by the clock.
     """
 
     @property
     def expected(self) -> float:
-        """The agreement expected of the token judged last (0..1): the forecast to hand back to ``verified``."""
+        """Probability (0..1) that the token judged last is the full model's. ``verified`` gets it back (Outcome)."""
         ...
 
     @property
     def takes_gate_draft(self) -> bool:
-        """Whether the exit just taken gives its gate's draft, for which the head is not run, instead of its token."""
+        """Whether the exit just taken gives its gate draft instead of its token, so that the head is not run."""
         ...
 
     @property
     def pause_ms(self) -> float:
-        """How long to wait before the next step."""
+        """Milliseconds to wait before the next step."""
         ...
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the reply must end here: no time is left for another token."""
+        """Whether the reply must end now because its deadline leaves no time for another token."""
         ...
 
     def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
-        """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed."""
+        """A reply begins.
+
+        ``pending``: how many positions of the prompt each stage has not consumed, by stage name.
+        ``remaining``: how many tokens the reply has at most.
+        ``repeatable``: without a budget, decisions must not depend on measured times.
+        ``greedy``: tokens are the likeliest ones, not sampled.
+        """
         ...
 
     def first_split(self) -> int:
-        """The shallowest depth worth looking at; full depth where nothing else is."""
+        """The depth whose exit the next token is tried at first; full depth where no exit is worth trying."""
         ...
 
     def next_depth(self, split: int, gate_logit: float | None) -> int | None:
-        """The next depth to look at after the gate at ``split`` has answered; None to take the exit here."""
+        """The depth to go on to, now that the gate at ``split`` has given ``gate_logit``; None to take this exit."""
         ...
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        """What to do with the token that the exit at ``depth`` gives; ``confidence`` is None for a gate draft."""
+        """What to do with the token that the exit at ``depth`` gives, ``held`` drafts being held before it.
+
+        ``confidence`` is None for a gate draft.
+        """
         ...
 
     def observe_run(self, stage: str, positions: int, elapsed_ms: float) -> None:
-        """A graph has run for the token in progress."""
+        """The graph of ``stage`` has run over ``positions`` positions in ``elapsed_ms``, within the present step."""
         ...
 
     def verified(self, outcomes: Iterable[Outcome]) -> None:
-        """A deep pass has compared tokens of exits with the full model's."""
+        """A deep pass has compared these tokens of exits with the full model's."""
         ...
 
     def end_step(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
-        """A step took ``elapsed_ms``, pauses not included, and emitted ``tokens``; a prompt's has no ``charge``."""
+        """A step has emitted ``tokens`` and taken ``elapsed_ms``, pauses not included.
+
+        ``charge`` is False for a reply's first step: its time is the prompt's and does not count against a budget per
+        token.
+        """
         ...
 
     def observe_signals(self, signals: Signals) -> None:
-        """The latest look at the machine."""
+        """There is a new reading of the sensors."""
         ...

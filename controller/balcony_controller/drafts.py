@@ -1,4 +1,4 @@
-"""What a reply in progress has open: drafts that are held, and positions that stages have not consumed."""
+"""The state of a reply in progress: the drafts held, and the positions that each stage has not consumed yet."""
 
 from __future__ import annotations
 
@@ -9,21 +9,25 @@ from balcony_controller.shape import LadderShape
 
 
 class Drafts:
-    """The drafts held: ``count``, the probability ``prefix`` that all are right, how many a deep pass is expected to
-    accept, and how many are right if each is shown as it is."""
+    """What the governor knows about the drafts held now.
+
+    ``count``: how many there are. ``prefix``: probability that all of them are right.
+    ``accepted``: how many a deep pass is expected to accept.
+    ``right``: how many are expected to agree with the full model if all are emitted unverified.
+    """
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        """None is held."""
+        """No draft is held any more."""
         self.count = 0
         self.prefix = 1.0
         self.accepted = 0.0
         self.right = 0.0
 
     def add(self, chance: float) -> None:
-        """One more, right with probability ``chance`` if those before it are."""
+        """Hold one more draft, which is right with probability ``chance`` if those before it are."""
         self.count += 1
         self.prefix *= chance
         self.accepted += self.prefix
@@ -31,7 +35,10 @@ class Drafts:
 
 
 class Backlog:
-    """How many positions each stage has not consumed, and what catching up costs."""
+    """How many positions each stage has not consumed, and what catching up costs.
+
+    A stage that shallow tokens skip must consume their positions before a deeper token can use it.
+    """
 
     def __init__(self, shape: LadderShape, profiles: Mapping[str, StageProfile]) -> None:
         self._bottom = shape.trunk[0][0]
@@ -39,30 +46,34 @@ class Backlog:
         self._slopes = {
             name: profiles[name].slope_ms for name in [*(name for name, _ in shape.trunk), *shape.exits.values()]
         }
-        self._processed = 0
-        self._seen = dict.fromkeys(self._slopes, 0)
+        # Both are counted in positions from the end of the prompt.
+        self._length = 0
+        self._consumed = dict.fromkeys(self._slopes, 0)
 
     def begin(self, pending: Mapping[str, int]) -> None:
-        """``pending``: positions of the prompt that each stage has not consumed."""
-        self._processed = -pending.get(self._bottom, 0)
-        self._seen = {name: -pending.get(name, 0) for name in self._slopes}
+        """A reply begins. ``pending``: how many positions of the prompt each stage has not consumed."""
+        self._length = -pending.get(self._bottom, 0)
+        self._consumed = {name: -pending.get(name, 0) for name in self._slopes}
 
     def ran(self, stage: str, positions: int) -> None:
-        """A stage has consumed all that it lacked, the lowest one ``positions``."""
-        if stage in self._seen:
+        """A stage has run, so it lacks no position now. ``positions`` counts only at the lowest stage.
+
+        The lowest stage runs at every position; where it is, is where the text ends.
+        """
+        if stage in self._consumed:
             if stage == self._bottom:
-                self._processed += positions
-            self._seen[stage] = self._processed
+                self._length += positions
+            self._consumed[stage] = self._length
 
     def owed_ms(self, stages: Iterable[str]) -> float:
-        """Profiled milliseconds of the positions that ``stages`` lack, as part of a batched call."""
-        processed, seen, slopes = self._processed, self._seen, self._slopes
+        """Profiled milliseconds of catching up ``stages``: the share of their missing positions in batched calls."""
+        length, consumed, slopes = self._length, self._consumed, self._slopes
         owed_ms = 0.0
         for name in stages:
-            owed_ms += slopes[name] * (processed - seen[name])
+            owed_ms += slopes[name] * (length - consumed[name])
         return owed_ms
 
     def step_ms(self, stages: Iterable[str]) -> float:
-        """Profiled milliseconds of running ``stages`` up to the next position."""
-        processed, seen, profiles = self._processed, self._seen, self._profiles
-        return sum(profiles[name].ms(processed - seen[name] + 1) for name in stages)
+        """Profiled milliseconds of running ``stages`` now: over the positions that they lack and the next one."""
+        length, consumed, profiles = self._length, self._consumed, self._profiles
+        return sum(profiles[name].ms(length - consumed[name] + 1) for name in stages)

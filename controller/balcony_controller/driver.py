@@ -1,7 +1,7 @@
-"""The loop of one reply: the same for a session on a device and for replay on a simulated one.
+"""The loop of one reply, the same for a session on a device and for replay on a simulated one.
 
-``decode_step`` is one step: exits are looked at until tokens can be emitted. ``drive`` is the reply around it: pause,
-step, account, signals, until the reply ends.
+``decode_step`` is one step: it runs exits until tokens can be emitted. ``drive`` is the reply around it: pause, step,
+tell the decider about the step and about new signals, and so on until the reply ends.
 """
 
 from __future__ import annotations
@@ -14,48 +14,51 @@ from balcony_controller.decider import Decider
 from balcony_controller.signals import Signals
 from balcony_controller.verdict import Confidence, Verdict
 
-# One emitted token, as whoever decodes describes it.
+# An emitted token. What it holds is up to the decoder.
 Emission = TypeVar("Emission")
 Emission_co = TypeVar("Emission_co", covariant=True)
 
 
 class StepDecoder(Protocol[Emission_co]):
-    """What a step asks of a ladder, real or recorded. ``full``: the depth of the whole model."""
+    """What a step needs of a ladder, real or recorded. ``full``: the depth of the whole model."""
 
     @property
     def full(self) -> int: ...
 
     def look(self, split: int) -> float | None:
-        """Run up to the exit at ``split``; its gate's logit."""
+        """Run the stages up to the exit at ``split``; returns its gate's logit, None without a gate."""
         ...
 
     def ask(self, depth: int, takes_gate_draft: bool) -> Confidence | None:
-        """The exit's next token becomes the candidate: how sure the exit is of it; None for its gate's draft."""
+        """Make the next token of the exit at ``depth`` the candidate; returns how sure the exit is of it.
+
+        With ``takes_gate_draft`` the candidate is the gate draft, if there is one; the result is then None.
+        """
         ...
 
     def can_hold(self, most: int) -> bool:
-        """Whether the candidate may wait for a deep pass, ``most`` tokens being wanted."""
+        """Whether the candidate may be held as a draft, where the step may emit ``most`` tokens."""
         ...
 
     def take(self, expected: float) -> None:
-        """The candidate joins the drafts of this step."""
+        """Add the candidate to the drafts of this step; ``expected`` is its predicted agreement (0..1)."""
         ...
 
     def go_on(self) -> None:
-        """The next position follows the draft taken last."""
+        """Append the draft taken last to the text, so that the next position can be run."""
         ...
 
     def emit(self) -> Sequence[Emission_co]:
-        """The drafts of this step leave unverified."""
+        """Emit the drafts of this step unverified."""
         ...
 
     def deep_pass(self) -> Sequence[Emission_co]:
-        """One batched pass at full depth: the drafts that it accepts, and one token of the full model's own."""
+        """Run one batched pass at full depth; emits the drafts that it accepts and one token of the full model."""
         ...
 
 
 def decode_step(decider: Decider, decoder: StepDecoder[Emission], most: int) -> Sequence[Emission]:
-    """The next tokens, one at least and ``most`` at the most, at the price of one deep pass at the most."""
+    """The next tokens: at least one and at most ``most``. It makes at most one deep pass."""
     held = 0
     while True:
         split, gate = decider.first_split(), None
@@ -70,7 +73,7 @@ def decode_step(decider: Decider, decoder: StepDecoder[Emission], most: int) -> 
         confidence = decoder.ask(split, decider.takes_gate_draft)
         verdict = decider.judge(split, gate, confidence, held)
         if verdict in (Verdict.HOLD, Verdict.VERIFY) and not decoder.can_hold(most):
-            # A deep pass at this very position tells as much.
+            # A deep pass at this position gives the full model's token, which is all that verifying could.
             verdict = Verdict.DEEPEN
         if verdict is Verdict.DEEPEN:
             return decoder.deep_pass()
@@ -84,29 +87,29 @@ def decode_step(decider: Decider, decoder: StepDecoder[Emission], most: int) -> 
 
 
 class Machine(Protocol[Emission_co]):
-    """What a reply runs on. ``ended``: the reply is over, by an end token or because somebody else needs the ladder."""
+    """What a reply runs on. ``ended``: it is over, by an end token or because another reply has taken the ladder."""
 
     @property
     def ended(self) -> bool: ...
 
     def pause(self, pause_ms: float) -> None:
-        """Let time go by without decoding."""
+        """Let ``pause_ms`` milliseconds pass without decoding."""
         ...
 
     def step(self, most: int) -> tuple[Sequence[Emission_co], float]:
-        """(tokens, milliseconds they took) of one step that emits ``most`` tokens at the most."""
+        """Make one step that emits at most ``most`` tokens: (tokens, milliseconds that it took)."""
         ...
 
     def signals(self) -> Signals | None:
-        """A new look at the machine, if there is one since the last."""
+        """The latest reading of the sensors, if there is a new one since the last call."""
         ...
 
 
 @dataclass(frozen=True)
 class Step(Generic[Emission]):
-    """``emitted`` tokens, the milliseconds that they took and the pause before them.
+    """One step: the tokens emitted, the milliseconds that it took, and the pause before it.
 
-    ``first``: the reply's first step, whose time is the prompt's.
+    ``first``: it is the reply's first step, whose time includes the prompt's.
     """
 
     emitted: Sequence[Emission]
@@ -124,7 +127,7 @@ def drive(
     repeatable: bool = False,
     greedy: bool = True,
 ) -> Iterator[Step[Emission]]:
-    """The steps of one reply of ``most`` tokens at the most; the other arguments are those of ``Decider.begin``."""
+    """Decode one reply of at most ``most`` tokens, step by step. The other arguments are those of ``Decider.begin``."""
     decider.begin(pending, most, repeatable, greedy)
     first = True
     while most > 0 and not machine.ended and not decider.out_of_time:

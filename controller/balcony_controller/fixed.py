@@ -1,4 +1,7 @@
-"""Deciders without a controller: one depth for all tokens, or drafts of one length. For measuring and as baselines."""
+"""Deciders without a controller: one depth for all tokens, or rounds of a fixed number of drafts.
+
+They are used for measurements and as baselines in replay.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 
 
 class FixedDepth:
-    """A Decider: every token at one depth; it keeps no account and learns nothing."""
+    """Takes every token at one depth and emits it. It keeps no budget and learns nothing."""
 
     expected = 1.0
     takes_gate_draft = False
@@ -23,15 +26,15 @@ class FixedDepth:
         """Nothing to prepare."""
 
     def first_split(self) -> int:
-        """The depth."""
+        """Always the same depth."""
         return self.depth
 
     def next_depth(self, split: int, gate_logit: float | None) -> int | None:
-        """Whatever the gate says, the exit is taken."""
+        """The exit is taken, whatever its gate says."""
         return None
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        """Whatever the exit says, its token is emitted."""
+        """The token is emitted, however sure the exit is."""
         return Verdict.EMIT
 
     def observe_run(self, stage: str, positions: int, elapsed_ms: float) -> None:
@@ -41,16 +44,17 @@ class FixedDepth:
         """Nothing to learn."""
 
     def end_step(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
-        """No account."""
+        """No account is kept."""
 
     def observe_signals(self, signals: Signals) -> None:
-        """Nothing depends on them."""
+        """Nothing depends on signals."""
 
 
 class FixedDrafts(FixedDepth):
-    """Lossless rounds: ``length`` drafts of the exit at ``depth``, then a deep pass that verifies them.
+    """Lossless rounds: hold ``length`` drafts of the exit at ``depth``, then verify them in one deep pass.
 
-    ``takes_gate_draft``: the drafts are the exit's gate's, for which the head is not run.
+    This is self-speculative decoding (Leviathan et al. 2023; Zhang et al. 2023, Draft & Verify) with drafts of fixed
+    length. ``takes_gate_draft``: the drafts are gate drafts, for which the head is not run.
     """
 
     def __init__(self, depth: int, length: int, takes_gate_draft: bool = False) -> None:
@@ -59,5 +63,5 @@ class FixedDrafts(FixedDepth):
         self.takes_gate_draft = takes_gate_draft
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        """Hold until enough drafts wait."""
+        """Hold the draft, or verify once there are ``length``."""
         return Verdict.HOLD if held + 1 < self.length else Verdict.VERIFY

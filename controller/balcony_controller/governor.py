@@ -1,4 +1,4 @@
-"""The one decision: how deep this token goes, and whether it is shown, held or verified."""
+"""The controller that runs live: it decides how deep each token goes, and whether it is emitted, held or verified."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 
 
 class Governor:
-    """Spends a budget on depth, token by token.
+    """Spends a budget on depth, token by token. It is a ``Decider``; see there for the order of calls.
 
-    For each token: ``first_split`` says where to look first, ``next_depth`` decides at each exit from its gate's answer
-    whether to ask the head for its token, ``judge`` what to do with that, ``observe_run`` hears of each graph run,
-    ``verified`` of each deep pass's findings, ``end_step`` closes the account of a step that showed tokens, and
-    ``pause_ms`` says how long to wait then.
+    While the budget affords it, tokens are lossless: full depth, or rounds of drafts that a deep pass verifies, where
+    these are cheaper. Below that cost it follows a policy that was solved in advance, at the price of a millisecond at
+    which the policy is expected to spend what the budget allows. The accounts' debts and savings move that price, as
+    the virtual queue does in drift-plus-penalty control (Neely 2010).
 
-    While the budget affords it, tokens are lossless: full depth, or speculative rounds where these are cheaper. Below,
-    the policy of the depths that the budget can feed is followed at the price that spends what is allowed.
-
-    ``rounds``: drafts may be held and verified; their tokens are bit-exact only where batches are. ``min_agreement``:
-    expected share of the full model's tokens that no budget may push below. ``power_model``: watts to go by where
-    there is no sensor. ``solved``: the policies, where they are known already.
+    ``cost``, ``quality``: the models of time and agreement; both learn while decoding.
+    ``rounds``: drafts may be held and verified. Their tokens are bit-exact only where batched graph runs are.
+    ``min_agreement``: the least expected agreement (0..1). No budget may push it lower.
+    ``limits``: hard limits of heat and battery.
+    ``power_model``: watts to go by where there is no power sensor.
+    ``solved``: the policies, if they have been solved already.
     """
 
+    # The most drafts of one round.
     MOST_DRAFTS = 12
-    # Loads and clocks jitter; a larger move between two looks loosens the cost model.
+    # Signals vary by chance. A larger change between two readings, of a load (0..1) or of the clock (as a share),
+    # loosens the cost model.
     SIGNAL_CHANGE = 0.2
     CLOCK_CHANGE = 0.05
 
@@ -64,7 +66,7 @@ class Governor:
         self._drafts = Drafts()
         self._backlog = Backlog(shape, cost.profiles)
         library = PolicyLibrary(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
-        self._selector = self._chooser(library)
+        self._selector = self._make_selector(library)
         self._profiled_ms = self._graphs_ms = 0.0
         self._context = 0
         self._expected = 1.0
@@ -72,10 +74,10 @@ class Governor:
         self._options: tuple[tuple[str, float], ...] = ()
         self.set_budget(budget)
 
-    def _chooser(self, library: PolicyLibrary) -> PolicySelector:
+    def _make_selector(self, library: PolicyLibrary) -> PolicySelector:
         return PolicySelector(self.shape, self.cost, library, self._backlog, self.min_agreement)
 
-    # --- what the loop and reports may read ---
+    # --- what the loop, logs and reports read ---
 
     @property
     def policy(self) -> Policy:
@@ -84,7 +86,7 @@ class Governor:
 
     @property
     def price(self) -> float:
-        """Agreement that a millisecond must buy now; 0 while tokens are lossless."""
+        """The agreement that one more millisecond (by the clock) must buy now; 0 while tokens are lossless."""
         selector = self._selector
         if selector.policy.lossless:
             return 0.0
@@ -92,58 +94,61 @@ class Governor:
 
     @property
     def overspend_ms(self) -> float:
-        """Milliseconds spent above the budget since it was set (negative: saved), as far as it is remembered."""
+        """Milliseconds spent beyond the budget per token since it was set; negative if saved.
+
+        What is remembered is bounded (see ``loads.TokenAccount``). It is 0 where no time per token is set.
+        """
         return 0.0 if self._accounts.time is None else self._accounts.time.debt
 
     @property
     def allowance_ms(self) -> float:
-        """What the next token may take, debts and savings reckoned; infinite without a limit."""
+        """Milliseconds that the next token may take, debts and savings included; infinite without a limit."""
         return self._selector.allowed_ms() * self.cost.slowdown.factor
 
     @property
     def options(self) -> tuple[tuple[str, float], ...]:
-        """The values of what could be done with the token judged last, by name."""
+        """(verdict, its value) for the token judged last, where verdicts were compared."""
         return self._options
 
     @property
     def expected(self) -> float:
-        """The agreement expected of the token judged last: the forecast to hand back to ``verified``."""
+        """Probability (0..1) that the token judged last agrees. ``verified`` gets it back (Outcome)."""
         return self._expected
 
     @property
     def lossless(self) -> bool:
-        """Whether only verified tokens are shown now."""
+        """Whether only verified tokens are emitted now."""
         return self._selector.policy.lossless
 
     @property
     def takes_gate_draft(self) -> bool:
-        """Whether the exit that ``next_depth`` has just taken gives its gate's draft instead of its token."""
+        """Whether the exit that ``next_depth`` has just taken gives its gate draft instead of its token."""
         return self._takes_gate_draft
 
     @property
     def floor_wins(self) -> bool:
-        """Whether ``min_agreement`` makes tokens dearer than the budget allows."""
+        """Whether ``min_agreement`` now makes tokens cost more than the budget allows."""
         return self._selector.floor_wins
 
     @property
     def out_of_time(self) -> bool:
-        """Whether the reply's deadline leaves no time for another token: the loop must end the reply."""
+        """Whether the reply's deadline leaves no time for another token, so that the reply must end."""
         return self._accounts.reply_left_ms < self._selector.library.solved.shallowest_ms * self.cost.slowdown.factor
 
     @property
     def pause_ms(self) -> float:
-        """How long to wait before the next token, for limits of power, battery or GPU."""
+        """Milliseconds to wait before the next step, for limits of power, battery, GPU or heat."""
         return self._pause_ms
 
     @property
     def cut(self) -> bool:
-        """Whether heat or an empty battery allows the shallowest exit alone."""
+        """Whether heat or a low battery allows only the shallowest exit."""
         return self._accounts.cut and not self.budget.unlimited
 
     # --- the budget ---
 
     def set_budget(self, budget: Budget) -> None:
-        """Take a new budget from the next token on; past overspend is forgiven."""
+        """Follow another budget from the next token on. Its accounts begin without debts or savings."""
         self.budget = budget
         self._accounts = Accounts(budget, self.limits, self._power, self._gpu)
         self._accounts.observe_signals(self._signals)
@@ -151,11 +156,12 @@ class Governor:
         self._selector.set_budget(self._accounts)
 
     def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
-        """A reply of at most ``remaining`` tokens begins; ``pending``: positions that each stage has not consumed.
+        """A reply begins. What earlier replies under the same budget overspent or saved still counts.
 
-        ``repeatable``: where no budget limits it, it is plain full depth, so that nothing hangs on measured times.
-        ``greedy``: its tokens are the likeliest ones; gates draft no others.
-        What earlier replies under the same budget overspent or saved still counts.
+        ``pending``: how many positions of the prompt each stage has not consumed, by stage name.
+        ``remaining``: how many tokens the reply has at most.
+        ``repeatable``: without a budget, use full depth alone, so that nothing depends on measured times.
+        ``greedy``: tokens are the likeliest ones. Gate drafts are only used then, since they are likeliest tokens too.
         """
         self._backlog.begin(pending)
         self._context = max(pending.values(), default=0)
@@ -167,11 +173,11 @@ class Governor:
     # --- one token ---
 
     def first_split(self) -> int:
-        """The shallowest depth worth looking at; the full depth straight away where nothing else is."""
+        """The depth whose exit the token is tried at first; full depth where no exit is to be tried."""
         depths, full = self._selector.policy.depths, self.shape.full
         if self.cut:
             return self.shape.depths[0]
-        # A prompt's time is not charged: it may as well go as deep as its reply will.
+        # The prompt's time is not charged, so its first token may as well go deep where the policy ever does.
         if self._selector.first and depths[-1] == full and self._selector.fits(full):
             return full
         if self._drafts.count and not self._may_hold(self._drafts.count):
@@ -179,9 +185,11 @@ class Governor:
         return depths[0]
 
     def next_depth(self, split: int, gate_logit: float | None) -> int | None:
-        """The next depth to look at; None to take the exit at ``split``.
+        """The depth to go on to, now that the gate at ``split`` has given ``gate_logit``; None to take this exit.
 
-        ``split`` is one that ``first_split`` or this method has named for the token in progress.
+        ``split`` must come from ``first_split`` or from this method, for the same token. The choice is the one of the
+        greatest value by the policy's tables: take the exit with its head, take its gate draft, go on to the next exit,
+        or go to full depth.
         """
         full = self.shape.full
         self._takes_gate_draft = False
@@ -194,6 +202,7 @@ class Governor:
         index = self.quality.bin(split, gate_logit)
         deep = policy.depths[-1] == full and selector.fits(full)
         may_hold = deep and split == policy.depths[0] and self._may_hold(drafts.count)
+        # All gains are over taking the exit with its head.
         if drafts.count:
             hold_draft_gain = policy.held_draft_gain(drafts.prefix, row, part, index) if may_hold else -math.inf
             full_gain = policy.held_gain(drafts.prefix, row, part, index)
@@ -215,15 +224,15 @@ class Governor:
                 return following
         elif full_gain > 0.0:
             return full
-        # A limit of single tokens, or of the reply, may leave no time for the head.
+        # A limit on single tokens, or the reply's deadline, may leave no time for the head.
         self._takes_gate_draft = emit_draft_gain > NEVER / 2 and not selector.fits(split)
         return None
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
         """What to do with the token that the exit at ``depth`` has given, ``held`` drafts being held before it.
 
-        While ``takes_gate_draft`` holds, a token without ``confidence`` is its gate's draft. ``expected`` is then what
-        this token is expected to agree.
+        ``confidence`` is None for a gate draft, which only comes while ``takes_gate_draft`` is True. Afterwards
+        ``expected`` is the probability that this token agrees, and ``options`` are the values that were compared.
         """
         drafts, selector = self._drafts, self._selector
         policy = selector.policy
@@ -235,21 +244,24 @@ class Governor:
         if held == 0 and drafts.count:
             drafts.clear()
         full = self.shape.full
-        # Lossless drafts always find their deep pass: limits that forbid it do not choose a lossless policy.
+        # While tokens are lossless, this applies only under a hard limit or a deadline that a deep pass would miss.
         if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not selector.fits(full):
             return self._emit(chance)
+        # The value of a verdict is: agreement of the tokens it emits - price · its cost - token value · its tokens.
         row, part, steps = selector.row, selector.part, policy.steps
         token_value, price = between(policy.token_value, row, part), between(policy.price, row, part)
-        new = 1.0 - token_value
+        # A token of the full model, which always agrees, beyond the value of any token.
+        sure_gain = 1.0 - token_value
         emit = -math.inf if policy.lossless else drafts.right + chance - token_value * (held + 1)
-        deepen = (drafts.accepted + 1.0) * new - price * steps.deep[depth]
+        deepen = (drafts.accepted + 1.0) * sure_gain - price * steps.deep[depth]
         hold = verify = -math.inf
         if depth == policy.depths[0] and self._may_hold(0):
             prefix = drafts.prefix * chance
-            banked = (drafts.accepted + prefix) * new - price * steps.row
-            verify = banked + new - price * (steps.position + steps.reach[depth] + steps.deep[depth])
-            hold = banked + policy.holding(prefix, row, part)
-            # Asked only where it would be done: it takes a while.
+            # What all drafts, this one included, are expected to bring in a deep pass, now or later.
+            drafts_value = (drafts.accepted + prefix) * sure_gain - price * steps.row
+            verify = drafts_value + sure_gain - price * (steps.position + steps.reach[depth] + steps.deep[depth])
+            hold = drafts_value + policy.holding(prefix, row, part)
+            # Checked last, and only where it matters, because it takes time.
             if hold > max(emit, verify + 1e-9, deepen) and not self._may_hold(drafts.count + 1):
                 hold = -math.inf
         self._options = (("emit", emit), ("hold", hold), ("verify", verify), ("deepen", deepen))
@@ -262,22 +274,23 @@ class Governor:
         return Verdict.HOLD if hold > verify + 1e-9 else Verdict.VERIFY
 
     def observe_run(self, stage: str, positions: int, elapsed_ms: float) -> None:
-        """A graph has run for the token in progress."""
+        """The graph of ``stage`` has run over ``positions`` positions in ``elapsed_ms``, within the present step."""
         self._backlog.ran(stage, positions)
         if 0.0 <= elapsed_ms < math.inf:
             self._profiled_ms += self.cost.profiles[stage].ms(positions, self._context)
             self._graphs_ms += elapsed_ms
 
     def verified(self, outcomes: Iterable[Outcome]) -> None:
-        """A deep pass has compared tokens of exits with the full model's; no draft is held after it."""
+        """A deep pass has compared these tokens of exits with the full model's. No draft is held after it."""
         for outcome in outcomes:
             self.quality.feedback(outcome)
         self._drafts.clear()
 
     def end_step(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
-        """A step took ``elapsed_ms`` in all, pauses not included, and showed ``tokens``.
+        """A step has emitted ``tokens`` and taken ``elapsed_ms`` by the clock, pauses not included.
 
-        ``charge`` is False for the first step of a reply, whose time is the prompt's.
+        ``charge`` is False for a reply's first step: its time is the prompt's and does not count against a limit per
+        token.
         """
         if not 0.0 <= elapsed_ms < math.inf:
             elapsed_ms = self._graphs_ms
@@ -293,7 +306,11 @@ class Governor:
         selector.count(tokens)
 
     def observe_signals(self, signals: Signals) -> None:
-        """The latest look at the machine: accounts of load move, and a jump loosens or foretells the slow-down."""
+        """Take in a new reading of the sensors.
+
+        It goes to the accounts. A large change of load or clock also moves the slow-down factor of the cost model, or
+        makes it follow the next measurements faster.
+        """
         signals = signals.sane()
         before, self._signals = self._signals, signals
         move = change(before, signals)
@@ -301,7 +318,8 @@ class Governor:
             self.cost.slowdown.disturb(move * move)
         old, new = before.gpu_clock_hz, signals.gpu_clock_hz
         if old and new and abs(new / old - 1.0) > self.CLOCK_CHANGE:
-            # Half of the way at once, the measured times show the rest: memory has a clock of its own.
+            # Half of the change (in logarithms) is applied at once and measured times correct the rest, since memory
+            # has a clock of its own.
             self.cost.slowdown.scale(math.sqrt(min(10.0, max(0.1, old / new))))
             self.cost.slowdown.disturb(min(1.0, abs(math.log(new / old)) ** 2))
         self._accounts.observe_signals(signals)
@@ -309,6 +327,7 @@ class Governor:
     # --- inside ---
 
     def _emit(self, chance: float) -> Verdict:
+        """Emit the drafts and this token, and count what agreement they are expected to lack."""
         drafts, selector = self._drafts, self._selector
         debt = selector.floor_debt + self.min_agreement * (drafts.count + 1) - (drafts.right + chance)
         selector.floor_debt = min(5.0, max(-1.0, debt))
@@ -316,7 +335,7 @@ class Governor:
         return Verdict.EMIT
 
     def _may_hold(self, count: int) -> bool:
-        """Whether one more draft than ``count`` may be held."""
+        """Whether another draft may be held where ``count`` already are."""
         if not self._selector.may_draft or count >= min(self.MOST_DRAFTS, max(1, self._accounts.remaining - 1)):
             return False
-        return count == 0 or self._selector.may_wait(self._profiled_ms)
+        return count == 0 or self._selector.may_extend_round(self._profiled_ms)

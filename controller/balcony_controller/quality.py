@@ -1,4 +1,7 @@
-"""How likely an exit is to give the full model's token: calibrated tables, corrected by what deep passes show."""
+"""How likely an exit is to give the full model's token: calibrated tables, corrected by what deep passes find out.
+
+*Agreement* is the probability, or the share of tokens, with which an exit's token is the full model's.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,16 @@ from balcony_controller.verdict import Confidence, Outcome
 
 @dataclass(frozen=True)
 class BinTable:
-    """Agreement by calibrated gate probability at one split.
+    """Calibrated agreement at one split, by bins of the gate's probability.
 
-    ``edges`` [n-1] separate the bins; ``share`` [n] weighs them; ``agreement[depth]`` [n] for every exit from the
-    split on (the full depth agrees with itself and is left out). ``drafted`` [n]: the same of the exit's draft, the
-    token that its gate has looked at and found likeliest; None where gates give none. Where they were counted, shares
-    of each bin's tokens: ``judged`` [n, judge bins] by what the judge then says, ``following[depth]`` [n, bins there]
-    by what a deeper exit's gate says.
+    ``edges`` [bins - 1]: the probabilities that separate the bins, ascending.
+    ``share`` [bins]: the share of all tokens that falls into each bin.
+    ``agreement[depth]`` [bins]: agreement of each exit from the split on. Full depth always agrees and is left out.
+    ``drafted`` [bins]: agreement of the gate draft at the split; None where the gate gives no drafts.
+
+    The rest is None or empty where it was not counted. Each row is a distribution over the tokens of one bin:
+    ``judged`` [bins, judge's bins]: which probability the judge then gives.
+    ``following[depth]`` [bins, bins of that gate]: into which bin the gate of a deeper exit puts them.
     """
 
     edges: Sequence[float]
@@ -33,11 +39,16 @@ class BinTable:
 
 @dataclass(frozen=True)
 class Judge:
-    """How an exit's own confidence, once computed, becomes a probability of agreement.
+    """Turns an exit's confidence in its token, once the head has run, into a probability of agreement.
 
-    A logistic score ``bias + Σ weights · features`` over the features "gate" (the gate's logit), "top", "margin" and
-    "previous" (see Confidence), binned: ``edges`` [n-1] of the score, ``share`` [n] and measured ``agreement`` [n].
-    ``previous_mean`` stands for an unknown "previous"; without it ``top`` does.
+    The score ``bias + Σ weights · features`` is a logistic regression over the features "gate" (the gate's logit),
+    "top", "margin" and "previous" (see Confidence). It is then calibrated by bins:
+    ``edges`` [bins - 1]: the scores that separate the bins, ascending.
+    ``share`` [bins]: the share of all tokens that falls into each bin.
+    ``agreement`` [bins]: measured agreement in each.
+    ``previous_mean`` stands in for an unknown "previous"; where it is None, ``top`` does.
+
+    Raises ValueError for an unknown feature or lists whose lengths do not fit.
     """
 
     weights: Mapping[str, float]
@@ -55,7 +66,7 @@ class Judge:
             raise ValueError(f"a judge knows {', '.join(self.FEATURES)} and one value a bin")
 
     def chance(self, gate_logit: float | None, confidence: Confidence) -> float | None:
-        """Probability of agreement; None where a feature is missing or not finite."""
+        """Probability that the token agrees; None where a feature is missing or not finite."""
         usual = confidence.top if self.previous_mean is None else self.previous_mean
         previous = usual if confidence.previous is None else confidence.previous
         score = self.bias
@@ -72,7 +83,10 @@ class Judge:
 
     @cached_property
     def _knots(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Scores and chances between which straight lines run: bins alone would make all their tokens alike."""
+        """(scores, probabilities) for linear interpolation. Bins alone would make all their tokens alike.
+
+        At each edge the probability is the mean of the two bins beside it.
+        """
         edges, means = list(self.edges), list(self.agreement)
         if not edges:
             return (0.0,), (means[0],)
@@ -93,15 +107,19 @@ class Judge:
 
 
 class QualityModel:
-    """Agreement per split, gate bin and exit. ``measured`` is False where no exit was ever measured (a prior then).
+    """Agreement by split, gate bin and exit, corrected while decoding.
 
-    What deep passes show moves the log-odds of each exit, and of its gate's drafts, by a ``shift``: a Newton step of
-    logistic regression whose evidence fades, so that a text unlike the calibration's is learned within some thousand
-    tokens and forgotten again.
+    ``tables`` and ``judges`` are the calibration, by split. Without any table a prior stands in; ``measured`` is then
+    False.
+
+    Texts differ from the calibration's. So what deep passes find out moves the log-odds of each exit, and those of its
+    gate drafts, by a ``shift``: one Newton step of logistic regression for each token. The evidence fades, so a new
+    kind of text is learned within some thousand tokens and forgotten again.
     """
 
-    # The calibration's own weight against feedback, in information (p · (1 - p) a token), and the feedback's memory.
+    # How much the calibration weighs against feedback, in Fisher information: p · (1 - p) for each token.
     PRIOR_INFORMATION = 60.0
+    # How much of the evidence is left after each token.
     MEMORY = 0.9998
     LARGEST_SHIFT = 3.0
 
@@ -123,11 +141,11 @@ class QualityModel:
 
     @staticmethod
     def _prior(split: int, exits: list[int], full: int) -> BinTable:
-        """Nothing was measured: suppose that agreement grows with depth, so that budgets still buy depth."""
+        """A table for exits that were never measured: agreement grows with depth, so that budgets still buy depth."""
         return BinTable((), (1.0,), {depth: (depth / full,) for depth in exits if depth >= split})
 
     def bin(self, split: int, gate_logit: float | None) -> int:
-        """The bin of a gate's answer; without a gate the middle one."""
+        """The bin of a gate's logit; the middle bin where there is none."""
         edges = self.tables[split].edges
         if gate_logit is None or not math.isfinite(gate_logit):
             return len(edges) // 2
@@ -135,24 +153,30 @@ class QualityModel:
         return bisect_right(edges, probability)
 
     def agreement(self, split: int, index: int, depth: int) -> float:
-        """Probability that ``depth`` gives the full model's token, seen from bin ``index`` at ``split``."""
+        """Probability that the exit at ``depth`` agrees, for a token in gate bin ``index`` at ``split``."""
         if depth == self.full:
             return 1.0
         return self.corrected(depth, self.tables[split].agreement[depth][index])
 
     def drafts(self, split: int) -> bool:
-        """Whether the gate at ``split`` gives drafts of its own, of known agreement."""
+        """Whether the gate at ``split`` gives drafts of known agreement."""
         return self.tables[split].drafted is not None
 
     def drafted(self, split: int, index: int) -> float:
-        """Probability that the gate's draft at ``split`` is the full model's token, in bin ``index``."""
+        """Probability that the gate draft at ``split`` agrees, for a token in gate bin ``index``.
+
+        Raises ValueError where the gate gives no drafts.
+        """
         drafted = self.tables[split].drafted
         if drafted is None:
             raise ValueError(f"the gate at {split} gives no drafts")
         return self.corrected(split, drafted[index], drafted=True)
 
     def judged(self, depth: int, gate_logit: float | None, confidence: Confidence | None) -> float:
-        """Probability that the token which the exit at ``depth`` has given is the full model's."""
+        """Probability that the token that the exit at ``depth`` has given agrees.
+
+        It is the judge's, or the gate bin's where there is no judge or a feature of it is missing.
+        """
         judge = self.judges.get(depth)
         chance = None if judge is None or confidence is None else judge.chance(gate_logit, confidence)
         if chance is None:
@@ -160,17 +184,17 @@ class QualityModel:
         return self.corrected(depth, chance)
 
     def corrected(self, depth: int, chance: float, *, drafted: bool = False) -> float:
-        """A calibrated probability with the feedback's shift of its log-odds."""
+        """The calibrated probability ``chance`` of an exit, or of its gate drafts, with the shift that was learned."""
         odds = self._odds[depth, drafted]
         chance = min(1.0, max(0.0, chance))
         return chance * odds / (1.0 + chance * (odds - 1.0))
 
     def shifts(self) -> dict[tuple[int, bool], float]:
-        """What feedback adds to the log-odds of each exit (False) and of its gate's drafts (True)."""
+        """The shifts of log-odds learned so far, by (depth, whether of the gate drafts)."""
         return dict(self._shifts)
 
     def feedback(self, outcome: Outcome) -> None:
-        """A deep pass has shown whether a token of an exit was the full model's: the surprise moves the shift."""
+        """Learn from a deep pass that has compared a token of an exit with the full model's."""
         kind, expected = (outcome.depth, outcome.drafted), outcome.expected
         if kind not in self._shifts or not 0.0 <= expected <= 1.0:
             return

@@ -1,4 +1,4 @@
-"""The shape of a ladder, as the controller sees it: which stages a token of each depth needs."""
+"""The shape of a ladder: which stages (graphs with a cache) a token of each depth needs."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ HEAD = "head"
 
 @dataclass(frozen=True)
 class LadderShape:
-    """``depths`` ascending, the last one full; ``trunk[i]`` names the segments from the bottom, with where they stop.
+    """A ladder's depths and the names of its stages. Depths count layers of the base model.
 
-    ``exits[depth]`` names the exit stage of a depth (the full depth has none).
+    ``depths``: every depth a token can have, ascending; the last one is the whole model.
+    ``trunk``: (name, depth at which it ends) of each segment of the base, from the bottom.
+    ``exits``: the name of the exit stage at each depth but the last.
     """
 
     depths: tuple[int, ...]
@@ -24,10 +26,10 @@ class LadderShape:
         return self.depths[-1]
 
     def segments(self, above: int, upto: int) -> list[str]:
-        """The trunk's stages that lie above depth ``above``, up to depth ``upto``."""
+        """The names of the trunk's segments between the depths ``above`` and ``upto``, from the bottom."""
         return [name for name, stop in self.trunk if above < stop <= upto]
 
     def stages(self, depth: int) -> list[str]:
-        """Every stage with a cache that a token of ``depth`` must advance."""
+        """The names of all stages that a token of ``depth`` must pass, from the bottom. The head is not among them."""
         names = self.segments(0, depth)
         return names if depth == self.full else [*names, self.exits[depth]]

@@ -1,4 +1,4 @@
-"""What the controller hears of the machine: plain values, None where a device lacks the signal."""
+"""What the device's sensors say: one reading of loads, clock, power, temperature and battery as plain values."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from dataclasses import dataclass, fields, replace
 
 @dataclass(frozen=True)
 class Signals:
-    """One look at the machine. ``time_s`` is on a clock that never goes back; None is unknown, never zero.
+    """One reading of all sensors. None means that a signal is unknown; it never means zero.
 
-    Loads and battery level are shares (0..1). ``power_w``: of the whole device; ``battery_power_w``: what leaves the
-    battery (negative while charging). ``throttled``: the device holds its clocks down.
+    ``time_s``: when it was taken, in seconds on a monotonic clock.
+    ``cpu_load``, ``gpu_load``, ``battery_level``: shares (0..1).
+    ``gpu_clock_hz``: the GPU's present clock. ``throttled``: the device holds its clocks down.
+    ``power_w``: watts of the whole device. ``temperature_c``: °C of its hottest point.
+    ``battery_energy_wh``: watt-hours left. ``battery_power_w``: watts that leave the battery, negative while charging.
+    ``on_mains``: external power is connected.
     """
 
     time_s: float | None = None
@@ -27,7 +31,7 @@ class Signals:
     throttled: bool | None = None
 
     def sane(self) -> Signals:
-        """The same with everything that no device can mean (NaN, infinite, negative where it cannot be) unknown."""
+        """A copy in which impossible values (NaN, infinite, negative where that cannot be) are unknown."""
         wrong = {name: None for name in _NAMES if not _possible(name, getattr(self, name))}
         return replace(self, **wrong) if wrong else self
 
@@ -46,7 +50,10 @@ def _possible(name: str, value: float | None) -> bool:
 
 
 def change(before: Signals, after: Signals) -> float:
-    """How much the machine's speed may have changed between two looks: the largest move of a load."""
+    """How much the device's speed may have changed between two readings, from 0 (not at all) to 1.
+
+    It is the largest change of a load, or 1 when throttling has begun. Signals that either reading lacks do not count.
+    """
     moves = [0.0]
     for old, new in ((before.cpu_load, after.cpu_load), (before.gpu_load, after.gpu_load)):
         if old is not None and new is not None:

@@ -1,7 +1,7 @@
-"""What the governor and the decode loop say to each other about one token.
+"""What a decider and the decode loop tell each other about one token.
 
-Tokens that the user has not been shown are *drafts*. The loop asks ``Governor.judge`` about each token that an exit
-has given, and tells ``Governor.verified`` what a deep pass made of them.
+A *draft* is a token of an exit that has not been emitted yet. The loop calls ``Decider.judge`` for each token that an
+exit gives. After a deep pass it reports to ``Decider.verified`` which of the exits' tokens were the full model's.
 """
 
 from __future__ import annotations
@@ -14,22 +14,26 @@ class Verdict(Enum):
     """What to do with the token that an exit has given."""
 
     EMIT = "emit"
-    """Show it, and all drafts held before it, unverified."""
+    """Emit it unverified, and all drafts held before it."""
     HOLD = "hold"
-    """Keep it as a draft and go on to the next position."""
+    """Hold it as a draft and go on to the next position."""
     VERIFY = "verify"
-    """Keep it as a draft and make one batched deep pass: the drafts' accepted prefix and one token of the full
-    model's own are shown, rejected drafts are rewound."""
+    """Hold it as a draft and verify all drafts held in one batched deep pass.
+
+    The accepted prefix of the drafts is emitted, then one token of the full model. Rejected drafts are rewound.
+    """
     DEEPEN = "deepen"
-    """Drop it and make the deep pass at this very position, as if the gate had said so: the accepted prefix of the
-    drafts held before it and one token of the full model's own are shown. For tokens that are likely wrong."""
+    """Discard it and make the deep pass at its position, as if it had not been drafted. For tokens likely wrong.
+
+    The accepted prefix of the drafts held before it is emitted, then one token of the full model.
+    """
 
 
 class Confidence(NamedTuple):
-    """How sure an exit is of its token, computed with its logits.
+    """How sure an exit is of its token, computed from its logits.
 
-    ``top``: log-probability (nats) of the likeliest token; ``margin``: logit gap between the first and the second;
-    ``previous``: ``top`` of the position before, None where that was not computed.
+    ``top``: log-probability (nats) of the likeliest token. ``margin``: its logit minus that of the second likeliest.
+    ``previous``: ``top`` at the position before, None where the exit's head was not run there.
     """
 
     top: float
@@ -38,9 +42,10 @@ class Confidence(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a deep pass has shown of one token of an exit, or of its gate's draft (``drafted``).
+    """What a deep pass has found out about one token of the exit at ``depth``, or about its gate draft.
 
-    ``expected`` is the governor's own forecast of it.
+    ``expected``: the probability of agreement that the decider had predicted. ``agreed``: whether the token is the full
+    model's. ``drafted``: whether it was the gate draft instead of the exit's own token.
     """
 
     depth: int

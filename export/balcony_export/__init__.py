@@ -1,5 +1,5 @@
-"""The workstation side: Balcony modules, distillation, graph building, quantisation and the bundle writer.
+"""The workstation's side: train exits for a frozen base, export both as a bundle, and prove that the bundle is right.
 
-Arrows: ``balcony_export`` imports ``balcony_edge`` (the bundle format has its one home there), never the reverse;
-its verbs join the command line through the entry-point group ``balcony_edge.commands``.
+This package imports ``balcony_edge``, where the bundle's format is defined, and never the other way round. Its commands
+join ``balcony-edge`` through the entry points of the group ``balcony_edge.commands``.
 """

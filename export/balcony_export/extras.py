@@ -1,4 +1,4 @@
-"""The workstation's packages, checked before the first slow import."""
+"""A check that the workstation's packages are installed, made before the slow imports begin."""
 
 from __future__ import annotations
 

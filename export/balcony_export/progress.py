@@ -1,4 +1,4 @@
-"""One progress bar for every long job: shown on a terminal, silent where nobody watches."""
+"""The progress bar of every long job: drawn on a terminal, silent elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.progress import Progress as RichProgress
 
 
 class Progress:
-    """A bar of ``total`` steps on stderr, starting at ``first`` when a run resumes."""
+    """A bar of ``total`` steps on stderr. A run that resumes starts it at ``first``."""
 
     def __init__(self, title: str, total: int, first: int = 0, shown: bool = True) -> None:
         console = Console(stderr=True)
@@ -36,10 +36,10 @@ class Progress:
         self._bar.stop()
 
     def reach(self, step: int) -> None:
-        """So many steps are done in all."""
+        """Move the bar: ``step`` steps are done in all."""
         self._bar.update(self._task, completed=step)
 
     def advance(self, note: str = "") -> None:
-        """One step done; ``note`` replaces the text behind the bar."""
+        """Move the bar by one step; ``note`` replaces the text behind it."""
         self._bar.advance(self._task)
         self._bar.update(self._task, note=note)

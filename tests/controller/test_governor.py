@@ -1,4 +1,4 @@
-"""The governor on a simulated device: budgets kept, lossless where they allow it, depth where it buys agreement."""
+"""The governor on a simulated device keeps budgets, is lossless where they allow it, and spends depth where it pays."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_device_that_is_not_as_profiled_keeps_the_budget(slowdown: float) -> N
 @pytest.mark.parametrize("at", [30, 450])
 @pytest.mark.parametrize("ratio", [1.15, 1.4, 1.7])
 def test_a_step_of_the_slow_down_is_absorbed_within_20_tokens(ratio: float, at: int) -> None:
-    """From 20 tokens after it spending keeps the budget, but for savings from before: of a late step, those allowed."""
+    """From 20 tokens after the step on, spending keeps the budget, except for savings that were made before it."""
     budget_ms = 2 * SHALLOW_MS * ratio
     tokens = 1200
     run = replay(f"{budget_ms}ms", Trace("step", [0, at], [Moment(), Moment(2.0)]), tokens=tokens)
@@ -98,8 +98,10 @@ def test_a_step_of_the_slow_down_is_absorbed_within_20_tokens(ratio: float, at: 
 
 @pytest.mark.parametrize("trace", shipped(900), ids=lambda trace: trace.name)
 def test_no_trace_makes_the_budget_overspent(trace: Trace) -> None:
-    """From the least that the trace's slowest stretch allows to most of what full depth takes; what even the shallowest
-    exit overspends in a burst is nobody's to avoid."""
+    """For budgets from little above the shallowest exit in the slowest stretch to most of full depth's time.
+
+    What even the shallowest exit overspends in a burst cannot be avoided, so it is allowed.
+    """
     slow, mean = trace.slowest(900), sum(trace.slowdowns(900)) / 900
     low, high = 1.1 * SHALLOW_MS * slow, 0.95 * FULL_MS * mean
     for budget_ms in (low, (low + high) / 2, high):
@@ -112,7 +114,7 @@ def test_no_trace_makes_the_budget_overspent(trace: Trace) -> None:
         assert run.overspend_tokens(budget_ms, WARM_UP_TOKENS) <= 10.0 + longest
 
 
-def test_confidence_decides_which_tokens_are_shown() -> None:
+def test_confidence_decides_which_tokens_are_emitted() -> None:
     control = governor("8ms")
     play(control, records(), World(STEADY), 200)
     control.begin({}, 100)
@@ -155,12 +157,13 @@ def test_heat_cuts_depth_until_the_device_is_cooler() -> None:
     assert not control.cut
 
 
-def test_heat_paces_what_must_stay_lossless() -> None:
+def test_heat_halves_the_speed_of_what_must_stay_lossless() -> None:
     control = governor("full", limits=Limits(temperature_c=90.0))
     control.observe_signals(Signals(time_s=0.0, temperature_c=95.0))
     run = play(control, records(), World(STEADY), 60)
     assert all(run.verified)
-    assert sum(run.pause_ms) == pytest.approx(sum(run.elapsed_ms), rel=0.01)
+    # Half of the time: each step waits for as long as the one before it took.
+    assert sum(run.pause_ms) == pytest.approx(sum(run.elapsed_ms[:-1]), rel=0.01)
 
 
 def test_a_low_battery_cuts_depth_on_battery_only() -> None:
@@ -186,7 +189,7 @@ def test_a_reply_ends_before_its_deadline() -> None:
     assert all(run.verified)
 
 
-def test_a_limit_of_the_tail_is_kept_by_95_of_100_tokens() -> None:
+def test_a_tail_limit_is_met_by_95_of_100_tokens() -> None:
     for limit_ms in (6.0, 9.0, 11.0, 15.0):
         run = replay(f"{limit_ms}ms@p95", tokens=1500)
         tokens, elapsed, _ = run.charged(WARM_UP_TOKENS)
@@ -195,7 +198,7 @@ def test_a_limit_of_the_tail_is_kept_by_95_of_100_tokens() -> None:
     assert all(run.verified)
 
 
-def test_a_jump_of_load_loosens_the_cost_model_and_a_clock_foretells_it() -> None:
+def test_a_jump_of_load_loosens_the_cost_model_and_a_clock_predicts_it() -> None:
     control = governor("8ms")
     control.observe_signals(Signals(gpu_load=0.1, gpu_clock_hz=1e9))
     before = control.cost.slowdown.variance
@@ -212,7 +215,7 @@ def test_the_same_world_gives_the_same_decisions() -> None:
 
 
 odd = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True))
-looks = st.builds(
+readings = st.builds(
     Signals,
     time_s=odd,
     cpu_load=odd,
@@ -230,11 +233,11 @@ BUDGETS = ("full", "8ms", "9ms@p95", "8ms,9W", "0.2J", "3h", "battery=20%@1h", "
 
 
 @settings(max_examples=60)
-@given(st.sampled_from(BUDGETS), st.lists(st.tuples(looks, odd, odd, st.booleans()), min_size=1, max_size=30))
+@given(st.sampled_from(BUDGETS), st.lists(st.tuples(readings, odd, odd, st.booleans()), min_size=1, max_size=30))
 def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
     budget: str, events: list[tuple[Signals, float | None, float | None, bool]]
 ) -> None:
-    """Whatever sensors and clocks say: decisions stay within the ladder, pauses are bounded, drafts end."""
+    """Whatever sensors and clocks report: decisions stay within the ladder, pauses are bounded, rounds end."""
     control = governor(budget, limits=Limits(temperature_c=90.0, battery_level=0.05))
     control.begin(dict.fromkeys(["segment 0-3"], 16), 50)
     held = 0
@@ -255,7 +258,7 @@ def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
         if split != SHAPE.full:
             confidence = None if gate is None else Confidence(-abs(gate), gate)
             verdict = control.judge(split, gate, confidence, held)
-            # A deadline that a deep pass would break is the one thing that shows drafts of lossless rounds.
+            # Only a hard limit, or a deadline that a deep pass would miss, emits drafts of lossless rounds unverified.
             hurried = control.budget.reply_s is not None or control.cut
             assert hurried or not (control.lossless and verdict is Verdict.EMIT)
             if verdict is Verdict.HOLD:

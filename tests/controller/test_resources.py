@@ -1,4 +1,4 @@
-"""Accounts of power, energy, battery and GPU: limits met by depth first, then by pauses; refusals; sensor loss."""
+"""Limits of power, energy, battery and GPU are met by depth first, then by pauses; missing and lost sensors."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_cap_of_10_w_is_met_within_2_percent() -> None:
 
 
 def test_a_watt_budget_is_met_by_depth_first_then_by_pauses() -> None:
-    """Near what full depth takes, tokens keep full depth's pace; far below, even the shallowest exit must wait."""
+    """Near full depth's power, tokens are as fast as at full depth. Far below, even the shallowest exit must pause."""
     generous, tight = replay("11W", POWERED, 900), replay("5W", POWERED, 400)
     full_ms = FULL_MS * SCALE
     tokens = sum(generous.tokens)
@@ -101,7 +101,7 @@ def test_joules_per_token_are_met_within_2_percent() -> None:
 
 @pytest.mark.parametrize(("budget", "left"), [("3h", 0.0), ("battery=20%@3h", 0.2)])
 def test_a_battery_lasts_for_three_hours_within_2_percent(budget: str, left: float) -> None:
-    """At full tilt it would be empty after some two hours."""
+    """Without a budget it would be empty after about two hours."""
     full_wh = 30.0
     trace = Trace("battery", [0], [Moment(idle_w=4.0, active_w=14.0, on_mains=False)], full_wh, full_wh)
     world = World(trace, scale=4 * SCALE, period_s=2.0, end_s=3 * 3600)
@@ -112,7 +112,7 @@ def test_a_battery_lasts_for_three_hours_within_2_percent(budget: str, left: flo
 
 
 def test_a_share_of_the_gpu_leaves_room_for_others() -> None:
-    """Others take 30 %; with a ceiling of 60 % tokens may keep it busy for three sevenths of the rest."""
+    """Others take 30 %. Under a limit of 60 %, decoding may run three sevenths of the time."""
     meter = LoadMeter()
     meter.limit = 0.6
     meter.observe(0.3, 0.0)

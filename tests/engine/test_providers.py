@@ -38,7 +38,7 @@ def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
     from balcony_export.graphs.formats import ExportOptions
 
     out = tmp_path_factory.mktemp(provider) / "bundle"
-    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], choice=ExportOptions(provider))
+    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], options=ExportOptions(provider))
     return Placed(Ladder(made, Runtime.start(provider)), TOLERANCES[provider], Ladder(made, Runtime.start("cpu")))
 
 

@@ -59,8 +59,8 @@ def measure(row: str, folder: Path) -> Parity:
         ladder.append([token])
     base = load_base(folder / "model", device="cpu")
     with torch.inference_mode():
-        trace = base.trace(torch.tensor([expected]), SPLITS)
-        exits = build(base, SPLITS, "final").normed(trace.hidden, trace.context)
+        states = base.states(torch.tensor([expected]), SPLITS)
+        exits = build(base, SPLITS, "final").normed(states.hidden, states.context)
         modules = [base.head.logits(normed)[0] for normed in exits]
     logits = outputs.logits[0]
     found = ladder.logits(ladder.full)

@@ -1,8 +1,9 @@
-"""What the next look will say, as foretold by the gate of the last one: the judge's word, or a deeper gate's.
+"""Predicts, from a gate's bin, what comes to be known next: the judge's probability, or a deeper gate's bin.
 
-Calibration counts both on the base's own replies (BinTable). Where a bundle has no such counts, each gate bin gets the
-distribution closest to that of all tokens whose mean is the bin's agreement (exponential tilting). That supposes that
-the gate and what follows it know different things, so it promises more of the second look than that will tell.
+Training counts both on the base's own replies (``BinTable.judged`` and ``following``). Where a bundle has no such
+counts, each gate bin gets the distribution that is closest to that of all tokens (in Kullback-Leibler divergence) and
+has the bin's agreement as its mean. That is exponential tilting. It assumes that the gate and what follows know
+different things, so it promises more of the second source than that will tell.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from balcony_controller.quality import QualityModel
 
 Array = npt.NDArray[np.float64]
 
+# Means closer than this to the least or the greatest value are met to this precision only.
+NEAREST = 1e-4
+# Of the widest range that NEAREST allows (some 4e5) they leave 4e-7.
+HALVINGS = 40
+
 
 def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
-    """(chances [n], weights [bins, n]) of what the judge will say of a token at ``split``, by the gate's bin.
+    """The distribution of the judge's probability for tokens at ``split``: (probabilities [n], weights [bins, n]).
 
-    Without a judge the exit's token says nothing more than its gate.
+    ``weights`` has a row for each gate bin. Without a judge, each bin has its own agreement as the only probability.
     """
     table, means = quality.tables[split], _agreement(quality, split, split)
     judge = quality.judges.get(split)
@@ -29,29 +35,39 @@ def judged_mix(quality: QualityModel, split: int) -> tuple[Array, Array]:
 
 
 def drafted_chances(quality: QualityModel, split: int) -> Array:
-    """How likely the gate's own draft at ``split`` is right, by the gate's bin: nothing else tells. [bins]"""
+    """Probability that the gate draft at ``split`` agrees, by gate bin. [bins]"""
     return np.array([quality.drafted(split, index) for index in range(len(quality.tables[split].share))])
 
 
 def following_gates(quality: QualityModel, split: int, following: int) -> Array:
-    """Weights [bins at ``split``, bins at ``following``] of what a deeper exit's gate will say."""
+    """The distribution over the bins of a deeper exit's gate, by gate bin at ``split``. [bins at ``split``, bins]"""
     share = quality.tables[split].following.get(following, quality.tables[following].share)
     return _tilted(_agreement(quality, following, following), share, _agreement(quality, split, following))
 
 
 def _agreement(quality: QualityModel, split: int, depth: int) -> Array:
-    """How often ``depth`` agrees, by the gate's bin at ``split``. [bins]"""
+    """Agreement of the exit at ``depth``, by gate bin at ``split``. [bins]"""
     return np.array([quality.agreement(split, index, depth) for index in range(len(quality.tables[split].share))])
 
 
 def _tilted(values: Array, share: npt.ArrayLike, means: Array) -> Array:
-    """For each mean, ``share`` · exp(θ · values), normalised, with θ such that the mean of ``values`` is met.
+    """For each mean, the weights ``share`` · exp(θ · values), normalised, with θ such that ``values`` have that mean.
 
-    ``values`` [n], ``share`` [n] or [means, n], ``means`` [means]; a mean out of reach gets the nearest value.
+    ``values`` [n] in 0..1, ``share`` [n] or [means, n], ``means`` [means]; returns [means, n]. Where a mean lies beyond
+    all values, the weight goes to the nearest value.
     """
     known = np.log(np.broadcast_to(np.asarray(share, dtype=float), (len(means), len(values))) + 1e-12)
-    low, high = np.full(len(means), -60.0), np.full(len(means), 60.0)
-    for _ in range(40):
+
+    def largest_tilt(distance: Array) -> Array:
+        """A bound on θ for means at this distance from the value at the end that θ tilts to.
+
+        From log(1 / (least share · distance)) / distance on, that value alone outweighs all on the mean's other side.
+        """
+        distance = np.maximum(distance, NEAREST)
+        return np.asarray(-(np.log(distance) + known.min(axis=1)) / distance)
+
+    low, high = -largest_tilt(means - values.min()), largest_tilt(values.max() - means)
+    for _ in range(HALVINGS):
         theta = (low + high) / 2
         powers = known + theta[:, None] * values
         weights: Array = np.exp(powers - powers.max(axis=1, keepdims=True))

@@ -1,4 +1,8 @@
-"""All that a governor can choose from: the solved policies of every set of depths worth using, as they have proved."""
+"""The policies that a governor can choose from, and what decoding has shown of their true costs.
+
+There is a solved policy for every set of depths that can be worth using. All costs here are profiled milliseconds per
+token, unless something else is said.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +22,13 @@ from balcony_controller.shape import LadderShape
 
 @dataclass(frozen=True)
 class Requirements:
-    """What a set of depths is wanted for: profiled milliseconds a token may take, and the least agreement.
+    """What a policy is wanted for (see ``PolicyLibrary.best``).
 
-    A catch-up is spread over ``remaining`` tokens, ``saved_ms`` being at hand for it. ``fresh``: a reply begins,
-    nothing need be caught up. ``even``: each token by itself must fit, so that only the deep passes of a limit's
-    exceptions may wait. ``stuck``: catching up the set in force is out of reach. ``opening``: how replies may be
-    opened, if at all, with a debt of ``debt_tokens``.
+    ``cost_ms``: what a token may cost. ``least_agreement``: the least agreement (0..1) that a policy must be able to
+    give. ``remaining``: how many tokens the cost of catching up stages is spread over. ``saved_ms``: what is at hand
+    for it. ``fresh``: a reply begins, so there is nothing to catch up. ``even``: every single token must fit, so only
+    sets of one depth count. ``stuck``: catching up the set in force costs more than has been saved. ``opening``: how
+    replies are opened, None if they are not; ``debt_tokens``: the debt that a reply then begins with.
     """
 
     cost_ms: float
@@ -39,11 +44,13 @@ class Requirements:
 
 @dataclass(frozen=True)
 class SolvedPolicies:
-    """Solved policies. ``mixed`` may show unverified tokens, ``lossless`` ones never do (the first: full depth alone).
+    """The policies of one ladder.
 
-    ``rounds``: whether drafts may be held; ``gate_drafts``: whether gates' drafts may be used. ``used``: the stages of
-    each set of depths.
-    ``shallowest_ms``, ``full_ms``: the cheapest token, and a full-depth one.
+    ``rounds``: drafts may be held. ``gate_drafts``: gate drafts may be used.
+    ``mixed``: policies that may emit unverified tokens; the first is full depth alone.
+    ``lossless``: policies that never do; the first is full depth alone, the others verify drafts of one exit.
+    ``used``: the names of the stages that each set of depths needs.
+    ``shallowest_ms``: the cheapest token of any policy. ``full_ms``: a token of plain full depth.
     """
 
     rounds: bool
@@ -58,7 +65,7 @@ class SolvedPolicies:
     def of(
         cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool, gate_drafts: bool = True
     ) -> SolvedPolicies:
-        """Solve all sets of depths that can be worth it."""
+        """Solve all sets of depths that can be worth using: full depth, each exit with and without it, two exits."""
         full, exits = shape.full, shape.depths[:-1]
         mixed = [
             solve(shape, cost, quality, (full,)),
@@ -86,27 +93,31 @@ class SolvedPolicies:
 
 
 class PolicyLibrary:
-    """The policies to choose from, solved again when what is known of the exits has moved.
+    """The policies to choose from. They are solved again when the quality model has learned enough.
 
-    ``owed_ms`` tells what catching up stages costs. Policies are ``biased``: how much dearer their tokens have been
-    than was predicted, since texts differ from the calibration's. ``solved``: solutions known already.
+    ``owed_ms``: a function that tells what catching up the stages of the given names costs now.
+    ``solved``: the policies, if they have been solved already.
+
+    Texts differ from the calibration's, so policies can cost more or less than predicted. That is a policy's *bias*.
     ``speed_trials`` knows which lossless policy is the fastest by the clock.
     """
 
-    # A set is left for so much more agreement at the least, and not if coming back to its stages costs so many tokens.
+    # Another set of depths must promise at least this much more agreement than the one in force.
     WORTH_CHANGING = 0.015
+    # A set is not changed to if catching up its stages costs more than so many tokens.
     DEAREST_CHANGE = 4.0
-    # Where none fits, a set with one depth more must be so much cheaper: a bias of a percent is chance.
+    # Where no set fits the budget, one with one depth more must be cheaper by this share: biases vary that much by
+    # chance.
     AS_CHEAP = 0.01
-    # A change of an exit's log-odds that is worth solving again, and how many tokens that must be ago at the least.
+    # Policies are solved again if an exit's log-odds have moved by this much, at most once in so many tokens.
     SHIFT_CHANGE = 0.2
     SOLVE_TOKENS = 512
-    # Biases: the memory in tokens, and how many tokens the predicted cost itself weighs.
+    # The memory of biases in tokens, and how many tokens the prediction weighs against what was measured.
     BIAS_TOKENS = 400.0
     BIAS_PRIOR_TOKENS = 2000.0
-    # The best opening is looked for again after so many tokens.
+    # The best opener is searched again after so many tokens.
     OPENER_TOKENS = 64
-    # A reply's opening costs so many times the cheapest token at the least: else it is no opening.
+    # An opener costs at least so many times the cheapest token.
     LEAST_OPENING = 1.25
 
     def __init__(
@@ -122,7 +133,8 @@ class PolicyLibrary:
         self.quality = quality
         self._cost = cost
         self._owed_ms = owed_ms
-        # Milliseconds that a policy's tokens have taken, and that were predicted, over ``_fade``: all fade at once.
+        # [milliseconds taken, milliseconds predicted] of each policy. All of them fade together, so they are stored
+        # divided by ``_fade``.
         self._taken: dict[tuple[bool, tuple[int, ...]], list[float]] = {}
         self._fade = 1.0
         self._exits = shape.depths[:-1]
@@ -137,7 +149,7 @@ class PolicyLibrary:
         self._shifts = self.quality.shifts()
 
     def refresh(self) -> bool:
-        """Solve again if what is known of the exits has moved; whether it was done."""
+        """Solve again if what is known of the exits has changed enough; returns whether it did."""
         if self._tokens < self.SOLVE_TOKENS:
             return False
         now = self.quality.shifts()
@@ -148,19 +160,20 @@ class PolicyLibrary:
         return True
 
     def without_gate_drafts(self) -> PolicyLibrary:
-        """A library of its own for replies that gates cannot draft; this one where they never do."""
+        """A library of policies without gate drafts, for sampled replies; this one if no gate gives drafts."""
         if not any(self.quality.drafts(split) for split in self._exits):
             return self
         solved = SolvedPolicies.of(self.shape, self._cost, self.quality, self.solved.rounds, gate_drafts=False)
         return PolicyLibrary(self.shape, self._cost, self.quality, solved.rounds, self._owed_ms, solved)
 
     def learn(self, policy: Policy, predicted_ms: float, profiled_ms: float, tokens: int) -> None:
-        """So much was predicted for each of these tokens, and so much (all together) they took.
+        """Learn the bias of ``policy`` from ``tokens`` tokens.
 
-        Of none: so much of what they seemed to take was never paid.
+        ``predicted_ms``: the predicted cost of each. ``profiled_ms``: the cost of all of them by the profile. With 0
+        tokens, ``profiled_ms`` is a correction: a part of earlier costs that was never paid.
         """
         self._tokens += tokens
-        # What is not in use is forgotten too: a hard reply must not bar a policy for good.
+        # Policies that are not in use are forgotten too, so that one hard reply does not rule a policy out for good.
         self._fade *= max(0.0, 1.0 - tokens / self.BIAS_TOKENS)
         if self._fade < 1e-9:
             self._taken = {key: [part * self._fade for part in parts] for key, parts in self._taken.items()}
@@ -170,7 +183,7 @@ class PolicyLibrary:
         found[1] += predicted_ms * tokens / self._fade
 
     def bias(self, policy: Policy) -> float:
-        """True over predicted cost of a policy."""
+        """True over predicted cost of a policy, between 0.5 and 2."""
         found = self._taken.get((policy.lossless, policy.depths))
         if found is None:
             return 1.0
@@ -183,23 +196,27 @@ class PolicyLibrary:
         return next(policy for policy in self.solved.lossless if policy.depths == depths)
 
     def cheapest_lossless(self, alone: bool) -> Policy:
-        """The cheapest way to lossless tokens: full depth ``alone``, or rounds through an exit where these are."""
+        """The cheapest lossless policy. ``alone``: drafts cannot be used, so it is full depth alone."""
         return self.solved.lossless[0] if alone else self.lossless(self.speed_trials.best)
 
     def opener(self) -> Opener:
-        """What replies open with: the most agreement for what it costs more than the cheapest token."""
+        """What replies open with: what gains the most agreement for each millisecond over the cheapest token."""
         if self._opener is None or self._tokens - self._opener[0] >= self.OPENER_TOKENS:
             self._opener = self._tokens, self._find_opener()
         return self._opener[1]
 
     def _find_opener(self) -> Opener:
-        """The best one if the rest is the shallowest exit, which is left without its head where that pays less."""
+        """The best opener where the rest of a reply is the shallowest exit alone.
+
+        It is searched twice: the first opener's price tells at which row the rest is really used.
+        """
         mixed = self.solved.mixed
         rest = next((policy for policy in mixed if policy.depths == self._exits[:1]), mixed[0])
         found = self._opener_beside(rest, 0)
         return self._opener_beside(rest, rest.row_at(found.price))
 
     def _opener_beside(self, rest: Policy, rest_row: int) -> Opener:
+        """The best opener where the rest of a reply is ``rest`` at its row ``rest_row``."""
         least_ms, least = rest.cost_ms[rest_row], rest.agreement[rest_row]
         lossless = self.cheapest_lossless(alone=False)
         deep = [policy for policy in self.solved.mixed if policy.depths[-1] == self.shape.full]
@@ -213,7 +230,10 @@ class PolicyLibrary:
         return max(openers, key=lambda one: (one.cost_ms >= self.LEAST_OPENING * least_ms, one.price))
 
     def best(self, needs: Requirements, before: Policy) -> Policy:
-        """The set of depths that promises the most agreement for what a token may take; the cheapest if none fits."""
+        """The mixed policy that promises the most agreement for what a token may cost; the cheapest if none fits.
+
+        ``before`` is the one that was best until now. It stays unless another one is clearly better.
+        """
         best, best_score = before, -math.inf
         owed_before = 0.0 if needs.stuck else self._owed_ms(self.solved.used[before.depths])
         opener = None if needs.opening is None else self.opener()
@@ -221,9 +241,9 @@ class PolicyLibrary:
             extra_ms = 0.0
             if needs.even and len(policy.depths) > 1:
                 continue
-            kept = policy.depths == before.depths and not needs.stuck
-            if not (needs.fresh or kept):
-                # Stages that have long not been run are dear to come back to.
+            is_same = policy.depths == before.depths and not needs.stuck
+            if not (needs.fresh or is_same):
+                # Stages that have not been run for long must catch up first.
                 owed = self._owed_ms(self.solved.used[policy.depths]) - owed_before
                 owed -= needs.saved_ms
                 if owed > self.DEAREST_CHANGE * needs.cost_ms:
@@ -233,6 +253,7 @@ class PolicyLibrary:
             allowed_ms = needs.cost_ms - extra_ms
             cheapest = policy.cost_ms[-1] * bias
             if cheapest > allowed_ms:
+                # Nothing fits: the cheapest one scores best, and every score is below those that fit.
                 among = cheapest * (1.0 + self.AS_CHEAP * len(policy.depths))
                 score = -(among + extra_ms) / max(needs.cost_ms, 1e-9)
             elif needs.opening is not None and opener is not None and policy.depths[-1] != self.shape.full:
@@ -244,8 +265,8 @@ class PolicyLibrary:
                 score = policy.agreement_at(allowed_ms / bias)
             if policy.agreement[0] < needs.least_agreement:
                 score -= 1e6
-            score += self.WORTH_CHANGING if kept else 0.0
-            # Of equals the cheaper one, and the one that uses fewer depths.
+            score += self.WORTH_CHANGING if is_same else 0.0
+            # Among equals prefer the cheaper one, then the one with fewer depths.
             score -= 1e-3 * (cheapest + extra_ms) / self.solved.full_ms + 1e-6 * len(policy.depths)
             if score > best_score:
                 best, best_score = policy, score

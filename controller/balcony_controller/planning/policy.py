@@ -1,4 +1,8 @@
-"""What to do at each price, for one set of depths: the tables that a governor looks up. solver.py fills them."""
+"""What to do at each price, for one set of depths: the tables that the governor looks up. solver.py fills them.
+
+A *price* is the agreement that one profiled millisecond must buy. A *row* of a table belongs to one price. Between two
+rows everything is interpolated: a place is (row, part), ``part`` being the fraction towards the next row.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ from functools import cached_property
 
 from balcony_controller.planning.step_costs import StepCosts
 
-# Probabilities that all held drafts are right, at which the value of holding is tabulated.
+# The probabilities that all drafts held are right (*prefix*) for which the value of holding is tabulated.
 GRID = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1.0)
-# The value of what cannot be done.
+# The value of what is not possible.
 NEVER = -1e9
 
 Table = tuple[tuple[float, ...], ...]
@@ -20,20 +24,28 @@ Table = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Policy:
-    """The solution for one set of depths; all tuples run over ``price`` (ascending), so ``cost_ms`` descends.
+    """The best use of one set of depths at every price.
 
-    ``token_value``: ρ, what a token is expected to bring. ``hold[price][prefix]``: the value of going on from
-    PREFIX with drafts held. The other tables say how much better than taking the exit at a split something else is, by
-    the gate's bin:
+    ``depths``: ascending, the full depth among them or not. ``lossless``: nothing is emitted unverified.
+    ``steps``: what steps cost. All other values run over the prices, which ascend:
 
-        to_next[split][price][bin]            going on to the next depth's gate
-        to_full[split][price][bin]            going on to full depth
-        to_emit_draft[split][price][bin]      emitting the gate's draft, for which the head is not run
-        to_hold_draft[split][price][bin]      holding the gate's draft
-        held_to_full[price][prefix][bin]      with drafts held: going on to full depth
-        held_to_hold_draft[price][prefix][bin]   with drafts held: holding the gate's draft
+        price[row]           agreement that a profiled millisecond must buy
+        cost_ms[row]         expected profiled milliseconds per token, descending
+        agreement[row]       expected agreement of a token
+        token_value[row]     ρ: agreement - price · cost expected of a token
+        hold[row][prefix]    value of going on with drafts held, by the probability (GRID) that all are right
 
-    The last two are () where nothing can be held.
+    The remaining tables hold *gains*: how much more than taking the exit with its head something else is worth, by the
+    bin of its gate. NEVER stands for what is not possible.
+
+        to_next[split][row][bin]               going on to the next exit
+        to_full[split][row][bin]               going to full depth
+        to_emit_draft[split][row][bin]         emitting the gate draft
+        to_hold_draft[split][row][bin]         holding the gate draft
+        held_to_full[row][prefix][bin]         with drafts held, at the first exit: going to full depth
+        held_to_hold_draft[row][prefix][bin]   with drafts held, at the first exit: holding the gate draft
+
+    The last two are () where drafts cannot be held, or gates give none.
     """
 
     depths: tuple[int, ...]
@@ -52,7 +64,7 @@ class Policy:
     held_to_hold_draft: tuple[Table, ...]
 
     def place(self, cost_ms: float) -> tuple[int, float]:
-        """(row, fraction towards the next) at which the policy is expected to cost ``cost_ms``, kept in range."""
+        """The place (row, part) at which a token is expected to cost ``cost_ms``, or the nearest one there is."""
         costs = self.cost_ms
         if cost_ms >= costs[0] or len(costs) == 1:
             return 0, 0.0
@@ -67,22 +79,25 @@ class Policy:
         return tuple(-cost_ms for cost_ms in self.cost_ms)
 
     def agreement_at(self, cost_ms: float) -> float:
-        """Expected agreement where the policy costs ``cost_ms``."""
+        """Expected agreement where a token costs ``cost_ms`` profiled milliseconds."""
         return between(self.agreement, *self.place(cost_ms))
 
     def row_at(self, price: float) -> int:
-        """The last row at which a millisecond must buy no more than ``price`` of agreement; the first if none is."""
+        """The last row whose price is at most ``price``; the first row if there is none."""
         return max(0, bisect_right(self.price, price) - 1)
 
     def cost_of(self, agreement: float) -> float:
-        """What a token costs where the policy agrees so much; the most that it can cost where it never does."""
+        """The least cost (profiled milliseconds per token) at which a token agrees at least so much.
+
+        It is the policy's highest cost if the policy never agrees so much.
+        """
         for cost_ms, found in zip(reversed(self.cost_ms), reversed(self.agreement), strict=True):
             if found >= agreement:
                 return cost_ms
         return self.cost_ms[0]
 
     def holding(self, prefix: float, row: int, part: float) -> float:
-        """The value of going on with drafts held that are all right with probability ``prefix``."""
+        """The value of going on with drafts held that are all right with probability ``prefix``, at (row, part)."""
         place = grid_place(prefix)
         low, high = GRID[place - 1], GRID[place]
         share = (prefix - low) / (high - low)
@@ -94,16 +109,15 @@ class Policy:
         return value + part * (values[place - 1] + share * (values[place] - values[place - 1]) - value)
 
     def held_gain(self, prefix: float, row: int, part: float, index: int) -> float:
-        """How much more than a draft at the first exit going deep is worth, with drafts held, in a gate bin."""
+        """With drafts held, at the first exit: the gain of going to full depth, for gate bin ``index``."""
         return _held(self.held_to_full, prefix, row, part, index)
 
     def held_draft_gain(self, prefix: float, row: int, part: float, index: int) -> float:
-        """The same of holding the draft of the exit's gate as well; -∞ where it cannot be held."""
+        """With drafts held, at the first exit: the gain of holding the gate draft too; -∞ if that is not possible."""
         return _held(self.held_to_hold_draft, prefix, row, part, index) if self.held_to_hold_draft else -math.inf
 
     def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float, float, float]:
-        """How much more than taking the exit at ``split`` it is worth, with nothing held, to go (to the next exit, to
-        full depth), or to (show, hold) its gate's draft."""
+        """With nothing held, at ``split``: the gains of (next exit, full depth, emit gate draft, hold gate draft)."""
         return (
             _along(self.to_next[split], row, part, index),
             _along(self.to_full[split], row, part, index),
@@ -113,21 +127,23 @@ class Policy:
 
 
 def _along(table: Table, row: int, part: float, index: int) -> float:
+    """The entry for bin ``index`` at (row, part) of a table [row][bin]."""
     value = table[row][index]
     return value if part == 0.0 else value + part * (table[row + 1][index] - value)
 
 
 def _held(tables: tuple[Table, ...], prefix: float, row: int, part: float, index: int) -> float:
+    """The entry for bin ``index`` at (row, part) of a table [row][prefix][bin]."""
     place = grid_place(prefix)
     value = tables[row][place][index]
     return value if part == 0.0 else value + part * (tables[row + 1][place][index] - value)
 
 
 def grid_place(prefix: float) -> int:
-    """The first grid point, but for the lowest, at or above a prefix's probability."""
+    """The index of the first point of GRID at or above ``prefix``, at least 1 so that there is one below it."""
     return min(max(1, bisect_left(GRID, prefix)), len(GRID) - 1)
 
 
 def between(values: Sequence[float], row: int, part: float) -> float:
-    """A value between a row and the next."""
+    """The value at (row, part): linear interpolation between a row and the next."""
     return values[row] if part == 0.0 else values[row] + part * (values[row + 1] - values[row])

@@ -1,4 +1,8 @@
-"""Which policy is in force, and at which of its prices: chosen anew as what a token may take moves."""
+"""Selects the policy in force, and the price at which it is followed, as the budget's accounts move.
+
+Milliseconds are by the profile here: measured times divided by the slow-down factor. Debts are multiples of what the
+budget allows a token; savings are negative debts.
+"""
 
 from __future__ import annotations
 
@@ -15,28 +19,32 @@ from balcony_controller.shape import HEAD, LadderShape
 
 
 class PolicySelector:
-    """The policy in force, between its row ``row`` and the next by ``part``.
+    """Holds the policy in force: ``policy``, at the place (``row``, ``part``) of its tables.
 
-    While the budget affords it, that is a lossless one. Else it is the set of depths that this budget feeds best
-    (``home``) at the price that spends what is allowed; where home does without full depth, replies open deep on what
-    others have saved (see opening.py). ``floor_debt``: agreement that was promised and not had yet, in tokens;
-    ``floor_wins``: ``min_agreement`` makes tokens dearer than the budget allows.
+    While the budget affords it, that is a lossless policy. Otherwise it is ``home``, the mixed policy that gives the
+    most agreement under this budget, at the price that spends what is allowed. Where home does without full depth,
+    replies begin with an opening that savings pay for (see opening.py).
+
+    ``first``: the next step is a reply's first. ``accounts``: those of the budget in force.
+    ``min_agreement``: the least expected agreement (0..1). ``floor_debt``: by how many tokens' agreement the tokens
+    emitted lately have fallen short of it. ``floor_wins``: it makes tokens cost more than the budget allows.
     """
 
-    # Sets of depths are chosen again after so many tokens, if what a token may take has moved by this share …
+    # The mixed policy is reconsidered after so many tokens, if what a token may take has changed by this share …
     CHOOSE_TOKENS = 16
     WORTH_CHOOSING = 0.08
-    # … or a debt, in tokens, cannot be paid back with the set in force; then after so many tokens at the least.
+    # … or if debts or savings exceed what they should be by so much and the policy cannot change that. A debt that
+    # every token adds to is urgent: the policy is then reconsidered after fewer tokens.
     CORNERED_TOKENS = 3.0
     URGENT_TOKENS = 2
-    # Debts, in tokens, at which lossless decoding is left though it should fit, and at which it is taken up again.
+    # The debt at which lossless decoding is left though it should fit, and the one at which it is taken up again.
     LOSSLESS_DEBT, LOSSLESS_AGAIN = 3.5, 0.5
-    # What a round of drafts may overspend if all of them are wrong. Less than the 10 that nothing should: the machine
-    # may slow down meanwhile.
+    # The debt that may remain if all drafts of a round turn out wrong. It is below 10 tokens, which should never be
+    # exceeded, because the device may slow down meanwhile.
     WAITED_TOKENS = 6.0
-    # Savings, in tokens, without which a limited budget tries no other lossless policy.
+    # Under a budget, other lossless policies are only tried with savings of so many tokens.
     TRIAL_SAVED = 5.0
-    # Memory of the agreement that was promised, in tokens, for ``min_agreement``.
+    # A shortfall against ``min_agreement`` is made up for over so many tokens.
     FLOOR_TOKENS = 20.0
 
     def __init__(
@@ -56,38 +64,41 @@ class PolicySelector:
         self.floor_wins = False
         self._opening = Opening()
         self._opener: Opener | None = None
-        self._owed_before = self._chosen_for = self._prompt_owed = 0.0
+        # What catching up the policy's stages costs after the last step, and what it cost after the prompt.
+        self._owed_before = self._prompt_owed = 0.0
+        # What a token was allowed when home was chosen, and how many tokens ago the policy was chosen.
+        self._chosen_for = 0.0
         self._chosen_ago = 0
 
     # --- what happens ---
 
     def set_budget(self, accounts: Accounts) -> None:
-        """Another budget is in force, kept in ``accounts``."""
+        """Another budget is in force, with these accounts."""
         self.accounts = accounts
-        # Nothing else may come between savings and the reply that they open.
+        # Openings need an account to save on, and no limit that could forbid spending the savings at once.
         may_open = accounts.per_token and accounts.tail is None and accounts.budget.reply_s is None
         self._may_open = may_open and self.min_agreement == 0.0
         self._choose(fresh=True)
 
     def begin(self, remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
-        """A reply of at most ``remaining`` tokens begins; a ``repeatable`` one without a limit makes no drafts.
+        """A reply of at most ``remaining`` tokens begins.
 
-        Gates draft ``greedy`` ones alone.
+        ``repeatable``: without a budget it makes no drafts. ``greedy``: gate drafts can be used.
         """
         self._repeatable = repeatable
-        # What waited at the last one's end is never paid.
+        # What was still to be caught up when the last reply ended is never paid for.
         self.library.learn(self.policy, 0.0, -self._owed_before, 0)
         self._owed_before = self._prompt_owed = 0.0
-        self._turn_to(greedy)
+        self._use_library(greedy)
         self._opening.begin(remaining)
         self.first = True
         self.library.refresh()
         self._choose(fresh=True)
 
     def spent(self, profiled_ms: float, elapsed_ms: float, tokens: int, charge: bool) -> None:
-        """A step that has shown ``tokens`` took so much by the profile and by the clock.
+        """A step has emitted ``tokens``: ``profiled_ms`` by the profile, ``elapsed_ms`` by the clock.
 
-        ``charge`` is False for a prompt's.
+        ``charge`` is False for a reply's first step, which includes the prompt.
         """
         policy = self.policy
         owed = self._backlog.owed_ms(self.library.solved.used[policy.depths])
@@ -96,7 +107,7 @@ class PolicySelector:
             accrued_ms = profiled_ms + owed - self._owed_before
             self.library.learn(policy, predicted_ms, accrued_ms, tokens)
             if policy.lossless and self._opener is None and not self._is_cut:
-                # That the exit must read the prompt too is part of what rounds take.
+                # That the exit must consume the prompt too is part of the cost of its rounds.
                 accrued_ms += self._prompt_owed
                 self.library.speed_trials.spent(policy.depths, elapsed_ms, profiled_ms, accrued_ms, tokens)
             self._prompt_owed = 0.0
@@ -105,25 +116,25 @@ class PolicySelector:
         self._owed_before = owed
 
     def count(self, tokens: int) -> None:
-        """The accounts are closed on a step that has shown ``tokens``: place the next one."""
+        """The accounts have been charged for a step that has emitted ``tokens``: find the policy of the next one."""
         self.first = False
         self._opening.count(tokens)
         self._chosen_ago += tokens
         self._place()
-        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave() or self._is_tried() or self._is_urgent():
+        if self._chosen_ago >= self.CHOOSE_TOKENS or self._must_leave() or self._is_trial_turn() or self._is_urgent():
             self._choose()
 
-    # --- what may be asked ---
+    # --- what the governor asks ---
 
     @property
     def may_draft(self) -> bool:
-        """Whether drafts may be held at all: a limit of single tokens leaves no time to verify them."""
+        """Whether drafts may be held at all. A limit on single tokens leaves no time to verify them."""
         if self._repeatable and self.accounts.budget.unlimited:
             return False
         return self.library.solved.rounds and self.accounts.tail is None
 
     def fits(self, depth: int) -> bool:
-        """Whether a token of ``depth`` now stays within the limits of single tokens and of the reply."""
+        """Whether a token of ``depth`` now stays within the limit on single tokens and the reply's deadline."""
         tail, left_ms = self.accounts.tail, self.accounts.reply_left_ms
         if tail is None and left_ms == math.inf:
             return True
@@ -135,16 +146,16 @@ class PolicySelector:
         return step_ms + self.library.solved.shallowest_ms * factor * (self.accounts.remaining - 1) <= left_ms
 
     def debt_after_pass(self, spent_ms: float) -> float:
-        """The debt, in tokens, if ``spent_ms`` (profiled) and a deep pass now showed a single token."""
+        """The debt if the present step, after ``spent_ms``, ended with a deep pass that emits a single token."""
         deep_ms = self._backlog.step_ms(self._deep_stages)
         return self.accounts.debt_tokens + (spent_ms + deep_ms) / max(self.allowed_ms(eased=False), 1e-9) - 1.0
 
-    def may_wait(self, spent_ms: float) -> bool:
-        """Whether a round that has taken ``spent_ms`` (profiled) may go on: all of its drafts may turn out wrong."""
+    def may_extend_round(self, spent_ms: float) -> bool:
+        """Whether a round of drafts may go on after ``spent_ms``, though all of its drafts may turn out wrong."""
         return not self.accounts.per_token or self.debt_after_pass(spent_ms) <= self.WAITED_TOKENS
 
     def allowed_ms(self, *, eased: bool = True) -> float:
-        """What the next token's graphs may take, in profiled milliseconds; ``eased``: debts and savings reckoned."""
+        """Milliseconds that the next token's graph runs may take; ``eased``: debts and savings included."""
         factor, overhead_ms = self._cost.slowdown.factor, self._cost.overhead_ms
         full_ms = self.library.solved.full_ms * factor + overhead_ms
         if eased:
@@ -157,8 +168,8 @@ class PolicySelector:
 
     # --- inside ---
 
-    def _turn_to(self, greedy: bool) -> None:
-        """Use the library of greedy replies, or that of sampled ones, solved when the first one begins."""
+    def _use_library(self, greedy: bool) -> None:
+        """Use the library of greedy replies, or that of sampled ones, which is solved when the first one begins."""
         if greedy not in self._libraries:
             self._libraries[greedy] = self.library.without_gate_drafts()
         if self.library is not self._libraries[greedy]:
@@ -166,13 +177,13 @@ class PolicySelector:
             self.library = self._libraries[greedy]
 
     def _place(self) -> None:
-        """Move along the policy to the price that spends what is allowed now."""
+        """Find the place in the policy's tables that spends what is allowed now, or what ``min_agreement`` needs."""
         policy = self.policy
         if self._opener is not None or policy.lossless:
             self.row, self.part = 0 if self._opener is None else self._opener.row, 0.0
             return
         bias = self.library.bias(policy)
-        allowed = self._raised(policy, bias, self.allowed_ms()) / bias
+        allowed = self._without_oversaving(policy, bias, self.allowed_ms()) / bias
         self.floor_wins = False
         if self.min_agreement > 0.0:
             wanted = min(1.0, self.min_agreement + self.floor_debt / self.FLOOR_TOKENS)
@@ -181,8 +192,8 @@ class PolicySelector:
                 allowed, self.floor_wins = floor_ms, True
         self.row, self.part = policy.place(allowed)
 
-    def _raised(self, policy: Policy, bias: float, allowed: float) -> float:
-        """``allowed``, or more though savings for openings lack: these are not worth more than a token would lose."""
+    def _without_oversaving(self, policy: Policy, bias: float, allowed: float) -> float:
+        """``allowed``, or more: savings for openings must not cost a token more agreement than openings gain."""
         if not self._may_open or policy.depths[-1] == self._shape.full:
             return allowed
         if self.accounts.debt_tokens > self._opening.OVERSPENT_TOKENS:
@@ -191,14 +202,14 @@ class PolicySelector:
         return allowed if allowed >= rest_ms else max(allowed, min(rest_ms, self.allowed_ms(eased=False)))
 
     def _choose(self, fresh: bool = False) -> None:
-        """Choose the policy."""
+        """Choose the policy. ``fresh``: a reply begins or the budget is new, so everything is reconsidered."""
         self._chosen_ago = 0
         if self._opener is not None and not fresh and not self._must_leave():
             return
         nominal = self.allowed_ms(eased=False)
         debt = self.accounts.debt_tokens
         always = self.accounts.budget.unlimited or self.min_agreement >= 1.0
-        # Trials of lossless policies are paid from savings.
+        # Under a budget, trials of lossless policies are paid from savings.
         self.library.speed_trials.limit_ms = math.inf if always else nominal if debt <= -self.TRIAL_SAVED else 0.0
         if self.accounts.budget.unlimited or self._affords_lossless(nominal, debt):
             self._take(self._lossless())
@@ -208,10 +219,10 @@ class PolicySelector:
             self.floor_wins = True
             return
         moved = abs(nominal / max(self._chosen_for, 1e-9) - 1.0) > self.WORTH_CHOOSING
-        stuck = not fresh and self._stuck(debt)
-        if fresh or moved or self.policy.lossless or stuck or self._cornered(debt):
+        stuck = not fresh and self._is_stuck(debt)
+        if fresh or moved or self.policy.lossless or stuck or self._is_cornered(debt):
             self._chosen_for = nominal
-            accounts, opening = self.accounts, self._opening if self._may_open and self._is_opened(debt) else None
+            accounts, opening = self.accounts, self._opening if self._may_open and self._counts_opening(debt) else None
             saved_ms = max(0.0, -debt) * nominal if opening is None else 0.0
             even = accounts.tail is not None
             owes = debt if self.first else -self._opening.SAVED_TOKENS
@@ -225,6 +236,7 @@ class PolicySelector:
             self._take(self.home)
 
     def _take(self, policy: Policy, opener: Opener | None = None) -> None:
+        """Put ``policy`` in force, as the opening of a reply if there is an ``opener``."""
         self.policy, self._opener = policy, opener
         if not policy.lossless:
             self.library.speed_trials.interrupt()
@@ -232,15 +244,15 @@ class PolicySelector:
         self._place()
 
     def _lossless(self) -> Policy:
-        """The lossless policy to use now: the cheapest, or the one that is being tried against it."""
+        """The lossless policy to use now: the cheapest one, or the one that is being tried against it."""
         return (
             self.library.lossless(self.library.speed_trials.now)
             if self.may_draft
             else self.library.cheapest_lossless(alone=True)
         )
 
-    def _is_tried(self) -> bool:
-        """Whether it is another lossless policy's turn."""
+    def _is_trial_turn(self) -> bool:
+        """Whether it is another lossless policy's turn in a speed trial."""
         policy = self.policy
         if not policy.lossless or self._opener is not None:
             return False
@@ -248,32 +260,33 @@ class PolicySelector:
 
     @property
     def _is_cut(self) -> bool:
-        """Whether a hard limit has the shallowest exit used instead."""
+        """Whether a hard limit makes the governor use the shallowest exit instead."""
         return self.accounts.cut and not self.accounts.budget.unlimited
 
     @property
     def _shallow(self) -> bool:
-        """Whether home does without full depth."""
+        """Whether ``home`` does without full depth."""
         return self.home.depths[-1] != self._shape.full
 
-    def _is_opened(self, debt: float) -> bool:
-        """Whether the reply can be opened, or was and its savings do not lie idle."""
+    def _counts_opening(self, debt: float) -> bool:
+        """Whether home is chosen with openings in mind: they are possible, and savings do not lie idle."""
         return self.first or (self._shallow and debt >= -self._opening.SAVED_TOKENS)
 
     def _open(self, nominal: float, debt: float) -> Opener | None:
-        """How the reply that begins is opened, if it is."""
+        """How to open the reply that begins; None if it is not opened."""
         if not (self.first and self._may_open and self._shallow and debt < self._opening.MOST_DEBT_TOKENS):
             return None
         opener = self.library.opener()
         return opener if self._opening.plan(opener, self.home, self.library.bias(self.home), nominal, debt) else None
 
     def _affords_lossless(self, nominal: float, debt: float) -> bool:
-        """Whether lossless tokens fit the budget; what is in force is left only when it has proved too dear."""
+        """Whether lossless tokens fit the budget, with hysteresis: a lossless policy in force stays a little longer."""
         tail = self.accounts.tail
         if tail is not None and nominal < self.library.solved.full_ms * tail.MARGIN:
             return False
         policy = self.library.cheapest_lossless(alone=not self.may_draft)
-        # What is allowed is in the profiled milliseconds of the policy in force: measured ones decide between the two.
+        # The slow-down factor, and with it ``nominal``, was measured with the policy in force. Speed trials know how
+        # much faster or slower against the profile the other policy is.
         seen_from = self.policy.depths if self.policy.lossless else None
         cost_ms = (
             policy.cost_ms[0] * self.library.bias(policy) * self.library.speed_trials.factor(policy.depths, seen_from)
@@ -283,26 +296,26 @@ class PolicySelector:
         return debt <= self.LOSSLESS_AGAIN and nominal >= cost_ms
 
     def _must_leave(self) -> bool:
-        """Whether an opening is over, or lossless decoding has turned out to be out of reach."""
+        """Whether the opening is over, or the budget no longer affords lossless decoding."""
         if self._opener is not None:
             return self._opening.over(self.debt_after_pass(0.0))
         if not self.policy.lossless or self.accounts.budget.unlimited or self.min_agreement >= 1.0:
             return False
         return not self.fits(self._shape.full) or self.accounts.debt_tokens > self.LOSSLESS_DEBT
 
-    def _stuck(self, debt: float) -> bool:
-        """Whether there are savings, but what waits for the set in force would cost more than they are."""
+    def _is_stuck(self, debt: float) -> bool:
+        """Whether there are savings, yet the policy is at its cheapest: catching up its stages would cost more."""
         return debt < -self.CORNERED_TOKENS and (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
 
     def _is_urgent(self) -> bool:
-        """Whether every further token with the set in force adds to a debt, and there are cheaper sets."""
+        """Whether every further token of the policy adds to a debt while there are cheaper policies."""
         debt = self.accounts.debt_tokens
-        if self._chosen_ago < self.URGENT_TOKENS or debt <= 0.0 or not self._cornered(debt):
+        if self._chosen_ago < self.URGENT_TOKENS or debt <= 0.0 or not self._is_cornered(debt):
             return False
         return self.policy.cost_ms[-1] > 1.01 * self.library.solved.shallowest_ms
 
-    def _cornered(self, debt: float) -> bool:
-        """Whether the set in force cannot steer back to the budget."""
+    def _is_cornered(self, debt: float) -> bool:
+        """Whether the policy cannot steer back to the budget: it owes at its lowest cost, or saves at its highest."""
         if debt > self.CORNERED_TOKENS:
             return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
         return debt < -RESERVE_TOKENS - self.CORNERED_TOKENS and (self.row, self.part) == (0, 0.0)

@@ -1,117 +1,55 @@
-"""The optimal use of a set of depths at each price, solved ahead as a small decision process.
+"""Solves in advance, for one set of depths, what is best to do at each price: a small decision process.
 
-One *position* after the other is decided. With nothing held it can be shown at an exit (EMIT), taken to a deeper exit,
-or to full depth; the first exit's token can also be kept as a draft (HOLD), which a deep pass verifies later together
-with all drafts before it. A *look* at an exit runs its layer, and its gate answers; only then is the head paid for, or
-not: instead of the exit's token the gate's own draft may be shown or held (PEEK), which is right less often but needs
-no head. A cycle begins with nothing held and ends when tokens are shown. At price μ (agreement per
-profiled millisecond) the best policy maximises ρ = (agreement - μ · cost) per token; ρ is the value that the next
-token will have anyway, so that what a step is worth is
+The actions. With nothing held, a token can be emitted at an exit, taken to the next exit, or taken to full depth. At
+the first exit it can also be held as a draft; a deep pass later verifies it with all drafts before it. Reaching an exit
+runs its layer, and its gate gives a logit. Only then is it decided whether to run the head for the exit's token. The
+gate draft can be emitted or held instead: it is right less often, but needs no head.
 
-    agreement of its tokens - μ · its cost - ρ · its tokens        (a renewal reward process; Dinkelbach's iteration)
+The objective. At a price μ (agreement per profiled millisecond) the best policy has the greatest
 
-Costs are of calls: a stage in use must consume every position sooner or later, so its share per position counts for
-each one, whatever is decided; a call counts only where it is made.
+    ρ = (agreement - μ · cost) / tokens
+
+over whole steps, from one emission to the next. ρ is the *token value*: what any token brings under the policy. The
+value of an action is therefore
+
+    agreement of its tokens - μ · its cost - ρ · its tokens
+
+This is a renewal-reward process, and iterating ρ until it no longer changes is Dinkelbach's method (1967) for the
+ratio. The same price appears in drift-plus-penalty control (Neely 2010, ch. 7: renewal systems).
+
+The costs are those of ``StepCosts``: each position costs all stages in use their share, whatever is decided; the cost
+of a call counts where the call is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from balcony_controller.cost import CostModel
+from balcony_controller.planning.expectation import PREFIX, Array, Expectation, NextPrefix, best_of
 from balcony_controller.planning.forecast import drafted_chances, following_gates, judged_mix
-from balcony_controller.planning.policy import GRID, NEVER, Policy, Table
+from balcony_controller.planning.policy import NEVER, Policy, Table
 from balcony_controller.planning.step_costs import StepCosts
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import HEAD, LadderShape
 
-Array = npt.NDArray[np.float64]
-
-PREFIX: Array = np.array(GRID)
-# Prices tried, in agreement per full-depth token's token_value of milliseconds.
+# The prices solved for, in agreement per time of a full-depth token.
 PRICES: Array = 0.02 * np.power(1.2, np.arange(30.0))
+# The iteration ends after so many sweeps, or when no token value has changed by more than this.
 SWEEPS = 40
-SETTLED = 1e-5
-
-
-@dataclass(frozen=True)
-class _Step:
-    """What a choice leads to until tokens are shown: arrays that broadcast to [prices, …].
-
-    ``deep``: how often stages above the first exit run.
-    """
-
-    tokens: Array
-    cost_ms: Array
-    agreement: Array
-    deep: Array
-
-    def value(self, price: Array, token_value: Array) -> Array:
-        """Agreement - price · cost - token_value · tokens; ``price`` and ``token_value`` [prices]."""
-        shape = (-1,) + (1,) * (self.cost_ms.ndim - 1)
-        return self.agreement - price.reshape(shape) * self.cost_ms - token_value.reshape(shape) * self.tokens
-
-    def plus(self, cost_ms: float) -> _Step:
-        """The same with ``cost_ms`` more."""
-        return _Step(self.tokens, self.cost_ms + cost_ms, self.agreement, self.deep)
-
-    def alone(self) -> _Step:
-        """Of steps [prices, prefixes, …] those at prefix 1: with nothing held before."""
-        return _Step(*(part[:, -1] for part in (self.tokens, self.cost_ms, self.agreement, self.deep)))
-
-    def mix(self, weights: Array) -> _Step:
-        """The expectation over the last axis; ``weights`` [n] or [m, n], the new last axis being m."""
-        parts = (self.tokens, self.cost_ms, self.agreement, self.deep)
-        return _Step(*(part @ weights.T for part in parts))
+CONVERGED = 1e-5
 
 
 class _Gains(NamedTuple):
-    """What may be done at an exit with nothing held, by its value over taking the exit: each [prices, bins].
-
-    Going to the next exit, going to full depth, showing the gate's draft, holding it.
-    """
+    """With nothing held at an exit: how much more than running its head another action is worth. [prices, bins]"""
 
     to_next: Array
     to_full: Array
     to_emit_draft: Array
     to_hold_draft: Array
-
-
-class _Landing:
-    """Where drafts of the ``chances`` [n] lead on the grid of prefixes: ``prefix`` [prefixes, n]."""
-
-    def __init__(self, chances: Array) -> None:
-        self.prefix = PREFIX[:, None] * chances
-        self._upper = np.clip(np.searchsorted(PREFIX, self.prefix), 1, len(PREFIX) - 1)
-        low, high = PREFIX[self._upper - 1], PREFIX[self._upper]
-        self._part = np.clip((self.prefix - low) / (high - low), 0.0, 1.0)
-
-    def of(self, values: Array) -> Array:
-        """Values [prices, prefixes] there: [prices, prefixes, n]."""
-        low, high = values[:, self._upper - 1], values[:, self._upper]
-        return np.asarray(low * (1.0 - self._part) + high * self._part)
-
-
-def _best(price: Array, token_value: Array, options: Sequence[_Step]) -> _Step:
-    """The option of the greatest value, element by element."""
-    best = options[0]
-    value = best.value(price, token_value)
-    for option in options[1:]:
-        other = option.value(price, token_value)
-        better = other > value
-        value = np.where(better, other, value)
-        best = _Step(
-            np.where(better, option.tokens, best.tokens),
-            np.where(better, option.cost_ms, best.cost_ms),
-            np.where(better, option.agreement, best.agreement),
-            np.where(better, option.deep, best.deep),
-        )
-    return best
 
 
 def solve(
@@ -124,28 +62,28 @@ def solve(
     rounds: bool = True,
     gate_drafts: bool = True,
 ) -> Policy:
-    """The best use of ``depths`` at every price.
+    """The best use of ``depths`` (ascending) at every price.
 
-    ``lossless``: nothing unverified is shown; the only "price" is the milliseconds' own, and the answer the cheapest
-    policy. ``rounds``: drafts may be held at all. ``gate_drafts``: gates' drafts may be used, where they give any.
+    ``lossless``: nothing is emitted unverified. Agreement is then always 1, so there is one row, and it is the cheapest
+    policy. ``rounds``: drafts may be held. ``gate_drafts``: gate drafts may be used, where gates give any.
     """
-    deep = depths[-1] == shape.full
+    has_full = depths[-1] == shape.full
     full_ms = plain_ms(shape, cost)
     price = np.ones(1) if lossless else PRICES / full_ms
     steps = StepCosts.of(shape, cost, depths)
     if depths == (shape.full,):
         return _plain(steps, price, full_ms, depths, lossless)
-    exits = depths[:-1] if deep else depths
-    return _Solver(quality, steps, exits, deep, price, lossless, rounds, gate_drafts).policy(depths)
+    exits = depths[:-1] if has_full else depths
+    return _Solver(quality, steps, exits, has_full, price, lossless, rounds, gate_drafts).policy(depths)
 
 
 def plain_ms(shape: LadderShape, cost: CostModel) -> float:
-    """A full-depth token after which nothing waits, in profiled milliseconds."""
+    """Profiled milliseconds of a token in plain full-depth decoding."""
     return sum(cost.profiles[name].points[0][1] for name in [*shape.stages(shape.full), HEAD])
 
 
 def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ...], lossless: bool) -> Policy:
-    """Full depth at every position."""
+    """The policy of plain full depth: there is nothing to decide."""
     rows = len(price)
     return Policy(
         depths,
@@ -166,24 +104,29 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
 
 
 class _Solver:
-    """The iteration for one set of depths with at least one exit."""
+    """The iteration for one set of depths with at least one exit.
+
+    ``has_full``: full depth is in the set. In the methods, ``token_value`` [prices] is ρ, and ``held`` [prices,
+    prefixes] is what is expected of going on to the next position with drafts held.
+    """
 
     def __init__(
         self,
         quality: QualityModel,
         steps: StepCosts,
         exits: tuple[int, ...],
-        deep: bool,
+        has_full: bool,
         price: Array,
         lossless: bool,
         rounds: bool,
         gate_drafts: bool,
     ) -> None:
-        self.steps, self.exits, self.deep, self.price, self.lossless = steps, exits, deep, price, lossless
-        self.holding = deep and rounds
+        self.steps, self.exits, self.has_full, self.price, self.lossless = steps, exits, has_full, price, lossless
+        self.may_hold = has_full and rounds
         first = exits[0]
         self.share = np.asarray(quality.tables[first].share)
-        self.look = steps.position + steps.reach[first] + steps.exit[first]
+        # What it costs until the gate of the first exit has given its logit.
+        self.first_gate_ms = steps.position + steps.reach[first] + steps.exit[first]
         self.chances: dict[int, Array] = {}
         self.weights: dict[int, Array] = {}
         self.following: dict[int, Array] = {}
@@ -191,173 +134,181 @@ class _Solver:
             self.chances[split], self.weights[split] = judged_mix(quality, split)
             if index + 1 < len(exits):
                 self.following[split] = following_gates(quality, split, exits[index + 1])
-        self.drafted = _Landing(self.chances[first])
+        self.hold_token = NextPrefix(self.chances[first])
         drafted = {split: drafted_chances(quality, split) for split in exits if gate_drafts and quality.drafts(split)}
-        self.gate_drafted = _Landing(drafted[first]) if self.holding and first in drafted else None
-        # What is shown without the head is more likely right than wrong, however little the budget.
-        self.emitted = {} if lossless else {split: np.where(one < 0.5, NEVER, one) for split, one in drafted.items()}
+        self.hold_draft = NextPrefix(drafted[first]) if self.may_hold and first in drafted else None
+        # A gate draft is never emitted where it is more likely wrong than right, however small the budget.
+        self.emit_draft = {} if lossless else {split: np.where(one < 0.5, NEVER, one) for split, one in drafted.items()}
 
     def policy(self, depths: tuple[int, ...]) -> Policy:
-        """Iterate to the best policy, then write its tables down."""
-        token_value, waiting, start = self._iterate()
-        cost_ms = np.minimum.accumulate(start.cost_ms / start.tokens - self._unpaid(start))
-        gains = {split: self._gains(token_value, waiting, split) for split in self.exits}
+        """Iterate to the best policy, then write its tables."""
+        token_value, held, step = self._iterate()
+        cost_ms = np.minimum.accumulate(step.cost_ms / step.tokens - self._unpaid(step))
+        gains = {split: self._gains(token_value, held, split) for split in self.exits}
         return Policy(
             depths,
             self.lossless,
             self.steps,
             tuple(self.price.tolist()),
             tuple(cost_ms.tolist()),
-            tuple((start.agreement / start.tokens).tolist()),
+            tuple((step.agreement / step.tokens).tolist()),
             tuple(token_value.tolist()),
-            _rows(waiting.value(self.price, token_value)),
+            _rows(held.value(self.price, token_value)),
             {split: _rows(found.to_next) for split, found in gains.items()},
             {split: _rows(found.to_full) for split, found in gains.items()},
             {split: _rows(found.to_emit_draft) for split, found in gains.items()},
             {split: _rows(found.to_hold_draft) for split, found in gains.items()},
-            *self._held_gains(token_value, waiting),
+            *self._held_gains(token_value, held),
         )
 
-    def _unpaid(self, start: _Step) -> Array:
-        """What tokens of the best policy cost less than its decisions reckon with, in milliseconds. [prices]"""
-        waits = start.tokens / np.maximum(start.deep, 1e-9)
+    def _unpaid(self, step: Expectation) -> Array:
+        """How many milliseconds a token really costs less than ``StepCosts.position`` says. [prices]"""
+        waits = step.tokens / np.maximum(step.deep, 1e-9)
         return np.array([self.steps.unpaid_ms(wait) for wait in waits.tolist()])
 
-    def _iterate(self) -> tuple[Array, _Step, _Step]:
-        """(value of a token, value of waiting, a cycle from its beginning) under the best policy found."""
+    def _iterate(self) -> tuple[Array, Expectation, Expectation]:
+        """(token value, expectation with drafts held, expectation of a whole step) under the best policy found."""
         token_value = np.zeros(len(self.price)) if not self.lossless else np.full(1, -1e3)
-        waiting = self._verify()
-        start = self._start(token_value, waiting)
+        held = self._verify_now()
+        step = self._whole_step(token_value, held)
         for _ in range(SWEEPS):
-            if self.holding:
-                waiting = self._wait(token_value, waiting)
-            start = self._start(token_value, waiting)
-            before, token_value = token_value, (start.agreement - self.price * start.cost_ms) / start.tokens
-            if np.abs(token_value - before).max() < SETTLED:
+            if self.may_hold:
+                held = self._sweep_held(token_value, held)
+            step = self._whole_step(token_value, held)
+            before, token_value = token_value, (step.agreement - self.price * step.cost_ms) / step.tokens
+            if np.abs(token_value - before).max() < CONVERGED:
                 break
-        return token_value, waiting, start
+        return token_value, held, step
 
-    # --- steps: arrays [prices, …] ---
+    # --- actions that can be taken with drafts held or without ---
 
-    def _deep_pass(self, cost_ms: float, *sizes: int) -> _Step:
-        """A deep pass that costs ``cost_ms``: one token, the full model's. [prices, *sizes]"""
+    def _deep_pass(self, cost_ms: float, *sizes: int) -> Expectation:
+        """A deep pass that costs ``cost_ms``: it ends the step with one token of the full model. [prices, *sizes]"""
         ones = np.ones((len(self.price), *sizes))
-        return _Step(ones, ones * cost_ms, ones, ones)
+        return Expectation(ones, ones * cost_ms, ones, ones)
 
-    def _verify(self) -> _Step:
-        """With drafts held: process the position to full depth, without a look. [prices, prefixes]"""
+    def _hold(self, held: Expectation, after: NextPrefix) -> Expectation:
+        """Hold one more draft: its chance to be accepted, and what follows. [prices, prefixes, chances]"""
+        return Expectation(
+            after.prefix + after.of(held.tokens),
+            self.steps.row + after.of(held.cost_ms),
+            after.prefix + after.of(held.agreement),
+            after.of(held.deep),
+        )
+
+    # --- with drafts held ---
+
+    def _verify_now(self) -> Expectation:
+        """Take the next position to full depth without asking the first exit's gate. [prices, prefixes]"""
         first = self.exits[0]
-        unseen_ms = self.steps.position + self.steps.reach[first] + self.steps.deep[first]
-        return self._deep_pass(unseen_ms, len(PREFIX))
+        cost_ms = self.steps.position + self.steps.reach[first] + self.steps.deep[first]
+        return self._deep_pass(cost_ms, len(PREFIX))
 
-    def _hold(self, waiting: _Step, draft: _Landing) -> _Step:
-        """One more draft at each prefix: its chance to be shown, and what follows. [prices, prefixes, chances]"""
-        return _Step(
-            draft.prefix + draft.of(waiting.tokens),
-            self.steps.row + draft.of(waiting.cost_ms),
-            draft.prefix + draft.of(waiting.agreement),
-            draft.of(waiting.deep),
-        )
+    def _sweep_held(self, token_value: Array, held: Expectation) -> Expectation:
+        """One sweep: better expectations of going on with drafts held, from the last ones. [prices, prefixes]"""
+        at_gate = best_of(self.price, token_value, self._options_with_drafts(token_value, held))
+        gated = at_gate.mix(self.share).plus(self.first_gate_ms)
+        return best_of(self.price, token_value, [gated, self._verify_now()])
 
-    def _wait(self, token_value: Array, waiting: _Step) -> _Step:
-        """One sweep over the value of having drafts held. [prices, prefixes]"""
-        looked = (
-            _best(self.price, token_value, self._choices_holding(token_value, waiting)).mix(self.share).plus(self.look)
-        )
-        return _best(self.price, token_value, [looked, self._verify()])
+    def _options_with_drafts(self, token_value: Array, held: Expectation) -> list[Expectation]:
+        """At the first exit, with drafts held: [run the head, go deep, hold the gate draft if there is one].
 
-    def _choices_holding(self, token_value: Array, waiting: _Step) -> list[_Step]:
-        """[running the first exit, going deep, holding its gate's draft if it gives any] with drafts held, by gate bin.
-
-        Each [prices, prefixes, bins].
+        Each is [prices, prefixes, bins].
         """
         first = self.exits[0]
-        hold = self._hold(waiting, self.drafted)
+        hold = self._hold(held, self.hold_token)
         deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
-        run = _best(self.price, token_value, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
+        run_head = best_of(self.price, token_value, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
         deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
-        return [run, deep, *([] if self.gate_drafted is None else [self._hold(waiting, self.gate_drafted)])]
+        return [run_head, deep, *([] if self.hold_draft is None else [self._hold(held, self.hold_draft)])]
 
-    def _run(self, token_value: Array, waiting: _Step, split: int) -> _Step:
-        """Running the exit at ``split`` with nothing held, by the gate's bin. [prices, bins]"""
+    # --- with nothing held ---
+
+    def _run_head(self, token_value: Array, held: Expectation, split: int) -> Expectation:
+        """Run the head for the exit's token and do the best with that, by the gate's bin. [prices, bins]"""
         chances = self.chances[split]
         options = []
         if not self.lossless:
             options.append(self._emit(chances))
-        if self.deep:
+        if self.has_full:
             options.append(self._deep_pass(self.steps.deep[split], len(chances)))
-        if self.holding and split == self.exits[0]:
-            options.append(self._hold(waiting, self.drafted).alone())
-        return _best(self.price, token_value, options).mix(self.weights[split]).plus(self.steps.head)
+        if self.may_hold and split == self.exits[0]:
+            options.append(self._hold(held, self.hold_token).with_nothing_held())
+        return best_of(self.price, token_value, options).mix(self.weights[split]).plus(self.steps.head)
 
-    def _emit(self, chances: Array) -> _Step:
-        """Showing a token that is right with one of the ``chances``. [prices, chances]"""
+    def _emit(self, chances: Array) -> Expectation:
+        """Emit a token unverified that is right with one of the ``chances`` [n]. [prices, n]"""
         ones = np.ones((len(self.price), len(chances)))
-        return _Step(ones, ones * 0.0, ones * chances, ones * 0.0)
+        return Expectation(ones, ones * 0.0, ones * chances, ones * 0.0)
 
-    def _full(self, split: int) -> _Step:
-        """Going on to full depth from ``split``. [prices, bins]"""
+    def _go_deep(self, split: int) -> Expectation:
+        """Go on from ``split`` to full depth. [prices, bins]"""
         return self._deep_pass(self.steps.deep[split], len(self.weights[split]))
 
-    def _next(self, token_value: Array, waiting: _Step, split: int) -> _Step:
-        """Going on to the next exit's gate, by the gate's bin here. [prices, bins]"""
+    def _go_on(self, token_value: Array, held: Expectation, split: int) -> Expectation:
+        """Go on from ``split`` to the next exit, by the gate's bin at ``split``. [prices, bins]"""
         following = self.exits[self.exits.index(split) + 1]
-        step_ms = self.steps.reach[following] - self.steps.reach[split] + self.steps.exit[following]
-        step = self._at(token_value, waiting, following).mix(self.following[split]).plus(step_ms)
-        return step if self.deep else replace(step, deep=np.ones_like(step.deep))
+        cost_ms = self.steps.reach[following] - self.steps.reach[split] + self.steps.exit[following]
+        found = self._best_at(token_value, held, following).mix(self.following[split]).plus(cost_ms)
+        return found if self.has_full else replace(found, deep=np.ones_like(found.deep))
 
-    def _at(self, token_value: Array, waiting: _Step, split: int) -> _Step:
-        """The best of all that can be done after a look at ``split`` with nothing held. [prices, bins]"""
-        options = [self._run(token_value, waiting, split)]
-        if self.deep:
-            options.append(self._full(split))
-        if self._goes_on(split):
-            options.append(self._next(token_value, waiting, split))
-        if split in self.emitted:
-            options.append(self._emit(self.emitted[split]))
-        if (gate_draft := self._hold_gate_draft(waiting, split)) is not None:
+    def _best_at(self, token_value: Array, held: Expectation, split: int) -> Expectation:
+        """The best action once the gate at ``split`` has given its logit, by its bin. [prices, bins]"""
+        options = [self._run_head(token_value, held, split)]
+        if self.has_full:
+            options.append(self._go_deep(split))
+        if self._has_next(split):
+            options.append(self._go_on(token_value, held, split))
+        if split in self.emit_draft:
+            options.append(self._emit(self.emit_draft[split]))
+        if (gate_draft := self._hold_gate_draft(held, split)) is not None:
             options.append(gate_draft)
-        return _best(self.price, token_value, options)
+        return best_of(self.price, token_value, options)
 
-    def _hold_gate_draft(self, waiting: _Step, split: int) -> _Step | None:
-        """Holding the gate's draft with nothing held, where that can be done. [prices, bins]"""
-        if self.gate_drafted is None or split != self.exits[0]:
+    def _hold_gate_draft(self, held: Expectation, split: int) -> Expectation | None:
+        """Hold the gate draft at ``split``, or None where that is not possible. [prices, bins]"""
+        if self.hold_draft is None or split != self.exits[0]:
             return None
-        return self._hold(waiting, self.gate_drafted).alone()
+        return self._hold(held, self.hold_draft).with_nothing_held()
 
-    def _goes_on(self, split: int) -> bool:
+    def _has_next(self, split: int) -> bool:
         return split in self.following and not self.lossless
 
-    def _start(self, token_value: Array, waiting: _Step) -> _Step:
-        """A cycle from its beginning. [prices]"""
-        return self._at(token_value, waiting, self.exits[0]).mix(self.share).plus(self.look)
+    def _whole_step(self, token_value: Array, held: Expectation) -> Expectation:
+        """A step from its beginning. [prices]"""
+        return self._best_at(token_value, held, self.exits[0]).mix(self.share).plus(self.first_gate_ms)
 
-    def _gains(self, token_value: Array, waiting: _Step, split: int) -> _Gains:
-        run = self._run(token_value, waiting, split).value(self.price, token_value)
+    # --- tables ---
 
-        def over(step: _Step | None) -> Array:
-            return np.full_like(run, NEVER) if step is None else step.value(self.price, token_value) - run
+    def _gains(self, token_value: Array, held: Expectation, split: int) -> _Gains:
+        head_value = self._run_head(token_value, held, split).value(self.price, token_value)
+
+        def gain(found: Expectation | None) -> Array:
+            return (
+                np.full_like(head_value, NEVER) if found is None else found.value(self.price, token_value) - head_value
+            )
 
         return _Gains(
-            over(self._next(token_value, waiting, split) if self._goes_on(split) else None),
-            over(self._full(split) if self.deep else None),
-            over(self._emit(self.emitted[split]) if split in self.emitted else None),
-            over(self._hold_gate_draft(waiting, split)),
+            gain(self._go_on(token_value, held, split) if self._has_next(split) else None),
+            gain(self._go_deep(split) if self.has_full else None),
+            gain(self._emit(self.emit_draft[split]) if split in self.emit_draft else None),
+            gain(self._hold_gate_draft(held, split)),
         )
 
-    def _held_gains(self, token_value: Array, waiting: _Step) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
-        """With drafts held, the value of (going deep, holding the gate's draft) over that of taking the exit.
+    def _held_gains(self, token_value: Array, held: Expectation) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
+        """With drafts held, the gains of (going deep, holding the gate draft) over running the head.
 
-        Each [prices, prefixes, bins], or () where there is none.
+        Each is [prices, prefixes, bins], or () where that is not possible.
         """
-        if not self.holding:
+        if not self.may_hold:
             return (), ()
-        run, deep, *gate_draft = (
-            step.value(self.price, token_value) for step in self._choices_holding(token_value, waiting)
+        head_value, deep, *gate_draft = (
+            found.value(self.price, token_value) for found in self._options_with_drafts(token_value, held)
         )
-        to_hold_draft = tuple(_rows(block) for block in gate_draft[0] - run) if gate_draft else ()
-        return tuple(_rows(block) for block in deep - run), to_hold_draft
+        to_hold_draft = tuple(_rows(block) for block in gate_draft[0] - head_value) if gate_draft else ()
+        return tuple(_rows(block) for block in deep - head_value), to_hold_draft
 
 
 def _rows(values: Array) -> Table:
+    """A table [prices, …] of plain floats, which are faster to look up than arrays."""
     return tuple(tuple(row) for row in values.tolist())

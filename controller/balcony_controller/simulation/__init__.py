@@ -1,1 +1,5 @@
-"""Replay: recorded replies on a simulated device, with everything the governor is measured against."""
+"""Replay: recorded replies on a simulated device, and everything that the governor is compared with there.
+
+``records`` are recorded replies, ``traces`` what happens to the device meanwhile. ``replay`` plays a decider over both.
+``baselines`` are the deciders to compare with, ``contest`` the comparison.
+"""

@@ -1,7 +1,7 @@
-"""What the governor is measured against in replay: fixed ways to spend depth, and the two oracles.
+"""What the governor is compared with in replay: fixed ways to spend depth, and two oracles.
 
-All of them are deciders (see decider.py). None keeps a budget by itself: each is played at several settings, and the
-contest reads off what it would give at the governor's cost.
+All of them are deciders (see decider.py). None of them keeps a budget. Each is played at several settings, and the
+contest reads from the resulting curve what it would give at the governor's cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from balcony_controller.verdict import Confidence, Verdict
 
 
 class StaticMix(FixedDepth):
-    """Each token at full depth with probability ``share``, else at one exit."""
+    """Takes each token at full depth with probability ``share``, and at one exit otherwise."""
 
     def __init__(self, shape: LadderShape, depth: int, share: float, seed: int = 0) -> None:
         super().__init__(depth)
@@ -33,14 +33,15 @@ class StaticMix(FixedDepth):
         self._rng = np.random.default_rng(seed)
 
     def first_split(self) -> int:
-        """A weighted coin."""
+        """Full depth or the exit, by chance."""
         return self._full if self._rng.random() < self.share else self.depth
 
 
 class Threshold(FixedDepth):
-    """CALM (Schuster et al. 2022): an exit's token is shown where its probability reaches ``least``, else full depth.
+    """Early exit by a threshold, as CALM with softmax confidence (Schuster et al., NeurIPS 2022).
 
-    With ``bonus`` the doubtful token is a draft that the deep pass verifies: where it was right, the pass gives a
+    The exit's token is emitted if its probability (0..1) is at least ``least``; otherwise full depth is used. With
+    ``bonus`` the doubtful token is held as a draft that the deep pass verifies. If it is accepted, the pass emits one
     token more.
     """
 
@@ -50,17 +51,17 @@ class Threshold(FixedDepth):
         self.bonus = bonus
 
     def judge(self, depth: int, gate_logit: float | None, confidence: Confidence | None, held: int = 0) -> Verdict:
-        """By the log-probability of the likeliest token."""
+        """Compare the probability of the likeliest token with the threshold."""
         if confidence is not None and confidence.top >= self.least:
             return Verdict.EMIT
         return Verdict.VERIFY if self.bonus else Verdict.DEEPEN
 
 
-class _Fixed(PolicySelector):
-    """One policy at one price, whatever happens."""
+class _FixedSelector(PolicySelector):
+    """Keeps one policy at one price, whatever happens."""
 
-    def __init__(self, choice: PolicySelector, policy: Policy, row: int, part: float) -> None:
-        self.__dict__.update(choice.__dict__)
+    def __init__(self, selector: PolicySelector, policy: Policy, row: int, part: float) -> None:
+        self.__dict__.update(selector.__dict__)
         self._fixed = policy, row, part
 
     def _choose(self, fresh: bool = False) -> None:
@@ -68,13 +69,13 @@ class _Fixed(PolicySelector):
         self.policy, self.row, self.part = self._fixed
 
     def _place(self) -> None:
-        """The price stays."""
+        """The price stays the same."""
 
 
 class SameInformation(Governor):
-    """The oracle with the governor's own information: one policy at one price for the whole trace.
+    """The oracle that has the governor's information about each token: one policy at one price for the whole trace.
 
-    Which policy and which price spend a budget best, only who has seen the whole trace can know.
+    It is an oracle because the policy and price that spend a budget best are only known after the trace.
     """
 
     def __init__(self, records: Records, solved: SolvedPolicies, policy: Policy, row: int, part: float) -> None:
@@ -82,20 +83,21 @@ class SameInformation(Governor):
         cost, quality = CostModel(records.profiles), records.quality()
         super().__init__(records.shape, cost, quality, Budget.parse("full"), rounds=True, solved=solved)
 
-    def _chooser(self, library: PolicyLibrary) -> PolicySelector:
-        return _Fixed(super()._chooser(library), *self._fixed)
+    def _make_selector(self, library: PolicyLibrary) -> PolicySelector:
+        return _FixedSelector(super()._make_selector(library), *self._fixed)
 
 
 class Clairvoyant(FixedDepth):
-    """The oracle that knows each token's agreement in advance: the depth of the greatest agreement - price · cost.
+    """The oracle that knows in advance which exits agree at each token.
 
-    It needs no draft and no check, since it knows which exits are right. ``price`` is per profiled millisecond.
+    It takes the depth of the greatest agreement - price · cost; ``price`` is agreement per profiled millisecond. It
+    needs no drafts and no deep passes to verify them.
     """
 
-    def __init__(self, records: Records, price: float, first_reply: int = 0) -> None:
+    def __init__(self, records: Records, price: float) -> None:
         super().__init__(records.shape.full)
         self._replies: Sequence[RecordedReply] = records.replies
-        self._number = first_reply - 1
+        self._number = -1
         self._at = 0
         shape, profiles = records.shape, records.profiles
         self._cost = {
@@ -109,7 +111,7 @@ class Clairvoyant(FixedDepth):
         self._at = 0
 
     def first_split(self) -> int:
-        """Where this very token is worth most."""
+        """The depth at which agreement - price · cost of this token is greatest."""
         tracks = self._replies[self._number % len(self._replies)].tracks
         values = {depth: -cost for depth, cost in self._cost.items()}
         for depth in values:
@@ -118,5 +120,5 @@ class Clairvoyant(FixedDepth):
         return max(values, key=lambda depth: (values[depth], -depth))
 
     def end_step(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
-        """On to the next token."""
+        """Go on to the next token."""
         self._at += tokens

@@ -1,8 +1,9 @@
-"""The contest: the governor and everything it is measured against, over recorded replies and traces.
+"""The contest: the governor against baselines and oracles, over recorded replies and load traces.
 
-A budget lies between what the trace's slowest stretch makes of the shallowest exit and what full depth takes on
-average. The governor keeps it; what the others would agree at the governor's own cost is read off the curve through the
-settings at which they were played, so that all are compared at equal cost.
+Everything is compared at equal cost. The governor is played under a budget. Each of the others is played at several
+settings, which gives a curve of agreement over cost; the contest reads it at the governor's cost.
+
+Budgets lie between the shallowest exit's time in the trace's slowest stretch and full depth's mean time.
 """
 
 from __future__ import annotations
@@ -29,24 +30,25 @@ from balcony_controller.simulation.records import Records
 from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Trace
 
-# Tokens after which costs count: the slow-down has been learnt.
+# Only tokens after these count, so that the governor has learned the slow-down.
 WARM_UP_TOKENS = 100
 MIX_SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 THRESHOLDS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97, 1.1)
 DRAFT_LENGTHS = (1, 2, 3, 4, 6)
 # Prices of the clairvoyant oracle, in agreement per full-depth token.
 CLAIRVOYANT_PRICES = (0.0, 0.5, 0.9, 1.1, 1.4, 1.8, 2.5, 4.0, 8.0)
-# Budgets of a trace: from just above the shallowest cost to just below full depth's.
+# Budgets go from so many times the shallowest exit's time to so many times full depth's.
 LOWEST, HIGHEST = 1.05, 0.95
 
 
 @dataclass(frozen=True)
 class ContestRow:
-    """A policy under a trace and a budget. ``agreement`` is at ``cost_ms`` a token; NaN where it cannot cost so much.
+    """What one decider gives under one trace and budget.
 
-    ``overspend_tokens``: the most that spending ran ahead of the budget after settling, in tokens' worth;
-    ``forced_tokens``: what of that no policy can avoid, since even the shallowest exit is too dear in places. Both are
-    None for what keeps no budget.
+    ``policy``: the decider's name. ``cost_ms``: milliseconds per token. ``agreement`` (0..1): at that cost; NaN where
+    the decider cannot cost so little. ``overspend_tokens``: the largest overspend after the warm-up, as a multiple of
+    the budget of one token. ``forced_tokens``: what of that no decider could avoid, because even the shallowest exit
+    costs more than the budget in places. Both are None for what keeps no budget.
     """
 
     policy: str
@@ -66,7 +68,7 @@ class _Point:
 
 
 class Contest:
-    """Plays all policies over one trace; ``tokens`` tokens each."""
+    """Plays all deciders over one trace, ``tokens`` tokens each. ``slowdown`` is the trace's mean slow-down."""
 
     def __init__(
         self, records: Records, trace: Trace, tokens: int, seed: int = 0, solved: SolvedPolicies | None = None
@@ -82,7 +84,7 @@ class Contest:
         self.slowdown = sum(self._slowdowns) / tokens
 
     def budgets_ms(self, count: int) -> list[float]:
-        """Budgets evenly spread over what makes sense under the trace; none where there is no room between."""
+        """``count`` budgets, evenly spread over the range that makes sense under the trace; none if it is empty."""
         low = LOWEST * self.shallow_ms * self.trace.slowest(self.tokens)
         high = HIGHEST * self.full_ms * self.slowdown
         if count == 1:
@@ -90,14 +92,14 @@ class Contest:
         return [low + (high - low) * index / (count - 1) for index in range(count)] if high > low else []
 
     def governor_run(self, budget_ms: float) -> Run:
-        """The controller itself."""
+        """Play the governor under a budget of ``budget_ms`` per token."""
         records, budget = self.records, Budget.parse(f"{budget_ms!r}ms")
         cost, quality = CostModel(records.profiles), records.quality()
         control = Governor(records.shape, cost, quality, budget, rounds=True, solved=self.solved)
         return play(control, records, self._world, self.tokens)
 
     def governor_row(self, budget_ms: float) -> ContestRow:
-        """What its run comes to."""
+        """The row of the governor under a budget of ``budget_ms`` per token."""
         run = self.governor_run(budget_ms)
         return ContestRow(
             "controller",
@@ -111,7 +113,7 @@ class Contest:
         )
 
     def forced_tokens(self, budget_ms: float) -> float:
-        """How far even the shallowest exit runs ahead of the budget somewhere along the trace, in tokens' worth."""
+        """The largest overspend of the shallowest exit alone along the trace, as a multiple of ``budget_ms``."""
         forced = most = 0.0
         for slowdown in self._slowdowns:
             forced = max(0.0, forced + self.shallow_ms * slowdown / budget_ms - 1.0)
@@ -119,24 +121,24 @@ class Contest:
         return most
 
     def fixed_exits(self) -> dict[str, _Point]:
-        """Every depth by itself: "exit_3" … and "exit_12" for full depth."""
+        """Every depth by itself, by name: "exit_3", …, "exit_12" for full depth."""
         shape = self.records.shape
         return {f"exit_{depth}": self._point(FixedDepth(depth)) for depth in shape.depths}
 
     def lossless(self) -> _Point:
-        """The cheapest of plain full depth and rounds of any length."""
+        """The cheapest of plain full depth and rounds of fixed lengths at the shallowest exit."""
         shape = self.records.shape
         options = [self._point(FixedDepth(shape.full))]
         options += [self._point(FixedDrafts(shape.depths[0], length)) for length in DRAFT_LENGTHS]
         return min(options, key=lambda point: point.cost_ms)
 
     def static_mixes(self) -> list[list[_Point]]:
-        """A curve for each exit."""
+        """A curve for each exit, over the share of deep tokens."""
         shape = self.records.shape
         return [[self._point(StaticMix(shape, exit_, s)) for s in MIX_SHARES] for exit_ in shape.depths[:-1]]
 
     def thresholds(self) -> list[list[_Point]]:
-        """A curve for each exit, with and without the draft's bonus."""
+        """Curves over the threshold: for each exit, with and without verifying the doubtful token."""
         shape = self.records.shape
         return [
             [self._point(Threshold(exit_, least, bonus)) for least in THRESHOLDS]
@@ -145,11 +147,11 @@ class Contest:
         ]
 
     def clairvoyant(self) -> list[list[_Point]]:
-        """One curve."""
+        """One curve, over the price."""
         return [[self._point(Clairvoyant(self.records, price / self.full_ms)) for price in CLAIRVOYANT_PRICES]]
 
     def same_information(self) -> list[list[_Point]]:
-        """A curve for each policy of the governor's, through all its prices that spend differently."""
+        """A curve for each of the governor's policies, over all prices at which it costs something different."""
         curves = []
         for policy in (*self.solved.mixed, *self.solved.lossless):
             rows = dict(zip(policy.cost_ms, range(len(policy.cost_ms)), strict=True)).values()
@@ -162,7 +164,7 @@ class Contest:
 
 
 def at_cost(curves: Sequence[Sequence[_Point]], cost_ms: float) -> float:
-    """The best agreement that any curve has at ``cost_ms`` or less: straight lines between its points; NaN if none."""
+    """The best agreement of any curve at ``cost_ms`` or less, with linear interpolation; NaN if there is none."""
     best = math.nan
     for curve in curves:
         points = sorted(curve, key=lambda point: point.cost_ms)
@@ -187,9 +189,10 @@ def contest(
     tokens: int = 900,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Iterator[ContestRow]:
-    """Rows of every policy for every trace and budget.
+    """The rows of all deciders for every trace and budget.
 
-    ``budgets``: how many of them, or the texts of latency budgets (one without a latency is refused: ValueError).
+    ``budgets``: how many of them, or their texts. Raises ValueError for a text without a time per token. ``progress``
+    is called with the name of each trace when its turn comes.
     """
     solved = SolvedPolicies.of(records.shape, CostModel(records.profiles), records.quality(), rounds=True)
     for trace in traces:
@@ -216,7 +219,7 @@ def contest(
 
 
 def latency_ms_of(text: str) -> float:
-    """Milliseconds a token of a budget's text. Raises ValueError for a budget that names none."""
+    """The time per token of a budget's text, in milliseconds. Raises ValueError for a budget without one."""
     latency_ms = Budget.parse(text).latency_ms
     if latency_ms is None:
         raise ValueError(f"a replay compares budgets of milliseconds a token; {text!r} is none")

@@ -1,4 +1,7 @@
-"""Records of real decodes: what every exit would have said of each token of the full model's replies."""
+"""Recorded replies: what every exit gives for each token of the full model's own replies.
+
+They come from real decodes (``balcony-edge replay --record``), and are all that replay needs of a bundle.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,12 @@ from balcony_controller.verdict import Confidence
 
 @dataclass(frozen=True)
 class Track:
-    """One exit along one reply, an entry for each token: whether it gives the full model's token, its gate's logit,
-    and the log-probability and margin of its own likeliest token; and whether its gate's draft is the full model's."""
+    """One exit along one reply. Every list has an entry for each token of the reply.
+
+    ``agreed``: whether the exit gives the full model's token. ``gate``: its gate's logit. ``top``, ``margin``: its
+    confidence (see ``verdict.Confidence``). ``drafted``: whether the gate draft is the full model's token; None where
+    the gate gives no drafts.
+    """
 
     agreed: Sequence[bool]
     gate: Sequence[float | None]
@@ -23,13 +30,13 @@ class Track:
     drafted: Sequence[bool] | None = None
 
     def confidence(self, index: int) -> Confidence:
-        """The exit's confidence in token ``index``."""
+        """How sure the exit is of token ``index``."""
         return Confidence(self.top[index], self.margin[index], self.top[index - 1] if index else None)
 
 
 @dataclass(frozen=True)
 class RecordedReply:
-    """A prompt of so many tokens, and the tracks of all exits along the full model's greedy reply."""
+    """A reply: the number of tokens of its ``prompt``, and the track of each exit (by depth) along the greedy reply."""
 
     prompt: int
     tracks: Mapping[int, Track]
@@ -42,7 +49,7 @@ class RecordedReply:
 
 @dataclass(frozen=True)
 class Records:
-    """Replies of one bundle, and all that a governor of it needs: shape, stage costs, calibrated quality."""
+    """Recorded replies of one bundle, and what a governor needs for it: shape, stage profiles, calibrated quality."""
 
     shape: LadderShape
     profiles: Mapping[str, StageProfile]
@@ -51,10 +58,10 @@ class Records:
     replies: Sequence[RecordedReply]
 
     def quality(self) -> QualityModel:
-        """A fresh quality model, as calibrated."""
+        """A new quality model that has learned nothing beyond the calibration."""
         return QualityModel(self.tables, self.shape.depths, self.judges)
 
     @property
     def tokens(self) -> int:
-        """Tokens of all replies."""
+        """How many tokens all replies have together."""
         return sum(reply.tokens for reply in self.replies)

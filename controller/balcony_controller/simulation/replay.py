@@ -1,9 +1,10 @@
-"""Replay: a decider, live or a baseline, along recorded replies on a simulated device.
+"""Replay: runs a decider, live or a baseline, along recorded replies on a simulated device.
 
-The device has the ladder's stages and cursors and charges the recorded stage costs, times the trace's slow-down and
-noise; the loop is the live one's. What was recorded is the full model's own reply: after an exit's token that is not
-the full model's, the replay goes on along the record. Drafts behind a wrong one take the record's values too, and are
-dropped by the deep pass as they would be.
+The device has the ladder's stages and their cursors. A graph run takes its profiled time, times the trace's slow-down
+and noise. The loop is the same as in live decoding (driver.py).
+
+What was recorded is the full model's own reply. After an exit's token that is not the full model's, replay still goes
+on along the record. Drafts behind a wrong one take the record's values too; the deep pass rejects them anyway.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class World:
-    """A device's circumstances: ``scale`` turns profiled into true milliseconds at slow-down 1.
+    """The simulated device and what happens to it.
 
-    ``noise``: spread of a graph run's time; ``overhead_ms`` of a step besides its graphs, in profiled milliseconds;
-    ``period_s`` between looks of the sensors; ``end_s``: when the replay ends though there are tokens left.
+    ``scale``: true over profiled milliseconds at slow-down 1. ``noise``: standard deviation of the logarithm of a graph
+    run's time. ``overhead_ms``: what a step takes beside its graph runs, in profiled milliseconds. ``period_s``:
+    seconds between two readings of the sensors. ``seed``: of the noise. ``end_s``: when the replay ends at the latest.
     """
 
     trace: Trace
@@ -46,7 +48,12 @@ class World:
 
 @dataclass
 class Run:
-    """One replay, an entry for each step that showed tokens: arrays [steps]."""
+    """What one replay came to. Every list has an entry for each step.
+
+    ``tokens``: emitted. ``elapsed_ms``: taken. ``pause_ms``: waited before it. ``agreed``: how many of the tokens are
+    the full model's. ``verified``: whether the step ended in a deep pass. ``depth``: of its last token. ``first``:
+    whether it was the first of a reply.
+    """
 
     tokens: list[int] = field(default_factory=list)
     elapsed_ms: list[float] = field(default_factory=list)
@@ -58,28 +65,30 @@ class Run:
     energy_j: float = 0.0
     time_s: float = 0.0
     battery_wh: float | None = None
-    unverified_wrong: int = 0
 
     def charged(self, warm_up: int = 0) -> tuple[Array, Array, Array]:
-        """(tokens, milliseconds, agreed) of each step but the first of a reply, from shown token ``warm_up`` on."""
-        shown = np.cumsum([0, *self.tokens[:-1]])
-        keep = (shown >= warm_up) & ~np.array(self.first)
+        """(tokens, milliseconds, agreed) of each step but the first ones of replies, from token ``warm_up`` on."""
+        emitted = np.cumsum([0, *self.tokens[:-1]])
+        keep = (emitted >= warm_up) & ~np.array(self.first)
         columns = (self.tokens, self.elapsed_ms, self.agreed)
         tokens, elapsed, agreed = (np.array(column, dtype=float)[keep] for column in columns)
         return tokens, elapsed, agreed
 
     def mean_ms(self, warm_up: int = 0) -> float:
-        """Mean milliseconds of a token."""
+        """Mean milliseconds per token, without the first steps of replies."""
         tokens, elapsed, _ = self.charged(warm_up)
         return float(elapsed.sum() / tokens.sum())
 
     def agreement(self, warm_up: int = 0) -> float:
-        """Share of the tokens that are the full model's."""
+        """Share of the tokens that are the full model's, without the first steps of replies."""
         tokens, _, agreed = self.charged(warm_up)
         return float(agreed.sum() / tokens.sum())
 
     def overspend_tokens(self, budget_ms: float, warm_up: int = 0) -> float:
-        """The most that the spending since the beginning has been above the budget, after token ``warm_up``."""
+        """The largest overspend against ``budget_ms`` per token since the beginning, seen after token ``warm_up``.
+
+        It is a multiple of the budget of one token.
+        """
         keep = ~np.array(self.first)
         tokens, elapsed = np.array(self.tokens)[keep], np.array(self.elapsed_ms)[keep]
         above = np.cumsum(elapsed - tokens * budget_ms)[np.cumsum(tokens) > warm_up]
@@ -87,7 +96,7 @@ class Run:
 
 
 class _Device:
-    """Cursors, clock, energy and sensors."""
+    """The simulated device: cursors of its stages, clock, energy and sensors."""
 
     def __init__(self, records: Records, world: World) -> None:
         self.shape = records.shape
@@ -100,12 +109,13 @@ class _Device:
         self.time_s = 0.0
         self.energy_j = 0.0
         self.battery_wh = world.trace.battery_wh
-        self._looked_s = 0.0
+        # When the sensors were last read, and the joules used since then.
+        self._read_s = 0.0
         self._window_j = 0.0
         self._noise: list[float] = []
 
     def run(self, stage: str, positions: int, context: int) -> float:
-        """Run one graph; returns its milliseconds."""
+        """Run one graph; returns the milliseconds that it took."""
         if not self._noise:
             self._noise = self.rng.lognormal(0.0, self.world.noise, 4096).tolist()
         profiled = self.profiles[stage].ms(positions, context)
@@ -114,7 +124,7 @@ class _Device:
         return elapsed_ms
 
     def pass_time(self, elapsed_ms: float, busy: bool) -> None:
-        """Time goes by; energy flows."""
+        """Let time pass and energy be used; ``busy``: the device decodes meanwhile."""
         watts = self.moment.active_w if busy else self.moment.idle_w
         seconds = elapsed_ms / 1e3
         self.time_s += seconds
@@ -124,14 +134,14 @@ class _Device:
             if self.battery_wh is not None and not self.moment.on_mains:
                 self.battery_wh = max(0.0, self.battery_wh - watts * seconds / 3600.0)
 
-    def look(self) -> Signals | None:
-        """What the sensors say, once every period; None in between."""
-        elapsed_s = self.time_s - self._looked_s
+    def read_sensors(self) -> Signals | None:
+        """A reading of the sensors, once every period; None in between."""
+        elapsed_s = self.time_s - self._read_s
         if elapsed_s < self.world.period_s:
             return None
         moment, trace = self.moment, self.world.trace
         power_w = self._window_j / elapsed_s if moment.active_w is not None else None
-        self._looked_s, self._window_j = self.time_s, 0.0
+        self._read_s, self._window_j = self.time_s, 0.0
         if not moment.sensors:
             return Signals(time_s=self.time_s)
         full_wh = trace.battery_full_wh
@@ -150,18 +160,17 @@ class _Device:
         )
 
 
-def play(decider: Decider, records: Records, world: World, tokens: int, first_reply: int = 0) -> Run:
+def play(decider: Decider, records: Records, world: World, tokens: int) -> Run:
     """Replay ``tokens`` tokens of the recorded replies, over and over where they are not enough."""
     device = _Device(records, world)
     run = Run()
-    # A look before anything is decoded, as a session has.
+    # A reading before anything is decoded, as a session has it.
     device.time_s = device.world.period_s
-    signals = device.look()
+    signals = device.read_sensors()
     if signals is not None:
         decider.observe_signals(signals)
-    emitted = 0
-    number = first_reply
-    # Nobody knows where a reply will end, only how long it may become.
+    emitted = number = 0
+    # A decider is not told where a reply will end, only how long it may become.
     longest = max(reply.tokens for reply in records.replies)
     while emitted < tokens and device.time_s < world.end_s:
         reply = records.replies[number % len(records.replies)]
@@ -174,7 +183,7 @@ def play(decider: Decider, records: Records, world: World, tokens: int, first_re
 def _play_reply(
     decider: Decider, device: _Device, run: Run, reply: RecordedReply, emitted_before: int, most: int
 ) -> int:
-    """Decode one reply, ``most`` tokens of it at the most; returns how many were emitted."""
+    """Replay at most ``most`` tokens of one reply; returns how many were emitted."""
     device.cursors = dict.fromkeys(device.cursors, 0)
     machine = _Reply(decider, device, reply, emitted_before, most)
     full = device.shape.full
@@ -187,19 +196,22 @@ def _play_reply(
         run.verified.append(step.emitted[-1].depth == full)
         run.depth.append(step.emitted[-1].depth)
         run.first.append(step.first)
-        run.unverified_wrong += tokens - agreed
     return machine.at
 
 
 class _Emission(NamedTuple):
-    """A token of the record as it left: at which depth, and whether it was the full model's."""
+    """An emitted token: the depth that it is of, and whether it is the full model's."""
 
     depth: int
     agreed: bool
 
 
 class _Reply:
-    """One recorded reply on the simulated device: what ``drive`` runs on, and what ``decode_step`` asks."""
+    """One recorded reply on the simulated device: the Machine of ``drive`` and the StepDecoder of ``decode_step``.
+
+    ``at``: how many tokens were emitted. ``held``: the drafts of the present step. ``unverified``: tokens emitted since
+    the last deep pass. ``candidate``: (depth, agreed, whether a gate draft) of the token that is judged.
+    """
 
     def __init__(self, decider: Decider, device: _Device, reply: RecordedReply, emitted_before: int, most: int) -> None:
         self.decider, self.device, self.reply, self.emitted_before = decider, device, reply, emitted_before
@@ -207,14 +219,14 @@ class _Reply:
         self.limit = min(most, reply.tokens)
         self.at = 0
         self.held: list[Outcome] = []
-        self.waiting: list[Outcome] = []
+        self.unverified: list[Outcome] = []
         self.candidate = (0, False, False)
 
     # --- the reply ---
 
     @property
     def ended(self) -> bool:
-        """The record is at its end, or the world."""
+        """Whether the record is at its end, or the time of the world."""
         return self.at >= self.limit or self.device.time_s >= self.device.world.end_s
 
     def pause(self, pause_ms: float) -> None:
@@ -222,11 +234,11 @@ class _Reply:
         self.device.pass_time(pause_ms, busy=False)
 
     def signals(self) -> Signals | None:
-        """What the sensors say, once every period."""
-        return self.device.look()
+        """A reading of the sensors, once every period."""
+        return self.device.read_sensors()
 
     def step(self, most: int) -> tuple[Sequence[_Emission], float]:
-        """One step, charged to the device."""
+        """One step, whose time and energy the device uses."""
         device = self.device
         device.moment = device.world.trace.at(self.emitted_before + self.at)
         device.spent_ms = 0.0
@@ -240,16 +252,16 @@ class _Reply:
 
     @property
     def index(self) -> int:
-        """The token of the record that is looked for now."""
+        """The index of the token that comes next."""
         return self.at + len(self.held)
 
     def look(self, split: int) -> float | None:
-        """The recorded gate, for the price of the stages that lack the position."""
+        """The recorded logit of the gate, once the stages up to it have run."""
         self._advance(self.device.shape.stages(split))
         return self.reply.tracks[split].gate[self.index]
 
     def ask(self, depth: int, takes_gate_draft: bool) -> Confidence | None:
-        """The recorded answer, for the price of the head unless it is the gate's draft."""
+        """The recorded token, for which the head runs, or the gate draft, for which it does not."""
         track = self.reply.tracks[depth]
         if takes_gate_draft and track.drafted is not None:
             self.candidate = (depth, track.drafted[self.index], True)
@@ -259,32 +271,32 @@ class _Reply:
         return track.confidence(self.index)
 
     def can_hold(self, most: int) -> bool:
-        """Not the last token: an end token is never held, nor more drafts than tokens are wanted."""
+        """False at the last token: end tokens are never held, nor more drafts than tokens are wanted."""
         return self.index + 1 < self.limit
 
     def take(self, expected: float) -> None:
-        """The candidate is held."""
+        """Add the candidate to the drafts."""
         depth, agreed, drafted = self.candidate
         self.held.append(Outcome(depth, expected, agreed, drafted))
 
     def go_on(self) -> None:
-        """The record goes on."""
+        """Nothing to do: the record goes on by itself."""
 
     def emit(self) -> Sequence[_Emission]:
-        """Unverified; what was wrong is counted, and the record goes on."""
+        """Emit the drafts unverified; a later deep pass still reports on them."""
         emitted, self.held = self.held, []
-        self.waiting += emitted
+        self.unverified += emitted
         return [_Emission(one.depth, one.agreed) for one in emitted]
 
     def deep_pass(self) -> Sequence[_Emission]:
-        """The drafts' accepted prefix and the full model's own next token."""
+        """Emit the drafts' accepted prefix and one token of the full model; rewind the stages to there."""
         self._advance(self.device.shape.segments(0, self.full))
         self._run(HEAD, len(self.held) + 1)
         accepted = next((index for index, one in enumerate(self.held) if not one.agreed), len(self.held))
-        outcomes = [*self.waiting, *self.held[: accepted + 1]]
-        self.held, self.waiting = [], []
+        outcomes = [*self.unverified, *self.held[: accepted + 1]]
+        self.held, self.unverified = [], []
         self.decider.verified(outcomes)
-        # The full model's own token goes where the first wrong draft was, or behind them all.
+        # The full model's own token stands in place of the first wrong draft, or after all drafts.
         tokens = min(accepted + 1, self.limit - self.at)
         position = self.reply.prompt + self.at + accepted
         cursors = self.device.cursors
@@ -293,7 +305,7 @@ class _Reply:
         return [_Emission(self.full, True)] * tokens
 
     def _advance(self, stages: Iterable[str]) -> None:
-        """Feed each stage the positions that it lacks, up to the one whose next token is looked for."""
+        """Feed each stage the positions that it has not consumed, up to the one that the next token follows."""
         upto = self.reply.prompt + self.index
         for name in stages:
             positions = upto - self.device.cursors[name]

@@ -1,4 +1,4 @@
-"""Traces of what happens to a device: slow-downs, heat, power and batteries, along the tokens of a replay."""
+"""Load traces: what happens to a device along the tokens of a replay (slow-downs, heat, power, batteries)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Moment:
-    """The device at one token. ``slowdown``: how many times its profiled time everything takes.
+    """The state of the device from some token on.
 
-    ``idle_w`` and ``active_w``: true watts without decoding and while decoding; ``sensors``: whether anything can be
-    read. The other signals are what sensors say; None is unknown.
+    ``slowdown``: measured over profiled time of everything. ``idle_w``, ``active_w``: its true watts without decoding
+    and while decoding. ``sensors``: whether sensors can be read at all. The rest is what sensors then say (see
+    ``signals.Signals``); None is unknown.
     """
 
     slowdown: float = 1.0
@@ -30,7 +31,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Trace:
-    """A name, the token at which each moment begins, and a battery's energy at the start, where there is one."""
+    """A load trace.
+
+    ``moments``: the states of the device, ``starts``: the token at which each begins, ascending from 0.
+    ``battery_wh``, ``battery_full_wh``: the battery's watt-hours at the start and when full; None without a battery.
+    Raises ValueError if the starts do not ascend from 0 or a slow-down is not above zero.
+    """
 
     name: str
     starts: Sequence[int]
@@ -47,15 +53,15 @@ class Trace:
             raise ValueError(f"the trace {self.name} has a slow-down that is no number above zero")
 
     def at(self, token: int) -> Moment:
-        """The device when token ``token`` begins."""
+        """The state of the device at token ``token``."""
         return self.moments[bisect_right(self.starts, token) - 1]
 
     def slowdowns(self, tokens: int) -> list[float]:
-        """The slow-down at each token."""
+        """The slow-down at each of the first ``tokens`` tokens."""
         return [self.at(token).slowdown for token in range(tokens)]
 
     def slowest(self, tokens: int, sustained: int = 40) -> float:
-        """The largest mean slow-down over ``sustained`` tokens in a row."""
+        """The largest mean slow-down over ``sustained`` consecutive tokens."""
         slow = self.slowdowns(tokens)
         total = sum(slow[:sustained])
         largest = total
@@ -66,7 +72,7 @@ class Trace:
 
 
 def along(name: str, tokens: int, every: int, moment: Callable[[int], Moment]) -> Trace:
-    """A trace sampled from a function of the token."""
+    """A trace whose moments are a function of the token, sampled at every ``every``-th one."""
     starts = range(0, tokens, every)
     return Trace(name, list(starts), [moment(start) for start in starts])
 

@@ -1,1 +1,1 @@
-"""A bundle written: which graphs and files it holds, its card, and the check before it is left in place."""
+"""Writing a bundle: its exits, graphs and files, its model card, and the check before it is left in place."""

@@ -1,4 +1,4 @@
-"""The model card of a bundle: what it was made from, what its exits are worth, and how to run it."""
+"""The model card of a bundle (README.md): what it was made from, how good its exits are, and how to run it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from balcony_edge.bundle.manifest import CARD_NAME, Manifest
 from balcony_edge.measure.traffic import depth_costs
 
 LICENCES = ("LICENSE", "LICENSE.txt", "LICENSE.md")
-# How the texts of common licences begin, and the Hub's names for them.
+# The beginnings of common licences with the Hub's names for them.
 BEGINNINGS = (
     (re.compile(r"\s*Apache License\s+Version 2\.0\b"), "apache-2.0"),
     (re.compile(r"\s*(The )?MIT License\b", re.IGNORECASE), "mit"),
@@ -22,7 +22,7 @@ FIELD = re.compile(r"^(license|license_name|license_link):[ \t]*(\S.*?)[ \t]*$",
 
 
 def licence(folder: Path) -> dict[str, str]:
-    """The licence of a checkpoint in the Hub's keys, empty if unknown: what its card says, else its LICENSE file."""
+    """The licence of a checkpoint under the Hub's keys, from its card or else its LICENSE file; empty if unknown."""
     path = folder / CARD_NAME
     if path.is_file():
         head, _ = split_card(path.read_text(encoding="utf-8", errors="replace"))
@@ -35,23 +35,23 @@ def licence(folder: Path) -> dict[str, str]:
             for beginning, known in BEGINNINGS:
                 if beginning.match(text):
                     return {"license": known}
-            # What the Hub asks for where it has no name for a licence.
+            # The form that the Hub asks for if it has no name for a licence.
             return {"license": "other", "license_name": "base-model-licence", "license_link": name}
     return {}
 
 
 def render(manifest: Manifest, known_licence: Mapping[str, str], training: Mapping[str, Any] | None = None) -> str:
-    """The whole card. The sizes are those of the manifest's files; ``training`` is that of exits.json."""
+    """The text of the card. ``known_licence``: see ``licence``. ``training``: see Exits; None: exits are untrained."""
     base = manifest.base
     splits = ", ".join(map(str, manifest.splits))
-    hung = "exits hang" if manifest.exits else "the base is cut"
+    cut = "exits hang" if manifest.exits else "the base is cut"
     size = sum(entry.bytes for entry in manifest.files.values())
     name = known_licence.get("license_name") or known_licence.get("license")
     licensed = f"{name} (of the base)" if name else "unknown: see the base"
     return f"""{front_matter(manifest, known_licence)}
 # {base.model} for balcony-edge
 
-One frozen model at many depths: {hung} after layers {splits} of {manifest.architecture.layers}, and a
+One frozen model at many depths: {cut} after layers {splits} of {manifest.architecture.layers}, and a
 budget decides how deep each token goes. At full depth it is the base itself, with the weights below.
 
 | | |
@@ -76,7 +76,7 @@ balcony-edge run bundle/ -p "Once upon a time" --budget full
 
 
 def _weights(manifest: Manifest) -> str:
-    """The precision of base, exits and head: once if they are the same."""
+    """The precisions of base, exits and head; one word if they are the same."""
     formats = manifest.formats
     if formats.base == formats.exits == formats.head:
         return formats.base
@@ -84,7 +84,7 @@ def _weights(manifest: Manifest) -> str:
 
 
 def _exits(manifest: Manifest) -> str:
-    """The table of exits; empty for a bundle without any."""
+    """The section with the table of exits; empty for a bundle without exits."""
     if not manifest.exits:
         return ""
     rows = []
@@ -105,7 +105,7 @@ def _exits(manifest: Manifest) -> str:
 
 
 def _trained(training: Mapping[str, Any] | None) -> str:
-    """How the exits came to be; empty where nobody trained them."""
+    """A paragraph on how the exits were trained; empty if they were not."""
     if not training:
         return ""
     words = {"layer": "a decoder layer and a norm", "mlp": "an MLP and a norm", "norm": "a norm"}
@@ -117,7 +117,7 @@ def _trained(training: Mapping[str, Any] | None) -> str:
 
 
 def _scalar(value: str) -> str:
-    """A YAML scalar as text: without its quotes."""
+    """The text of a YAML scalar, without quotes."""
     if value.startswith('"'):
         try:
             return str(json.loads(value))

@@ -1,4 +1,4 @@
-"""What an export will make, told before any weight is read: layers, cost of each exit, bytes of each file."""
+"""``balcony-edge export --dry-run``: the layers, exit costs and file sizes of an export, before any weight is read."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from balcony_export.model.families import FAMILIES
 
 
 def describe(plan: Plan) -> str:
-    """A table for people. Costs are shares of the weight bytes that one token reads at full depth.
+    """A table of what the plan will write.
 
-    On a device that decoding keeps at its memory bandwidth, time follows those bytes.
+    A cost is the weight bytes that a token reads, as a share of those at full depth. Decoding is usually limited by
+    memory bandwidth, and then time is proportional to these bytes.
     """
     written = plan.dry_run()
-    made = written.made
+    graphs = written.graphs
     arch, formats = plan.blueprint.arch, plan.formats
-    costs = depth_costs([item.entry for item in made])
+    costs = depth_costs([item.entry for item in graphs])
     full = costs[arch.layers].token_bytes
     lines = [
         f"{plan.folder}: {FAMILIES[arch.family].title}, {arch.layers} layers × {arch.hidden}, "
@@ -27,7 +28,7 @@ def describe(plan: Plan) -> str:
         "",
         f"{'graph':24}{'layers':>8}{'file':>12}{'reads per token':>18}{'of a token':>12}",
     ]
-    for item in made:
+    for item in graphs:
         entry = item.entry
         layers = f"{entry.start + 1}-{entry.stop}" if entry.kind == "segment" else "1" if entry.kind == "exit" else ""
         lines.append(
@@ -39,7 +40,7 @@ def describe(plan: Plan) -> str:
     lines += ["", "a token through"]
     lines += [f"  exit {depth:<4}{cost.token:>8.1%} of full depth" for depth, cost in costs.items() if cost.token < 1]
     lines.append(f"  all {arch.layers:<5}{1:>8.1%}, {_size(full)}")
-    total = sum(others.values()) + sum(item.graph_bytes for item in made)
+    total = sum(others.values()) + sum(item.graph_bytes for item in graphs)
     lines.append(f"{_size(total)} on disk in all, beside the tokenizer")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Where a bundle's exits come from: a folder of trained ones, copies of the base's last layer, or nowhere."""
+"""Find the exits of a bundle: trained ones from a folder, copies of the base's last layer, or none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from balcony_export.model.checkpoint import Array, Tensors, TensorSource
 
 
 class Renamed:
-    """Another source's tensors under other names; nothing is read before it is asked for."""
+    """The tensors of another source under new names. ``names``: the source's name of each new name."""
 
     def __init__(self, source: TensorSource, names: Mapping[str, str]) -> None:
         self._source = source
@@ -25,17 +25,9 @@ class Renamed:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
-    def names(self) -> tuple[str, ...]:
-        """Every new name."""
-        return tuple(self._names)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading its values."""
         return self._source.shape(self._names[name])
-
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored, by safetensors' names."""
-        return self._source.dtype(self._names[name])
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there with this shape."""
@@ -51,7 +43,7 @@ class Renamed:
 
 
 def initial_exits(base: TensorSource, blueprint: Blueprint, splits: list[int]) -> Renamed:
-    """Untrained Balconies: the last layer and the final norm of the base (paper, section 3: initialisation)."""
+    """Untrained exits: copies of the base's last layer and final norm (arXiv 2503.05005, section 3: initialisation)."""
     last = f"model.layers.{blueprint.arch.layers - 1}."
     names: dict[str, str] = {}
     for split in splits:
@@ -60,23 +52,28 @@ def initial_exits(base: TensorSource, blueprint: Blueprint, splits: list[int]) -
     return Renamed(base, names)
 
 
-class Found(NamedTuple):
-    """The exits of an export: tensors (None: there are none), measured quality, splits, and how they were trained.
-
-    ``peeked``: the tokens that their gates look at; untrained exits have none.
-    """
+class ChosenExits(NamedTuple):
+    """The exits that an export puts into its bundle."""
 
     source: TensorSource | None
+    """Their tensors; None: the bundle gets no exits."""
     quality: dict[int, ExitQuality]
+    """What was measured in training, by split; empty for untrained exits."""
     splits: list[int]
     training: Mapping[str, Any] | None = None
-    peeked: tuple[int, ...] = ()
+    """The settings of their training, see Exits; None for untrained exits."""
+    frequent_tokens: tuple[int, ...] = ()
+    """The tokens whose rows of the head their gates read; untrained exits have no gates."""
 
 
 def find_exits(
     exits: Path | str | None, splits: list[int] | None, base: TensorSource, blueprint: Blueprint, folder: Path
-) -> Found:
-    """The exits from what the caller named (see export_bundle)."""
+) -> ChosenExits:
+    """The exits that a caller of ``export_bundle`` asks for by ``exits`` and ``splits``.
+
+    Raises ExitsError for trained exits that cannot be read or belong to another base, ModelError for splits that do not
+    fit.
+    """
     layers = blueprint.arch.layers
     if isinstance(exits, Path):
         trained = load(exits)
@@ -91,16 +88,16 @@ def find_exits(
         chosen = check_splits(list(splits or trained.splits), layers)
         measured = trained.quality["exits"]
         quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
-        return Found(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
+        return ChosenExits(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
-    # Without exits, an uncut model is a baseline that people measure.
+    # Without exits there may be no split at all: the uncut model is a baseline for measurements.
     chosen = [] if not splits and exits is None else check_splits(splits, layers)
-    return Found(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
+    return ChosenExits(initial_exits(base, blueprint, chosen) if exits == "init" else None, {}, chosen)
 
 
 def _only(quality: dict[str, object], splits: list[int]) -> dict[str, object]:
-    """A quality record without the exits that are not exported."""
+    """The measured quality of an exit, without what its tables say of exits that are not exported."""
     bins = json.loads(json.dumps(quality["bins"]))
     for name in ("agreement", "following"):
         bins[name] = {depth: rows for depth, rows in bins.get(name, {}).items() if int(depth) in splits}

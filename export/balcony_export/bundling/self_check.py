@@ -1,4 +1,4 @@
-"""The last step of an export: a bundle that does not compute what its model does is not left in place."""
+"""The last step of an export: compare the bundle with its model on a short prompt, and remove it if they differ."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from balcony_export.verification.reference import MemoryShortError
 from balcony_export.verification.report import explain
 from balcony_export.verification.verify import DEFAULT_PROMPTS, verify
 
+# Greedy tokens that are compared after the prompt.
 DECODE = 8
 
 
-def guard(folder: Path, exits: Path | None, later: str, say: Callable[[str], None]) -> Callable[[Bundle], None]:
-    """What ``export_bundle`` calls as ``check``: one short prompt, its figures to ``say``.
+def self_check(folder: Path, exits: Path | None, later: str, say: Callable[[str], None]) -> Callable[[Bundle], None]:
+    """The ``check`` argument of ``write_bundle``: a function that compares a bundle with the model in ``folder``.
 
-    It raises VerifyError for a bundle that fails. On a machine that cannot run the comparison (too little memory, no
-    CUDA for a CUDA bundle) it says so, and the command ``later`` to run elsewhere.
+    ``exits``: the folder of its trained exits. The result is a line that is passed to ``say``. The function raises
+    VerifyError for a bundle that fails. If this machine cannot compare them (too little memory, or no CUDA for a CUDA
+    bundle), it says so with the command ``later``, which does it elsewhere.
     """
 
     def check(bundle: Bundle) -> None:

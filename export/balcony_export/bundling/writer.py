@@ -1,4 +1,4 @@
-"""From a frozen base and its exits to a bundle on disk, written whole or not at all."""
+"""Write the bundle of a frozen base and its exits to disk: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from balcony_edge.bundle.manifest import (
     ExitQuality,
     Formats,
     Generation,
-    Graph,
     Manifest,
     file_entry,
 )
@@ -30,11 +29,11 @@ from balcony_export.bundling import card
 from balcony_export.bundling.exit_source import find_exits
 from balcony_export.exits.store import base_digest
 from balcony_export.graphs import cache_scales, interchange
-from balcony_export.graphs.assembly import Made, Parts, write_graphs
+from balcony_export.graphs.assembly import Parts, WrittenGraph, write_graphs
 from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
-from balcony_export.graphs.weights import BITS, FILE_NAME, WeightFile
+from balcony_export.graphs.weights import BITS, WeightFile
 from balcony_export.model import architectures
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
@@ -46,21 +45,23 @@ COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *car
 
 @dataclass(frozen=True)
 class Written:
-    """The bundle's graphs, and the bytes of the uncut one and of the weights that all share."""
+    """What was written of a bundle, or in a dry run would be."""
 
-    made: list[Made]
+    graphs: list[WrittenGraph]
     full_bytes: int
+    """The size of the uncut graph for onnxruntime-genai."""
     weight_bytes: int
+    """The size of the weights file that all graphs share."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything about an export that is known before any weight is read."""
+    """All that is known of an export before any weight is read; made by ``plan_export``."""
 
     folder: Path
     blueprint: Blueprint
     parts: Parts
-    choice: ExportOptions
+    options: ExportOptions
     formats: Formats
     quality: dict[int, ExitQuality]
     generation: Generation
@@ -70,23 +71,26 @@ class Plan:
     def write(
         self, folder: Path | None, weights: WeightFile, formats: Formats, scales: CacheScales | None = None
     ) -> Written:
-        """Every graph, and the weights that ``weights`` lacks; without a folder nothing is read or written."""
-        made = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.choice.attention(), scales)
+        """Write every graph, and the weights that are not in ``weights`` yet. Folder None: nothing is read or written.
+
+        ``formats`` may differ from the plan's in the KV cache; ``scales`` are those of an int8 one.
+        """
+        graphs = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.options.attention(), scales)
         full = interchange.write_full(folder, weights, self.blueprint, self.parts.base, formats)
-        return Written(made, full, weights.size)
+        return Written(graphs, full, weights.size)
 
     def dry_run(self) -> Written:
-        """What ``write`` will make."""
+        """What ``write`` would write."""
         weights, scales = WeightFile(None), dict[str, tuple[Array, Array]]()
         if self.formats.cache == "int8":
-            self.write(None, weights, self.uncached)
+            self.write(None, weights, self.float_cache_formats)
             unknown = np.ones((1, self.blueprint.arch.kv_heads, 1, self.blueprint.arch.head_dim), np.float32)
             scales = defaultdict(lambda: (unknown, unknown))
         return self.write(None, weights, self.formats, scales)
 
     @property
-    def uncached(self) -> Formats:
-        """The formats with a cache that needs no scales: that of the activations."""
+    def float_cache_formats(self) -> Formats:
+        """The plan's formats, but with a KV cache of the activations' type, which needs no scales."""
         return self.formats.model_copy(update={"cache": self.formats.activations})
 
 
@@ -95,14 +99,14 @@ def plan_export(
     *,
     exits: Path | str | None = None,
     splits: list[int] | None = None,
-    choice: ExportOptions = DEFAULT,
+    options: ExportOptions = DEFAULT,
     context: int | None = None,
 ) -> Plan:
-    """Check everything that can be checked without reading weights; arguments and errors as of export_bundle."""
+    """Check all that can be checked without reading weights. Arguments and errors are those of ``export_bundle``."""
     architectures.read_config(folder)
     base = Checkpoint(folder)
     blueprint = architectures.read(folder, context)
-    arch, formats = blueprint.arch, choice.formats()
+    arch, formats = blueprint.arch, options.formats()
     size = block_of(arch.hidden, formats.block_size)
     if formats.head in BITS and arch.hidden % size:
         raise ModelError(
@@ -113,18 +117,18 @@ def plan_export(
     generation = read_generation(folder)
     _check_tensors(base, blueprint)
     found = find_exits(exits, splits, base, blueprint, folder)
-    parts = Parts(base, found.source, found.splits, found.peeked)
-    return Plan(folder, blueprint, parts, choice, formats, found.quality, generation, found.training)
+    parts = Parts(base, found.source, found.splits, found.frequent_tokens)
+    return Plan(folder, blueprint, parts, options, formats, found.quality, generation, found.training)
 
 
 def _check_tensors(base: Checkpoint, blueprint: Blueprint) -> None:
-    """Every tensor of the plan is there in its shape, and the checkpoint holds nothing that the graphs would drop."""
+    """Raise ModelError unless the checkpoint has all tensors in their shapes, and none that the graphs do not use."""
     shapes = blueprint.base_shapes()
     for name, shape in shapes.items():
         base.expect(name, shape)
-    # A tied head may be stored a second time; old checkpoints keep rope frequencies, which follow from the config.
-    dropped = {"lm_head.weight"} if blueprint.arch.tied_head else set()
-    unused = [name for name in base.names() if name not in shapes and name not in dropped]
+    # Unused but harmless: a second copy of a tied head, and rope frequencies, which the config gives as well.
+    harmless = {"lm_head.weight"} if blueprint.arch.tied_head else set()
+    unused = [name for name in base.names() if name not in shapes and name not in harmless]
     unused = [name for name in unused if not name.endswith("rotary_emb.inv_freq")]
     if unused:
         raise ModelError(
@@ -141,16 +145,17 @@ def export_bundle(
     model: str,
     exits: Path | str | None = None,
     splits: list[int] | None = None,
-    choice: ExportOptions = DEFAULT,
+    options: ExportOptions = DEFAULT,
     context: int | None = None,
 ) -> Bundle:
-    """Export the model in ``folder`` to the bundle ``out`` and return it, verified.
+    """Export the model in ``folder`` to the bundle ``out``, and open it.
 
-    ``exits``: a folder of trained exits, "init" (copies of the base's last layer) or None (segments only). ``splits``
-    defaults to those of the exits. ``context`` shortens the model's. Raises ModelError or ExitsError for input that
-    does not fit.
+    ``model``: the base's name in the manifest, a Hub id or a path. ``exits``: a folder of trained exits, "init" for
+    copies of the base's last layer, or None for a bundle without exits. ``splits``: layers after which the base is cut;
+    None: those of the trained exits, or after each quarter of the layers. ``context``: fewer positions than the model
+    has. Raises ModelError or ExitsError for input that does not fit.
     """
-    plan = plan_export(folder, exits=exits, splits=splits, choice=choice, context=context)
+    plan = plan_export(folder, exits=exits, splits=splits, options=options, context=context)
     return write_bundle(plan, out, model=model)
 
 
@@ -163,10 +168,11 @@ def write_bundle(
     check: Callable[[Bundle], None] | None = None,
     cache_text: Path | None = None,
 ) -> Bundle:
-    """Carry out a plan. A bundle at ``out`` is replaced only once the new one is whole.
+    """Carry out a plan. A bundle that is at ``out`` already is replaced only once the new one is complete.
 
-    ``progress`` is called with the bytes of weights written so far, ``check`` with the new bundle before it takes its
-    place: what that raises leaves nothing behind. ``cache_text``: see cache_scales.measure.
+    ``progress`` is called with the bytes of weights written so far. ``check`` is called with the new bundle before it
+    is put in place; if it raises, nothing is left behind. ``cache_text``: the text for the scales of an int8 KV cache,
+    see cache_scales.measure_scales.
     """
     with whole_folder(out) as work:
         copy_small_files(plan.folder, work)
@@ -176,21 +182,23 @@ def write_bundle(
         with closing(WeightFile(work, progress)) as weights:
             scales = None
             if plan.formats.cache == "int8":
-                # The same graphs with a float cache show what keys and values reach; the weights stay.
-                made = plan.write(work, weights, plan.uncached).made
+                # The scales are measured on the same graphs with a float cache. The weights written for these stay.
+                graphs = plan.write(work, weights, plan.float_cache_formats).graphs
                 weights.flush()
-                scales = cache_scales.measure(_finish(plan, work, made, plan.uncached, model), cache_text)
+                scales = cache_scales.measure_scales(
+                    _finish(plan, work, graphs, plan.float_cache_formats, model), cache_text
+                )
                 (work / MANIFEST_NAME).unlink()
                 (work / CARD_NAME).unlink()
-            made = plan.write(work, weights, plan.formats, scales).made
-        bundle = _finish(plan, work, made, plan.formats, model)
+            graphs = plan.write(work, weights, plan.formats, scales).graphs
+        bundle = _finish(plan, work, graphs, plan.formats, model)
         if check is not None:
             check(bundle)
     return Bundle(out)
 
 
-def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: str) -> Bundle:
-    """What lies in ``work`` as a bundle."""
+def _finish(plan: Plan, work: Path, graphs: list[WrittenGraph], formats: Formats, model: str) -> Bundle:
+    """Make a bundle of what is in ``work``."""
     return seal(
         work,
         plan.folder,
@@ -199,25 +207,26 @@ def _finish(plan: Plan, work: Path, made: list[Made], formats: Formats, model: s
         architecture=plan.blueprint.arch,
         splits=plan.parts.splits,
         formats=formats,
-        exactness=plan.choice.attention(),
-        minimum_onnxruntime=plan.choice.minimum_onnxruntime(),
-        graphs=[item.entry for item in made],
+        exactness=plan.options.attention(),
+        minimum_onnxruntime=plan.options.minimum_onnxruntime(),
+        graphs=[item.entry for item in graphs],
         quality=plan.quality,
         generation=plan.generation,
     )
 
 
 def copy_small_files(folder: Path, work: Path) -> None:
-    """The tokenizer, the chat template and the licence of a model."""
+    """Copy the tokenizer, the chat template and the licence of a model from ``folder`` to ``work``."""
     for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, work / name)
 
 
 def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:
-    """Write the card and the manifest of all that lies in ``work``; ``fields`` are the manifest's others.
+    """Write the card and the manifest for the files in ``work``, and open it as a bundle.
 
-    ``training``: how the exits were trained (exits.json), for the card.
+    ``folder`` and ``model``: the base and its name. ``training``: see Exits, for the card. ``fields``: all fields of
+    the manifest but version, base and files.
     """
     manifest = Manifest(
         schema_version=3,
@@ -231,20 +240,5 @@ def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | Non
 
 
 def model_name(model: str) -> str:
-    """How a manifest names the base: a Hub id as it is, of a local path only the last part."""
+    """The base's name in a manifest: a Hub id as it is, but of a local path only the last part."""
     return Path(model).resolve().name if Path(model).exists() else model
-
-
-def read_weights(bundle: Bundle, graph: Graph) -> dict[str, Array]:
-    """The float32 initialisers of a graph as they lie in the weights file: for comparing with a checkpoint."""
-    import onnx
-
-    model = onnx.load(bundle.file(graph.file), load_external_data=False)
-    data = np.memmap(bundle.file(FILE_NAME), np.uint8, "r")
-    found: dict[str, Array] = {}
-    for tensor in model.graph.initializer:
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        if place and tensor.data_type == onnx.TensorProto.FLOAT:
-            start, length = int(place["offset"]), int(place["length"])
-            found[tensor.name] = data[start : start + length].view(np.float32).reshape(tensor.dims)
-    return found

@@ -65,7 +65,7 @@ def _progress(done: int, of: int) -> None:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The figures for people."""
+    """The figures of ``evaluate`` as a table."""
     head = f"{'depth':>16} {'cost':>7} {'agreement':>10} {'KL nats':>8} {'perplexity':>11}"
     lines = [f"{head} {'gate AUROC':>11} {'gate ECE':>9} {'judge AUROC':>12} {'judge ECE':>10}"]
     full = found["full"]

@@ -79,8 +79,8 @@ def export(
     from balcony_export.model.download import resolve
     from balcony_export.progress import Progress
 
-    choice = ExportOptions(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
-    choice.formats()
+    options = ExportOptions(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
+    options.formats()
     source = None if exits == "none" else "init" if exits == "init" else Path(exits)
     chosen = None if splits is None else parse_splits(splits)
     if cache_text is not None and cache != "int8":
@@ -89,33 +89,33 @@ def export(
         raise typer.BadParameter("name the bundle folder to write: -o FOLDER (or --dry-run)", param_hint="-o")
     folder = resolve(model, revision, offline)
     if through_torch:
-        if choice != ExportOptions() or dry_run or isinstance(source, Path):
+        if options != ExportOptions() or dry_run or isinstance(source, Path):
             raise typer.BadParameter(
                 "goes with --splits, --exits init, --context and -o only", param_hint="--through-torch"
             )
-        from balcony_export.bundling.traced_bundle import export_traced
+        from balcony_export.bundling.torch_bundle import export_through_torch
 
         assert out is not None
-        made, found = export_traced(
+        made, found = export_through_torch(
             folder, out, model=model, init_exits=source == "init", splits=chosen, context=context
         )
         typer.echo(found.line(), err=True)
         _report(made, out)
         return
-    plan = plan_export(folder, exits=source, splits=chosen, choice=choice, context=context)
+    plan = plan_export(folder, exits=source, splits=chosen, options=options, context=context)
     if dry_run:
         typer.echo(describe(plan))
         return
     assert out is not None
     check = None
     if verify:
-        from balcony_export.bundling.self_check import guard
+        from balcony_export.bundling.self_check import self_check
         from balcony_export.cli.verify import quiet
 
         quiet()
         trained = source if isinstance(source, Path) else None
         later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
-        check = guard(folder, trained, later, partial(typer.echo, err=True))
+        check = self_check(folder, trained, later, partial(typer.echo, err=True))
     with Progress("weights, MB", plan.dry_run().weight_bytes // 1_000_000) as progress:
         bundle = write_bundle(
             plan,

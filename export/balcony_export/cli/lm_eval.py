@@ -1,4 +1,4 @@
-"""``balcony-edge lm-eval``: the LM-Evaluation-Harness, with the models that installed packages offer it."""
+"""``balcony-edge lm-eval``: the LM-Evaluation-Harness, which finds bundles as models here."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ lm_eval.context_settings = {"allow_extra_args": True, "ignore_unknown_options": 
 
 
 def register() -> None:
-    """Make the entry points of the group ``lm_eval.models`` known to the harness.
+    """Register the models that installed packages offer as entry points of the group ``lm_eval.models``.
 
-    Its releases up to 0.4.13 list their own models only (EleutherAI/lm-evaluation-harness, issue 3282).
+    The harness up to 0.4.13 does not look for them itself (EleutherAI/lm-evaluation-harness, issue 3282).
     """
     from lm_eval.api.registry import model_registry
     from lm_eval.models import MODEL_MAPPING

@@ -165,7 +165,7 @@ def train(
 
 
 def report(exits: Exits, model: str, folder: Path) -> None:
-    """A short table on stderr, and the next command."""
+    """Print a short table of the exits and the command to run next, on stderr."""
     from rich.console import Console
     from rich.table import Table
 

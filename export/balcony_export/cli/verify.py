@@ -57,10 +57,10 @@ def verify(
     folder = download.resolve(model, revision, offline)
     quiet()
     if text:
-        from balcony_export.verification.precision import measure
+        from balcony_export.verification.precision import measure_precision
 
-        losses = measure(opened, folder, text, window, provider)
-        typer.echo(losses.to_json() if json else losses.table())
+        costs = measure_precision(opened, folder, text, window, provider)
+        typer.echo(costs.to_json() if json else costs.table())
         return
     found = compare(
         opened,
@@ -84,7 +84,7 @@ def verify(
 
 
 def quiet() -> None:
-    """No bars and warnings of transformers between the lines of a report."""
+    """Switch off transformers' progress bars and warnings, which would come between the lines of a report."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -92,7 +92,7 @@ def quiet() -> None:
 
 
 def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
-    """Token ids of the prompts that were given; None for none."""
+    """The token ids of all prompts from the options; None if there are none."""
     from balcony_export.verification.bundle_and_reference import encode_prompts
 
     given = list(texts)

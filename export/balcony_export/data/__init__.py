@@ -1,1 +1,1 @@
-"""Text in: corpora, documents, and the base's own replies."""
+"""The text that exits are trained and measured on: files, data sets, or samples of the base itself."""

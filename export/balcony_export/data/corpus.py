@@ -1,7 +1,7 @@
-"""Text in, token sequences out: documents, the held-out split and packed batches.
+"""From text files to tokens: read documents, hold some out, join them into a stream, and cut batches from it.
 
-A corpus file is plain UTF-8 (optionally ``.xz`` or ``.gz``) whose documents end with a line ``<|endoftext|>``;
-a file without that line is one document. Other forms, by suffix: see records.py.
+A plain text file is UTF-8, optionally compressed as ``.xz`` or ``.gz``. A line ``<|endoftext|>`` ends a document; a
+file without such a line is one document. documents.py reads the other forms.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_edge.errors import DataError
-from balcony_export.data.documents import HUB, Render, from_hub, from_jsonl, from_parquet, up_to
+from balcony_export.data.documents import HUB, Render, from_hub, from_jsonl, from_parquet, take_characters
 
 DOCUMENT_END = "<|endoftext|>"
 HELDOUT_SHARE = 0.02
 UNPACK = {".xz": lzma.decompress, ".gz": gzip.decompress}
 
-# As much text as fits in memory many times over.
+# Characters taken from a data set of the Hub where nobody sets a limit.
 MAX_STREAMED = 1 << 30
 
 Tokens = npt.NDArray[np.int64]
 
 
 class Encoder(Protocol):
-    """What this module needs of a tokenizer: a batch of texts to lists of ids, without special tokens."""
+    """The part of a tokenizer that is used here: it turns a batch of texts into lists of ids."""
 
     def __call__(self, texts: list[str], *, add_special_tokens: bool) -> dict[str, list[list[int]]]: ...
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token streams, documents joined by the end-of-text id. Both are int64 of shape [tokens]."""
+    """Two streams of tokens, int64 [tokens], in which the end-of-text id stands between documents."""
 
     train: Tokens
     heldout: Tokens
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a corpus file, decompressed. Raises DataError naming the file if it cannot be read."""
+    """The text of a file, decompressed. Raises DataError naming the file if it cannot be read."""
     unpack = UNPACK.get(path.suffix, bytes)
     try:
         return unpack(path.read_bytes()).decode("utf-8")
@@ -57,18 +57,19 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def documents(paths: Iterable[Path], render: Render | None = None) -> Iterator[str]:
-    """Every non-empty document of the sources, in order: files by their suffix, and ``hub:owner/name``.
+def read_documents(paths: Iterable[Path], render: Render | None = None) -> Iterator[str]:
+    """The documents of all sources in order, without the empty ones.
 
-    ``render`` writes conversations. Raises DataError naming what cannot be read.
+    A source is a file, read by its suffix, or ``hub:owner/name`` (see documents.py). ``render`` turns a conversation
+    into text. Raises DataError naming what cannot be read.
     """
     for path in paths:
-        for document in _documents(path, render):
+        for document in _read_file(path, render):
             if text := document.strip():
                 yield text
 
 
-def _documents(path: Path, render: Render | None) -> Iterator[str]:
+def _read_file(path: Path, render: Render | None) -> Iterator[str]:
     if str(path).startswith(HUB):
         return from_hub(str(path), render)
     kind = path.with_suffix("").suffix if path.suffix in UNPACK else path.suffix
@@ -80,21 +81,21 @@ def _documents(path: Path, render: Render | None) -> Iterator[str]:
 
 
 def is_heldout(document: str | bytes, share: float = HELDOUT_SHARE) -> bool:
-    """Whether a document (or the bytes of its ids) belongs to the held-out part.
+    """Whether a document, or the bytes of its ids, is held out from training.
 
-    A digest decides, so file order and reruns do not matter.
+    A digest of the document decides, so the answer does not depend on the order of files or on the run.
     """
     digest = hashlib.sha256(document.encode() if isinstance(document, str) else document).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
 def encode(texts: Sequence[str], tokenizer: Encoder, end_id: int, start_id: int | None = None) -> Tokens:
-    """Texts as one stream of ids: [start] text end [start] text end …; int64 of shape [tokens]."""
+    """Texts as one stream of ids, int64 [tokens]: [start] text end [start] text end …"""
     return join(tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else [], end_id, start_id)
 
 
 def join(rows: Sequence[Sequence[int]], end_id: int, start_id: int | None = None) -> Tokens:
-    """Documents of ids as one stream, as ``encode`` makes it."""
+    """Documents that are ids already as one stream of the same form as ``encode`` makes."""
     if not rows:
         return np.empty(0, np.int64)
     prefix = [] if start_id is None else [start_id]
@@ -110,23 +111,24 @@ def load(
     render: Render | None = None,
     streamed: int = MAX_STREAMED,
 ) -> Corpus:
-    """The corpus of ``paths``; without ``heldout_paths`` a fiftieth of the documents (at least one) is held out.
+    """The corpus of ``paths``. Without ``heldout_paths``, HELDOUT_SHARE of the documents, at least one, is held out.
 
-    Of each data set of the Hub, documents are taken up to ``streamed`` characters. ``render`` writes conversations.
+    Each data set of the Hub gives documents up to ``streamed`` characters. ``render`` turns a conversation into text.
+    Raises DataError naming what cannot be read.
     """
     found: list[str] = []
     for path in paths:
         limit = streamed if str(path).startswith(HUB) else sys.maxsize
-        found += up_to(documents([path], render), limit)
+        found += take_characters(read_documents([path], render), limit)
     if heldout_paths:
-        train, heldout = found, list(documents(heldout_paths, render))
+        train, heldout = found, list(read_documents(heldout_paths, render))
     else:
         train = [text for text in found if not is_heldout(text)]
         heldout = [text for text in found if is_heldout(text)]
         if not heldout and len(train) > 1:
             heldout = [train.pop()]
         elif not heldout and train:
-            # One undivided document: its last tenth is the best held-out text there is.
+            # A single document: its last tenth is held out.
             cut = len(train[0]) * 9 // 10
             train, heldout = [train[0][:cut]], [train[0][cut:]]
     return Corpus(
@@ -136,15 +138,15 @@ def load(
 
 
 def sequences(stream: Tokens, length: int) -> Tokens:
-    """The stream cut into whole rows: int64 [rows, length]; a remainder shorter than ``length`` is dropped."""
+    """The stream cut into whole rows, int64 [rows, length], without a remainder shorter than ``length``."""
     rows = len(stream) // length
     return stream[: rows * length].reshape(rows, length)
 
 
 def batch(stream: Tokens, step: int, rows: int, length: int, seed: int) -> Tokens:
-    """The batch of one step: int64 [rows, length], random windows that depend on (seed, step) alone.
+    """The batch of one training step: random windows of the stream, int64 [rows, length].
 
-    That makes a resumed run see exactly the batches that an uninterrupted one would have seen.
+    They depend on ``seed`` and ``step`` alone, so a resumed run sees the batches that an uninterrupted one would see.
     """
     rng = np.random.default_rng((seed, step))
     starts = rng.integers(0, len(stream) - length + 1, size=rows)

@@ -1,7 +1,7 @@
-"""Documents from rows: JSONL, Parquet and datasets of the Hugging Face Hub.
+"""Documents from the rows of JSONL files, Parquet files and data sets of the Hugging Face Hub.
 
-A row is an object with ``text``, or a conversation: ``messages`` (role, content) or ``conversations`` (from, value),
-which the model's own chat template turns into text.
+A row has a field ``text``, or it holds a conversation: ``messages`` with role and content, or ``conversations`` with
+from and value. The model's own chat template turns a conversation into text.
 """
 
 from __future__ import annotations
@@ -16,25 +16,26 @@ from balcony_edge.errors import DataError
 
 FIELDS = ("text", "messages", "conversations")
 HUB = "hub:"
-# ShareGPT's names of who speaks.
+# The roles in ``conversations`` (ShareGPT's form) by their names in ``messages``.
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
+# Turns a conversation, a list of {"role": …, "content": …}, into text.
 Render = Callable[[list[dict[str, str]]], str]
 
 
 def from_jsonl(text: str, name: str, render: Render | None) -> Iterator[str]:
-    """The documents of a JSONL file's text. Raises DataError naming the line that is no row."""
+    """The documents in ``text``, the content of the JSONL file ``name``. Raises DataError naming a line that is bad."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{name}, line {number}: {error}", "write one JSON object a line") from error
-            yield document(row, f"{name}, line {number}", render)
+            yield row_text(row, f"{name}, line {number}", render)
 
 
 def from_parquet(path: Path, render: Render | None) -> Iterator[str]:
-    """The documents of a Parquet file, a few rows at a time."""
+    """The documents of a Parquet file, read a few rows at a time. Raises DataError if that is not possible."""
     _require("pyarrow", "Parquet files")
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
@@ -44,15 +45,16 @@ def from_parquet(path: Path, render: Render | None) -> Iterator[str]:
             columns = [name for name in FIELDS if name in file.schema_arrow.names]
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
-                    yield document(row, str(path), render)
+                    yield row_text(row, str(path), render)
     except (OSError, ArrowException) as error:
         raise DataError(f"cannot read {path}: {error}", "give a whole Parquet file") from error
 
 
 def from_hub(source: str, render: Render | None) -> Iterator[str]:
-    """The documents of ``hub:owner/name``, ``hub:owner/name:config`` or ``hub:owner/name:config:split``, streamed.
+    """The documents of ``hub:owner/name``, ``hub:owner/name:config`` or ``hub:owner/name:config:split``.
 
-    The split is ``train`` unless named. No code of the data set runs.
+    They are streamed: nothing is downloaded that is not asked for, and no code of the data set runs. The split is
+    ``train`` unless named. Raises DataError if the data set cannot be had.
     """
     _require("datasets", "data sets of the Hub")
     from datasets import load_dataset
@@ -62,7 +64,7 @@ def from_hub(source: str, render: Render | None) -> Iterator[str]:
         raise DataError(f"{source} names no data set", "write hub:owner/name:config:split")
     try:
         for row in load_dataset(name, config or None, split=split or "train", streaming=True):
-            yield document(row, source, render)
+            yield row_text(row, source, render)
     except DataError:
         raise
     except Exception as error:  # the client's errors share no base
@@ -72,8 +74,8 @@ def from_hub(source: str, render: Render | None) -> Iterator[str]:
         ) from error
 
 
-def document(row: Any, where: str, render: Render | None) -> str:
-    """One row's text. Raises DataError for a row without any, or a conversation that cannot be rendered."""
+def row_text(row: Any, where: str, render: Render | None) -> str:
+    """The text of a row; errors call it ``where``. Raises DataError for a row without text or usable conversation."""
     if not isinstance(row, Mapping):
         raise DataError(f"{where}: {type(row).__name__} is no row", f"give objects with {' or '.join(FIELDS)}")
     if isinstance(text := row.get("text"), str):
@@ -86,11 +88,11 @@ def document(row: Any, where: str, render: Render | None) -> str:
             f"{where} is a conversation, and there is no chat template to write it with",
             "use a model with a chat template, or rows with text",
         )
-    return render(messages(turns, where))
+    return render(conversation(turns, where))
 
 
-def messages(turns: Any, where: str) -> list[dict[str, str]]:
-    """A conversation as role and content. Raises DataError if it is none."""
+def conversation(turns: Any, where: str) -> list[dict[str, str]]:
+    """A conversation of either form as a list of role and content. Raises DataError if ``turns`` is none."""
     try:
         found = [
             {"role": turn["role"], "content": turn["content"]}
@@ -106,9 +108,9 @@ def messages(turns: Any, where: str) -> list[dict[str, str]]:
 
 
 def renderer(tokenizer: Any) -> Render | None:
-    """Conversations as a tokenizer's chat template writes them; None without a template.
+    """The function that writes conversations by a tokenizer's chat template; None if it has no template.
 
-    Start and end tokens at the ends are left out: those stand between all documents anyway.
+    A start token in front and an end token behind are removed, because they are put between all documents anyway.
     """
     if not tokenizer.chat_template:
         return None
@@ -116,7 +118,7 @@ def renderer(tokenizer: Any) -> Render | None:
     def render(conversation: list[dict[str, str]]) -> str:
         try:
             text: str = tokenizer.apply_chat_template(conversation, tokenize=False)
-        except Exception as error:  # the template is anybody's program: it can fail in any way
+        except Exception as error:  # the template is a program of somebody else's: it can fail in any way
             raise DataError(
                 f"the model's chat template refuses a conversation: {error}", "leave such conversations out"
             ) from error
@@ -125,8 +127,8 @@ def renderer(tokenizer: Any) -> Render | None:
     return render
 
 
-def up_to(documents: Iterable[str], characters: int) -> Iterator[str]:
-    """Documents until they hold so many characters."""
+def take_characters(documents: Iterable[str], characters: int) -> Iterator[str]:
+    """The first of ``documents``, as many as it takes to reach ``characters`` characters."""
     seen = 0
     for text in documents:
         yield text
@@ -135,8 +137,8 @@ def up_to(documents: Iterable[str], characters: int) -> Iterator[str]:
             return
 
 
-def names(sources: Sequence[Path]) -> list[str]:
-    """What a run's settings call its data: without the folders of this machine."""
+def source_names(sources: Sequence[Path]) -> list[str]:
+    """The names of a run's data for its settings file: file names without their folders, and Hub ids."""
     return [str(source) if str(source).startswith((HUB, "self")) else source.name for source in sources]
 
 

@@ -1,7 +1,7 @@
-"""``--data self``: no data at all. The frozen base samples its own corpus, at temperature 1.
+"""``--data self``: training without any data. The frozen base samples its own corpus, at temperature 1.
 
-For distillation that is the teacher's own distribution. What was sampled is kept in a JSONL file, one batch a line, and
-used again: by a run that goes on, and by another run of the same base.
+Exits are trained to give the base's distribution, and these samples follow it. They are kept in a JSONL file, one batch
+a line, so that a resumed run or another run of the same base can use them again.
 """
 
 from __future__ import annotations
@@ -20,31 +20,35 @@ from balcony_export.data import corpus
 from balcony_export.model.base import Base
 from balcony_export.progress import Progress
 
-# Sequences sampled at once.
-ROWS = 64
-# Enough for a base to be seen from all sides; more is asked for with --self-tokens.
+# How many sequences are sampled at once.
+ROWS_AT_ONCE = 64
+# The most tokens that are sampled unless --self-tokens says otherwise.
 MAX_TOKENS = 2_000_000
 
-Rows = list[list[int]]
+# Documents as token ids.
+TokenRows = list[list[int]]
 
 
-def asked(sources: Sequence[Path]) -> bool:
-    """Whether the base's own text is asked for. Raises DataError if it is not all that is asked for."""
+def is_wanted(sources: Sequence[Path]) -> bool:
+    """Whether the sources ask for the base's own text. Raises DataError if they name other text beside it."""
     own = [str(source) for source in sources if source == Path("self") or str(source).startswith("self:")]
     if own and len(sources) > 1:
         raise DataError("--data self stands alone", "train on the base's own text, or on other text")
     return bool(own)
 
 
-def kept_in(sources: Sequence[Path]) -> Path | None:
-    """The file of ``self:FILE``; None for ``self``."""
+def named_file(sources: Sequence[Path]) -> Path | None:
+    """The file that ``self:FILE`` names; None for ``self``."""
     name = str(sources[0]).removeprefix("self").removeprefix(":")
     return Path(name) if name else None
 
 
 @torch.no_grad()
 def generate(base: Base, ids: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
-    """``ids`` [rows, n] and ``count`` more tokens of the base: sampled (temperature 1), without a generator greedy."""
+    """Continue ``ids``, int64 [rows, n], by ``count`` tokens of the base; returns int64 [rows, n + count].
+
+    The tokens are sampled at temperature 1 by ``generator``; without one, decoding is greedy.
+    """
     step, cache = ids, None
     for _ in range(count):
         with base.autocast():
@@ -61,45 +65,49 @@ def generate(base: Base, ids: Tensor, count: int, generator: torch.Generator | N
 
 def sample(
     base: Base, tokens: int, length: int, ends: tuple[int, int | None], seed: int, path: Path, identity: dict[str, Any]
-) -> Rows:
-    """Documents of the base's own, each at most ``length`` tokens with its start: ``tokens`` of them in all, or more.
+) -> TokenRows:
+    """Documents sampled from the base: at least ``tokens`` tokens in all, at most ``length`` in each with its start.
 
-    ``ends``: the end-of-text id, and the start id or None. ``path`` keeps what was sampled; a file of another identity
-    is refused. Every batch depends on (seed, its number) alone.
+    ``ends``: the end-of-text id, and the start id or None. The samples are kept in ``path`` and taken from there if
+    they are there already. Each batch depends on ``seed`` and its number alone. Raises DataError for a file that cannot
+    be used or whose samples are of another ``identity``, length or seed.
     """
     end, start = ends
     head = {**identity, "length": length, "seed": seed}
     batches = _read(path, head)
     generator = torch.Generator(base.device)
-    begun = torch.full((ROWS, 1), end if start is None else start, device=base.device)
+    starts = torch.full((ROWS_AT_ONCE, 1), end if start is None else start, device=base.device)
     with Progress("sampling", tokens, _count(batches)) as progress:
         while _count(batches) < tokens:
             number = len(batches)
             generator.manual_seed(int(np.random.default_rng((seed, number)).integers(2**62)))
-            drawn = generate(base, begun, length - 1, generator)[:, 1:].tolist()
-            batches.append([row[: row.index(end)] if end in row else row for row in drawn])
+            sampled = generate(base, starts, length - 1, generator)[:, 1:].tolist()
+            batches.append([row[: row.index(end)] if end in row else row for row in sampled])
             with path.open("a") as stream:
                 stream.write(json.dumps(batches[-1]) + "\n")
             progress.reach(min(tokens, _count(batches)))
     return [row for batch in batches for row in batch if row]
 
 
-def split(rows: Rows, ends: tuple[int, int | None], heldout: corpus.Tokens | None) -> corpus.Corpus:
-    """The rows as a corpus; without ``heldout`` a fiftieth of them (at least one) is held out, chosen by digest."""
-    kept = [corpus.is_heldout(np.asarray(row, np.int64).tobytes()) for row in rows]
-    if heldout is None and not any(kept):
-        kept[-1] = True
-    train = [row for row, out in zip(rows, kept, strict=True) if not out or heldout is not None]
-    own = [row for row, out in zip(rows, kept, strict=True) if out]
+def split(rows: TokenRows, ends: tuple[int, int | None], heldout: corpus.Tokens | None) -> corpus.Corpus:
+    """The rows as a corpus, with ``heldout`` [tokens] as its held-out text if that is given.
+
+    Otherwise corpus.is_heldout picks the rows to hold out, at least one. ``ends`` as in ``sample``.
+    """
+    held_out = [corpus.is_heldout(np.asarray(row, np.int64).tobytes()) for row in rows]
+    if heldout is None and not any(held_out):
+        held_out[-1] = True
+    train = [row for row, out in zip(rows, held_out, strict=True) if not out or heldout is not None]
+    own = [row for row, out in zip(rows, held_out, strict=True) if out]
     return corpus.Corpus(corpus.join(train, *ends), corpus.join(own, *ends) if heldout is None else heldout)
 
 
-def _count(batches: list[Rows]) -> int:
+def _count(batches: list[TokenRows]) -> int:
     return sum(len(row) for batch in batches for row in batch)
 
 
-def _read(path: Path, head: dict[str, Any]) -> list[Rows]:
-    """The batches of a file that begins with ``head``; makes the file where there is none, mends a cut last line."""
+def _read(path: Path, head: dict[str, Any]) -> list[TokenRows]:
+    """The batches in a file whose first line is ``head``. Makes a missing file; removes a last line that was cut."""
     try:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         whole = [json.loads(line) for line in lines if line.endswith("\n")]

@@ -1,1 +1,1 @@
-"""The recipe of the embedded demo bundle: tokenizer, base, exits, bundle."""
+"""The recipe that the embedded demo bundle was made by: its tokenizer, base, exits and bundle."""

@@ -1,6 +1,6 @@
-"""Pretrain the small Llama that the demo bundle ships: the base that every later step leaves frozen.
+"""Pretrain the small Llama that is the base of the demo bundle.
 
-Only the demo needs this. A user's base comes pretrained.
+Only the demo needs this: a user's base is pretrained already.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from balcony_export.progress import Progress
 from balcony_export.training import resume
 from balcony_export.training.schedule import trapezoid
 
+# Steps from one saved state to the next.
 SAVE_EVERY = 25
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """The demo base and its training. Lengths are in tokens."""
+    """The sizes of the demo base and the settings of its training; lengths are in tokens."""
 
     vocabulary: int = 2048
     hidden: int = 128
@@ -43,7 +44,7 @@ class PretrainConfig:
     seed: int = 0
 
     def model(self) -> LlamaForCausalLM:
-        """The untrained model, its initialisation fixed by ``seed``."""
+        """The untrained model, with the initial weights that belong to ``seed``."""
         torch.manual_seed(self.seed)
         return LlamaForCausalLM(
             LlamaConfig(
@@ -65,12 +66,11 @@ class PretrainConfig:
 def pretrain(
     config: PretrainConfig, texts: list[Path], folder: Path, state_folder: Path, start: Path | None = None
 ) -> None:
-    """Train and write a Hugging Face model folder; ``state_folder`` holds what a resumed run needs.
+    """Train a model on ``texts`` and write it to ``folder``, which has the tokenizer already.
 
-    ``start`` is a model folder to go on from (at another length, for example); its shape must be that of ``config``.
-
-    The weights are rounded to bfloat16 at the end (held-out loss is measured after the rounding), so that the
-    shipped checkpoint is half the size and *is* the base, bit for bit.
+    ``state_folder``: where the state to resume from is saved. ``start``: a model folder to go on from, with the sizes
+    of ``config``. The weights are rounded to bfloat16 at the end, which halves the file; the rounded model *is* the
+    base from then on, and the held-out loss is measured on it. Raises DataError if there is too little text.
     """
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     data = corpus.load(texts, tokenizer, end_id=tokenizer.eos_token_id)
@@ -109,13 +109,13 @@ def pretrain(
             optimizer.step()
             progress.advance(f"loss {loss.item():.3f}")
             if (step + 1) % SAVE_EVERY == 0:
-                record = {"step": step + 1, "loss": loss.item(), "elapsed_s": time.monotonic() - started}
-                log.write(json.dumps(record) + "\n")
+                line = {"step": step + 1, "loss": loss.item(), "elapsed_s": time.monotonic() - started}
+                log.write(json.dumps(line) + "\n")
                 log.flush()
                 _save_state(state_folder, model, optimizer, step + 1, config)
     rounded: Any = model.bfloat16()
     rounded.save_pretrained(state_folder / "model")
-    # The weights last: where they are, the folder is whole.
+    # The weights come last: a folder that has them is complete.
     for name in ("config.json", "generation_config.json", "model.safetensors"):
         (state_folder / "model" / name).replace(folder / name)
     loss = heldout_loss(rounded.float(), data.heldout, config.context)
@@ -124,7 +124,7 @@ def pretrain(
 
 
 def heldout_loss(model: Any, stream: corpus.Tokens, length: int) -> float:
-    """Mean next-token cross-entropy in nats over the whole stream, in rows of ``length``."""
+    """The mean next-token cross-entropy in nats over the whole stream, in rows of ``length`` tokens."""
     rows = torch.from_numpy(corpus.sequences(stream, length))
     model.eval()
     with torch.inference_mode():
@@ -140,9 +140,9 @@ def _save_state(
 
 
 def _resume(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, config: PretrainConfig) -> int:
-    """Load the saved state if it belongs to this configuration; returns the step to go on from.
+    """Load the saved state if it has these settings; returns the step to go on from (0 without a state).
 
-    The number of steps may differ: until the decay begins, the schedule does not depend on it.
+    The number of steps may differ, because the schedule does not depend on it before its decay.
     """
     path = folder / "state.safetensors"
     found = resume.read_config(path)

@@ -2,8 +2,8 @@
 
     python -m balcony_export.demo --data stories-simple.txt.xz
 
-Each step is skipped when its result stands, and an interrupted one goes on from its last saved state. What ships lies
-in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle); states to resume from are not tracked.
+A step whose result exists is skipped, and one that was interrupted goes on from its last saved state. The results are
+in ``export/demo`` (base and exits) and ``balcony_edge/demo`` (the bundle). Saved states are not under version control.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from balcony_export.training.run import Job, train_exits
 
 SPLITS = (3, 6, 9)
 EXIT_LENGTH = 256
-# One after the other, each from the exits of the one before: all for agreement, then the deepest by itself.
-STAGES: tuple[dict[str, Any], ...] = (
+# The settings of each training run that are not the defaults. Each run goes on from the exits of the one before.
+TRAINING_RUNS: tuple[dict[str, Any], ...] = (
     {"steps": 1500},
     {"steps": 9000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
     {"only": (9,), "steps": 12_000, "rows": 4, "temperature": 0.5, "learning_rate": 2e-3},
@@ -34,35 +34,36 @@ STAGES: tuple[dict[str, Any], ...] = (
 NAME = "balcony-stories-2.5M"
 
 
-def base(texts: list[Path], out: Path) -> Path:
-    """The tokenizer and the pretrained base under ``out/base``; returns that folder."""
+def make_base(texts: list[Path], out: Path) -> Path:
+    """Make the tokenizer and the pretrained base in ``out/base``; returns that folder."""
     config = PretrainConfig()
     folder = out / "base"
     if not (folder / "tokenizer.json").exists():
-        documents = (text for text in corpus.documents(texts) if not corpus.is_heldout(text))
+        documents = (text for text in corpus.read_documents(texts) if not corpus.is_heldout(text))
         train_tokenizer(documents, config.vocabulary, folder, config.context)
     if not (folder / "model.safetensors").exists():
         pretrain(config, texts, folder, out / "base-state")
     return folder
 
 
-def balconies(texts: list[Path], folder: Path, out: Path) -> Path:
-    """The exits and gates of the base under ``out/exits``; returns that folder.
+def make_exits(texts: list[Path], folder: Path, out: Path) -> Path:
+    """Make the exits and gates of the base in ``out/exits``; returns that folder.
 
-    Three stages: tokens that leave at an exit are to be the full model's, which a temperature below 1 teaches better
-    (see sharpness.py), and the deepest exit has the hardest task, three layers' work in one.
+    There are three training runs. The first has the default loss. The second has a temperature below 1, after which
+    more of an exit's tokens are the full model's (sharpness.py corrects the probabilities). The third trains the
+    deepest exit alone, because its task is the hardest: one layer must do the work of three.
     """
     target = out / "exits"
     if (target / store.MANIFEST).exists():
         return target
     shape = architectures.read(folder).arch
     before: Path | None = None
-    for number, settings in enumerate(STAGES, start=1):
-        stage = target if number == len(STAGES) else out / f"exits-stage-{number}"
-        if not (stage / store.MANIFEST).exists():
-            job = Job(folder=folder, name=NAME, texts=tuple(texts), out=stage, begin=before)
+    for number, settings in enumerate(TRAINING_RUNS, start=1):
+        exits_folder = target if number == len(TRAINING_RUNS) else out / f"exits-stage-{number}"
+        if not (exits_folder / store.MANIFEST).exists():
+            job = Job(folder=folder, name=NAME, texts=tuple(texts), out=exits_folder, begin=before)
             train_exits(job, TrainConfig.for_base(shape, SPLITS, length=EXIT_LENGTH, **settings))
-        before = stage
+        before = exits_folder
     return target
 
 
@@ -72,9 +73,9 @@ def recipe(
     bundle: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("balcony_edge/demo"),
 ) -> None:
     """Build the demo bundle from text alone."""
-    folder = base(data, out)
-    trained = balconies(data, folder, out)
-    export_bundle(folder, bundle, model=NAME, exits=trained, choice=ExportOptions(precision="int8"))
+    folder = make_base(data, out)
+    trained = make_exits(data, folder, out)
+    export_bundle(folder, bundle, model=NAME, exits=trained, options=ExportOptions(precision="int8"))
 
 
 def main() -> None:

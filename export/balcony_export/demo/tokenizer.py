@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer of the project's own, trained on a corpus and saved the way transformers reads it."""
+"""Train a byte-level BPE tokenizer on a corpus, in the form that transformers reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from balcony_export.data.corpus import DOCUMENT_END
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, folder: Path, max_length: int) -> None:
-    """Write ``tokenizer.json`` and ``tokenizer_config.json``; id 0 is the end-of-text token, and also starts texts."""
+    """Train a tokenizer and write tokenizer.json and tokenizer_config.json to ``folder``.
+
+    ``vocabulary``: its number of tokens. ``max_length``: the context of the model it is for. Id 0 is the end-of-text
+    token, which also starts texts.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

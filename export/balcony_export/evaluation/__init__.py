@@ -1,1 +1,1 @@
-"""How good a bundle's exits and budgets are on a text, and the LM-Evaluation-Harness."""
+"""Measuring a bundle: its exits and budgets on a text, and the tasks of the LM-Evaluation-Harness."""

@@ -1,7 +1,7 @@
-"""How good each exit of a bundle is on a text, and what a budget makes of them: the real engine, no torch.
+"""Measure each exit of a bundle, and budgets, on a text. This runs the engine of a device, without torch.
 
-Teacher-forced: every depth answers for the same tokens of the text. Under a budget the session itself continues
-prompts from the text, and is audited.
+Exits are measured with teacher forcing: every depth predicts the same tokens, those of the text. Under a budget the
+session continues prompts from the text, and an audit tells how many of its tokens are the full model's.
 """
 
 from __future__ import annotations
@@ -22,20 +22,23 @@ from balcony_export.data import corpus
 from balcony_export.exits.calibration import auroc, calibration_error, sigmoid
 from balcony_export.verification.measures import CHUNK, Mean, divergence, log_probabilities
 
-# A budget's prompts: so many tokens of a document, and as many again to decode.
+# Under a budget, the first so many tokens of each document are the prompt, and twice as many are decoded.
 PROMPT_TOKENS = 32
 
 
 @dataclass
 class _Depth:
-    """Sums over positions at one depth."""
+    """What is collected at one depth, over all positions."""
 
     loss: Mean = field(default_factory=Mean)
     kl: Mean = field(default_factory=Mean)
     agreed: Mean = field(default_factory=Mean)
     outcomes: list[np.ndarray] = field(default_factory=list)
-    judged: list[float | None] = field(default_factory=list)
-    gates: list[np.ndarray] = field(default_factory=list)
+    """Whether each token is the full model's."""
+    judge_chances: list[float | None] = field(default_factory=list)
+    """How likely that is by the judge."""
+    gate_logits: list[np.ndarray] = field(default_factory=list)
+    """How likely that is by the gate."""
 
 
 def evaluate(
@@ -45,12 +48,18 @@ def evaluate(
     replies: int = 16,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """The figures as one document: full depth, each exit, each budget. Raises DataError for a text without tokens.
+    """Measure ``session`` on ``texts``; returns the figures of full depth, each exit and each budget, ready for JSON.
 
-    Perplexity is of the text; ``agreement`` the share of positions whose likeliest token is the full model's; ``kl`` is
-    KL(full ‖ exit) in nats. ``cost`` is the share of a full token's weight traffic. Two forecasts of "this exit's token
-    is the full model's" are scored: the gate's, before the exit has run, and the judge's, which also knows how sure
-    the exit is and decides whether its token is shown; null where the bundle has none.
+    ``perplexity`` is that of the text. ``agreement`` is the share of positions where the likeliest token is the full
+    model's. ``kl`` is KL(full ‖ exit) in nats. ``cost`` is the weight traffic of a token as a share of full depth's.
+
+    Two predictions of "the exit's token is the full model's" are scored, by AUROC and by calibration error (``ece``).
+    The gate makes its prediction after the exit's layer has run, before the head. The judge makes the other one after
+    the head, when it also knows the exit's confidence, and decides whether the token is emitted. Scores are None for a
+    bundle without gates or judges.
+
+    ``replies``: how many prompts each budget gets. ``progress`` is called with the number of the document and how many
+    there are. Raises DataError if no text has two tokens.
     """
     rows = [ids for ids in (session.codec.encode(text)[: session.ladder.context] for text in texts) if len(ids) > 1]
     if not rows:
@@ -67,7 +76,7 @@ def evaluate(
         if depth == full:
             continue
         area, error = _gate_scores(found)
-        judged_area, judged_error = _judge_scores(found)
+        judge_area, judge_error = _judge_scores(found)
         exits.append(
             {
                 "depth": depth,
@@ -76,8 +85,8 @@ def evaluate(
                 "perplexity": math.exp(found.loss.value),
                 "gate_auroc": area,
                 "gate_ece": error,
-                "judge_auroc": judged_area,
-                "judge_ece": judged_error,
+                "judge_auroc": judge_area,
+                "judge_ece": judge_error,
                 "cost": costs[depth].token,
             }
         )
@@ -91,8 +100,11 @@ def evaluate(
 
 
 def read_texts(paths: Sequence[Path], limit: int | None = None, heldout: bool = False) -> list[str]:
-    """Documents of the files; with ``heldout`` only those that training leaves out; ``limit`` of them at the most."""
-    texts = [text for text in corpus.documents(paths) if not heldout or corpus.is_heldout(text)]
+    """The documents of files, at most ``limit``; with ``heldout`` only those that training holds out.
+
+    Raises DataError if there is none.
+    """
+    texts = [text for text in corpus.read_documents(paths) if not heldout or corpus.is_heldout(text)]
     if not texts:
         raise DataError(
             f"{', '.join(map(str, paths))} holds no {'held-out ' if heldout else ''}document",
@@ -102,12 +114,12 @@ def read_texts(paths: Sequence[Path], limit: int | None = None, heldout: bool = 
 
 
 def _add_document(session: AdaptiveSession, ids: list[int], depths: dict[int, _Depth]) -> None:
-    """Every depth's answers for one document, a few positions at a time: logits of a large vocabulary are large."""
+    """Let every depth predict one document, a few positions at a time, because logits need much memory."""
     ladder = session.ladder
     ladder.rewind(0)
     ladder.append(ids)
     judges = session.governor.quality.judges
-    # The likeliest two tokens' log-probabilities, the second first, where a judge wants to know how sure the exit is.
+    # For exits with a judge: the two highest log-probabilities at each position, the second one first.
     likeliest: dict[int, list[np.ndarray]] = {depth: [] for depth in judges}
     for start in range(0, len(ids), CHUNK):
         stop = min(start + CHUNK, len(ids))
@@ -115,24 +127,28 @@ def _add_document(session: AdaptiveSession, ids: list[int], depths: dict[int, _D
         best = truth.argmax(axis=1)
         following = np.array(ids[start + 1 : stop + 1], np.int64)
         for depth, sums in depths.items():
-            answer = truth if depth == ladder.full else log_probabilities(ladder.logits(depth, start, stop))
-            sums.loss.add(-answer[np.arange(len(following)), following])
-            sums.kl.add(divergence(truth, answer))
-            agreed = answer.argmax(axis=1) == best
+            predicted = truth if depth == ladder.full else log_probabilities(ladder.logits(depth, start, stop))
+            sums.loss.add(-predicted[np.arange(len(following)), following])
+            sums.kl.add(divergence(truth, predicted))
+            agreed = predicted.argmax(axis=1) == best
             sums.agreed.add(agreed)
             sums.outcomes.append(agreed)
             if depth in judges:
-                likeliest[depth].append(np.partition(answer, -2, axis=1)[:, -2:])
+                likeliest[depth].append(np.partition(predicted, -2, axis=1)[:, -2:])
     for depth, stage in ladder.exits.items():
         if stage.gates is not None:
             sums = depths[depth]
-            sums.gates.append(stage.gates.host()[0, : len(ids), 0].astype(np.float64))
+            sums.gate_logits.append(stage.gates.host()[0, : len(ids), 0].astype(np.float64))
             if depth in judges:
-                sums.judged += _judged(judges[depth], sums.gates[-1], np.concatenate(likeliest[depth]))
+                top_two = np.concatenate(likeliest[depth])
+                sums.judge_chances += _judge_chances(judges[depth], sums.gate_logits[-1], top_two)
 
 
-def _judged(judge: Judge, gates: np.ndarray, likeliest: np.ndarray) -> list[float | None]:
-    """The judge's forecasts for a document, of its gate's logits [positions] and ``likeliest`` [positions, 2]."""
+def _judge_chances(judge: Judge, gates: np.ndarray, likeliest: np.ndarray) -> list[float | None]:
+    """The judge's predictions for a document, from ``gates`` [positions], the gate's logits, and ``likeliest``.
+
+    ``likeliest`` [positions, 2]: the log-probabilities of the second and the first token.
+    """
     second, top = likeliest.T
     tops = top.tolist()
     known = zip(gates.tolist(), tops, (top - second).tolist(), [None, *tops[:-1]], strict=True)
@@ -140,21 +156,23 @@ def _judged(judge: Judge, gates: np.ndarray, likeliest: np.ndarray) -> list[floa
 
 
 def _judge_scores(found: _Depth) -> tuple[float | None, float | None]:
-    if not found.judged or None in found.judged:
+    """(AUROC, calibration error) of the judge."""
+    if not found.judge_chances or None in found.judge_chances:
         return None, None
-    chances, outcomes = np.array(found.judged, np.float64), np.concatenate(found.outcomes)
+    chances, outcomes = np.array(found.judge_chances, np.float64), np.concatenate(found.outcomes)
     return auroc(chances, outcomes), calibration_error(chances, outcomes)
 
 
 def _gate_scores(found: _Depth) -> tuple[float | None, float | None]:
-    if not found.gates:
+    """(AUROC, calibration error) of the gate."""
+    if not found.gate_logits:
         return None, None
-    logits, outcomes = np.concatenate(found.gates), np.concatenate(found.outcomes)
+    logits, outcomes = np.concatenate(found.gate_logits), np.concatenate(found.outcomes)
     return auroc(logits, outcomes), calibration_error(sigmoid(logits), outcomes)
 
 
 def _under_budget(session: AdaptiveSession, budget: str, rows: Sequence[list[int]]) -> dict[str, Any]:
-    """Greedy continuations of the documents' beginnings: what they cost and how many tokens are the full model's."""
+    """Continue the beginnings of documents greedily: the cost, and how many tokens are the full model's."""
     tokens = agreed = 0.0
     cost_ms = {"full": 0.0, budget: 0.0}
     counted = {"full": 0, budget: 0}
@@ -162,17 +180,17 @@ def _under_budget(session: AdaptiveSession, budget: str, rows: Sequence[list[int
     for ids in rows:
         prompt = ids[:PROMPT_TOKENS]
         count = min(2 * PROMPT_TOKENS, session.ladder.context - len(prompt))
-        # Interleaved with full depth, whose time is the measure.
+        # In turns with full depth: its time is what the budget's is compared with.
         for name in cost_ms:
             session.budget = name
-            shown = list(session.stream(prompt, count))
+            emitted = list(session.stream(prompt, count))
             report = session.audit()
             if report.mean_ms is not None:
-                cost_ms[name] += report.mean_ms * (len(shown) - 1)
-                counted[name] += len(shown) - 1
+                cost_ms[name] += report.mean_ms * (len(emitted) - 1)
+                counted[name] += len(emitted) - 1
             if name == budget and report.agreement is not None:
-                tokens += len(shown)
-                agreed += report.agreement * len(shown)
+                tokens += len(emitted)
+                agreed += report.agreement * len(emitted)
                 for depth, number in report.depth_counts.items():
                     depths[depth] = depths.get(depth, 0) + number
     mean_ms = {name: cost_ms[name] / counted[name] if counted[name] else None for name in cost_ms}

@@ -1,10 +1,10 @@
-"""A bundle as a model of the LM-Evaluation-Harness (Gao et al.), at one depth or under a budget.
+"""A bundle as a model for the LM-Evaluation-Harness (Gao et al.), at one depth or under a budget.
 
     balcony-edge lm-eval --model balcony --model_args bundle=bundle/,depth=8 --tasks arc_easy
     balcony-edge lm-eval --model balcony --model_args bundle=bundle/,budget=25ms --tasks arc_easy
 
-At one depth all positions of a text run in batches. Under a budget the session decodes the text token by token as it
-would a reply (see forced.py), so scores tell what that budget makes of the model on this device, now.
+At one depth, all positions of a text run in batches. Under a budget, the session decodes the text token by token like a
+reply (see teacher_forcing.py). Such scores hold for that budget, on this device, as fast as it is at the moment.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ from balcony_export.progress import Progress
 from balcony_export.verification.measures import CHUNK, log_probabilities
 
 logger = logging.getLogger(__name__)
+# The log-likelihood in nats of a continuation, and whether greedy decoding gives it.
 Score = tuple[float, bool]
 
 
 class BalconyLM(TemplateLM):  # type: ignore[misc]
-    """What ``--model balcony`` is.
+    """The model that ``--model balcony`` names.
 
-    ``bundle``: a folder or Hub id (default: the embedded demo). ``depth``: an exit's depth or "full" (the default);
-    ``budget``: as of ``balcony-edge run``, in place of a depth. ``max_gen_toks``: tokens of a reply where the task
-    does not say. The harness's own ``batch_size`` and ``device`` mean nothing here. Raises DataError for arguments
-    that do not fit, and what AdaptiveSession raises.
+    ``bundle``: a folder or Hub id; None: the embedded demo. ``depth``: an exit's depth, or "full" (the default).
+    ``budget``: a budget as in ``balcony-edge run``, instead of a depth. ``max_gen_toks``: the length of a reply if the
+    task does not set it. The harness's ``batch_size`` and ``device`` are ignored. Raises DataError for arguments that
+    do not fit together, and what AdaptiveSession raises.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         self.max_length = ladder.context
         self.max_gen_toks = max_gen_toks
         self.depth_counts: Counter[int] = Counter()
-        """How many tokens each depth gave, under a budget."""
+        """Under a budget: how many tokens were emitted at each depth."""
         self.depth: int | None = None
         if budget is None:
             self.depth = ladder.full if depth in (None, "full") else self._known_depth(depth)
@@ -86,7 +87,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """The end token, or the start token of a model without one."""
+        """The end token, or the start token if the model has no end token."""
         generation = self.session.bundle.manifest.generation
         found = [*generation.eos_token_ids, *([] if generation.bos_token_id is None else [generation.bos_token_id])]
         if not found:
@@ -95,26 +96,29 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: the start token, or the end token of a model without one."""
+        """What stands before a text without context: the start token, or the end token if there is no start token."""
         start = self.session.bundle.manifest.generation.bos_token_id
         return self.eot_token_id if start is None else start
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids; the start token in front where the model was trained with one, unless told otherwise."""
+        """The token ids of a text, with the start token in front if the model was trained with one.
+
+        ``add_special_tokens`` False leaves the start token out.
+        """
         codec = self.session.codec
         return codec.encode_bare(string) if add_special_tokens is False else codec.encode(string)
 
     @property
     def tokenizer_name(self) -> str:
-        """A name for the harness's caches: of this very bundle."""
+        """The name of the tokenizer in the harness's caches: the bundle's digest."""
         return str(self.session.bundle.manifest.digest)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template's name for the harness's records: it is the bundle's own."""
+        """The name of the chat template in the harness's results: the bundle's digest, as each bundle has its own."""
         return self.tokenizer_name if chat_template else ""
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The text of a conversation by the model's own template. Raises PromptError if it has none."""
+        """A conversation as text, by the model's own chat template. Raises PromptError if it has none."""
         template = self.session.codec.chat_template
         if template is None:
             raise PromptError("this model has no chat template", "leave --apply_chat_template out")
@@ -139,13 +143,13 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         return scores
 
     def _score(self, context: list[int], continuation: list[int]) -> Score:
-        """(log-likelihood in nats, whether greedy decoding gives it) of ``continuation``.
+        """The score of ``continuation`` after ``context``.
 
-        Of a text too long for the model the end counts, as in the harness's own models.
+        If both are too long for the model, the beginning is cut off, as in the harness's own models.
         """
         if not continuation:
             return 0.0, True
-        # In batches, the last token is only predicted, so one more than the context fits.
+        # In batches, the last token is predicted but never an input: so one token more than the context fits.
         most = self.max_length + (self.depth is not None)
         ids = self.session.codec.check([*context, *continuation])[-most:]
         start = len(ids) - min(len(continuation), len(ids) - 1)
@@ -154,7 +158,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         ladder = self.session.ladder
         self.session.end_reply()
         total, greedy = 0.0, True
-        # Answers to one question share its caches.
+        # A question's several answers follow the same context: what is in the caches already is used again.
         ladder.resume(ids[:-1])
         for first in range(start - 1, len(ids) - 1, CHUNK):
             stop = min(first + CHUNK, len(ids) - 1)
@@ -165,8 +169,9 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         return total, greedy
 
     def _score_decoding(self, prompt: list[int], continuation: list[int]) -> Score:
+        """The score of ``continuation`` as the session decodes it under its budget."""
         sampler = ForcedSampler(continuation, start=len(prompt))
-        # No token ends a text that is given.
+        # No ``ends``: an end token inside the given text must not end the reply.
         scored = sum(1 for _ in self.session.reply(prompt, len(continuation), sampler=sampler, ends=frozenset()))
         if scored < len(continuation):
             raise DataError(
@@ -177,7 +182,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         return sum(sampler.log_probabilities), all(sampler.likeliest)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """Log-likelihoods in nats of whole texts, in windows as long as the context that overlap by one token."""
+        """The log-likelihoods of whole texts in nats, in windows of the model's context that overlap by one token."""
         totals = []
         with Progress("score texts", len(requests)) as progress:
             for request in requests:
@@ -198,7 +203,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
     # --- replies --------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Replies as text, each up to the first of its stop strings."""
+        """The replies to requests, each cut before the first of its stop strings."""
         replies = []
         with Progress("generate", len(requests)) as progress:
             for request in requests:
@@ -231,7 +236,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
         return text
 
     def _pieces(self, ids: list[int], count: int, sampler: Sampler) -> Iterator[str]:
-        """The reply in pieces, one a token."""
+        """The reply in pieces of text, one for each token."""
         decider = None if self.depth is None else FixedDepth(self.depth)
         for token in self.session.reply(ids, count, decider=decider, sampler=sampler):
             if self.depth is None:
@@ -239,7 +244,7 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
             yield token.text
 
     def _tell_depths(self) -> None:
-        """What the budget made of the model so far, into the harness's log."""
+        """Log the shares of the depths under the budget so far."""
         if self.depth_counts:
             shares = [
                 f"{depth}: {count / self.depth_counts.total():.1%}"

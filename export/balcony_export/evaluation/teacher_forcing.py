@@ -1,7 +1,7 @@
-"""Teacher forcing through the decode loop: a given text takes the place of the tokens that would have been drawn.
+"""Teacher forcing in the decode loop: instead of sampling tokens, take those of a given text, and note their scores.
 
-So a text is scored as the session decodes: under a budget, the controller picks the depth of every token, drafts and
-deep passes included, and each token's probability is that of the depth which answered for it.
+So a text can be scored the way the session decodes. The controller picks the depth of every token, with drafts and deep
+passes, and each token gets its probability from the depth that it was emitted at.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from balcony_export.verification.measures import log_probabilities
 
 
 class ForcedSampler(Sampler):
-    """Always chooses the next token of ``continuation``, which follows ``start`` tokens, and keeps its figures.
+    """A sampler that always chooses the next token of ``continuation``, which follows ``start`` other tokens.
 
-    ``log_probabilities``: in nats, one a token of the continuation, of the logits that answered for it last: a deep
-    pass that verifies a draft replaces the draft's. ``likeliest``: whether the token had the highest logit there.
+    ``log_probabilities``: of each token of the continuation, in nats. When a deep pass verifies a draft, the value of
+    the deep pass replaces the draft's. ``likeliest``: whether each token had the highest logit.
     """
 
     def __init__(self, continuation: Sequence[int], start: int) -> None:
@@ -28,11 +28,11 @@ class ForcedSampler(Sampler):
 
     @property
     def plain_greedy(self) -> bool:
-        """No: the token is rarely the likeliest one, which judges of an exit's confidence need to know."""
+        """False: the chosen token is often not the likeliest one, so an exit's confidence says nothing about it."""
         return False
 
     def choose(self, logits: Logits, tokens: Sequence[int]) -> Sample:
-        """The given token after ``tokens``, whatever the logits [V] say."""
+        """The next token of the continuation after ``tokens``, whatever the logits [V] are; notes its scores."""
         index = len(tokens) - self._start
         token = self._continuation[index]
         self.log_probabilities[index] = float(log_probabilities(logits[None])[0, token])
@@ -40,5 +40,5 @@ class ForcedSampler(Sampler):
         return Sample(token, None)
 
     def verify(self, draft: Sample, logits: Logits, tokens: Sequence[int]) -> tuple[int, bool]:
-        """The draft is the given token, hence kept; its figures become those of the full model's ``logits`` [V]."""
+        """Accept the draft, which is the given token; its scores become those of the full model's logits [V]."""
         return self.choose(logits, tokens).token, True

@@ -1,1 +1,1 @@
-"""Balconies and what is fitted to them: gates, judges, calibration; where they are placed and stored."""
+"""Exits: the trained layers (Balconies), the gates and judges fitted to them, their places and their folder."""

@@ -1,4 +1,4 @@
-"""The Balcony: what is trained at a split, and its beginnings (arXiv 2503.05005)."""
+"""The Balcony, the module that is trained at a split, and what it starts as (arXiv 2503.05005, section 3)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from balcony_export.exits.widths import Width
 from balcony_export.model.base import Base
 from balcony_export.model.blueprint import Blueprint
 
+# What an exit's layer and its norm may start as: see ``build``.
 STARTS = ("last", "next")
 NORM_STARTS = ("final", "layer")
 
 
 class MlpOnly(nn.Module):
-    """A decoder layer without its attention; parameters keep their names."""
+    """A decoder layer without its attention: the layer of an exit of width "mlp". Parameters keep their names."""
 
     def __init__(self, layer: nn.Module, blueprint: Blueprint) -> None:
         super().__init__()
@@ -30,7 +31,7 @@ class MlpOnly(nn.Module):
             self.add_module(name, layer.get_submodule(name))
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Hidden states [rows, length, hidden], whatever else the base gives its layers."""
+        """The layer's MLP with its norms and its residual, on hidden states [rows, length, hidden]."""
         out = hidden
         for name in filter(None, (self._norms.before_mlp, "mlp", self._norms.after_mlp)):
             out = self.get_submodule(name)(out)
@@ -38,20 +39,20 @@ class MlpOnly(nn.Module):
 
 
 class NoLayer(nn.Module):
-    """Nothing: an exit that is a norm alone."""
+    """The layer of an exit of width "norm": it does nothing."""
 
     def forward(self, hidden: Tensor, *_: Any, **__: Any) -> Tensor:
-        """The hidden states as they came."""
+        """The hidden states unchanged."""
         return hidden
 
 
 class Balcony(nn.Module):
-    """One decoder layer of the base's own kind and a norm of its own; the base's shared head comes after.
+    """One exit: a decoder layer of the base's own kind and a norm. The base's head, shared by all exits, follows it.
 
-        hidden after k layers ─ decoder layer ─ norm ─ (shared head) ─ logits of exit k
+        hidden states after k layers ─ decoder layer ─ norm ─ (shared head) ─ logits of exit k
 
-    The layer attends over its own keys and values at the true positions: on a device it has its own KV cache. Of
-    another width (see widths.py) the decoder layer lacks its attention, or is not there at all.
+    The layer's attention has keys and values of its own, at the same positions as the base, so on a device it has its
+    own KV cache. A narrower exit (see widths.py) has a layer without attention, or none.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
@@ -60,13 +61,16 @@ class Balcony(nn.Module):
         self.norm = norm
 
     def forward(self, hidden: Tensor, context: Mapping[str, Any]) -> Tensor:
-        """Hidden states [rows, length, hidden] to what the head reads, same shape. ``context``: see Trace."""
+        """What the head reads, of hidden states [rows, length, hidden] and of their shape.
+
+        ``context``: the base layer's other arguments, see BaseStates.
+        """
         normed: Tensor = self.norm(self.layer(hidden, **context))
         return normed
 
 
 class Balconies(nn.Module):
-    """The exits of one base by split; parameters are named ``{split}.layer.…``, ``{split}.norm.weight``."""
+    """All exits of a base, by split. Parameters are named ``{split}.layer.…`` and ``{split}.norm.weight``."""
 
     def __init__(self, balconies: dict[int, Balcony]) -> None:
         super().__init__()
@@ -81,28 +85,31 @@ class Balconies(nn.Module):
         return balcony
 
     def some(self, splits: Sequence[int]) -> Balconies:
-        """The exits of some of the splits: the same modules."""
+        """The exits at some of the splits; the modules are shared, not copied."""
         return Balconies({split: self.at(split) for split in splits})
 
     @torch.no_grad()
     def load(self, trained: Exits) -> None:
-        """Become the trained exits of the same splits, all of the same width as these."""
+        """Take the weights of trained exits, which must have these splits, at the same width."""
         for split in self.splits:
             balcony = self.at(split)
-            # strict=False: a layer may own constants, such as rotations, that are no weights.
-            found = {name: torch.from_numpy(value) for name, value in trained.layer(split).items()}
-            balcony.layer.load_state_dict(found, strict=False)
+            weights = {name: torch.from_numpy(value) for name, value in trained.layer(split).items()}
+            # strict=False: a layer may also hold constants, such as rotations, that are no weights.
+            balcony.layer.load_state_dict(weights, strict=False)
             balcony.norm.load_state_dict({"weight": torch.from_numpy(trained.norm(split))})
 
     def normed(self, hidden: Mapping[int, Tensor], context: Mapping[str, Any]) -> list[Tensor]:
-        """Every exit's output before the head, in the order of ``splits``."""
+        """What every exit hands to the head, [rows, length, hidden] each, in the order of ``splits``.
+
+        ``hidden`` and ``context`` are those of BaseStates.
+        """
         return [self.at(split)(hidden[split], context) for split in self.splits]
 
 
 def starting_norm(blueprint: Blueprint, norm_start: str) -> str | None:
-    """Which of a base layer's norms an exit's norm starts as; None: the base's final norm.
+    """The name of the base layer's norm that an exit's norm starts as; None: the base's final norm.
 
-    Raises ModelError for "layer" where the family's layers have no norm in front (OLMo 2).
+    Raises ModelError for ``norm_start`` "layer" if the family's layers have no norm in front of attention (OLMo 2).
     """
     if norm_start == "final":
         return None
@@ -116,20 +123,21 @@ def starting_norm(blueprint: Blueprint, norm_start: str) -> str | None:
 
 
 def narrow(layer: nn.Module, blueprint: Blueprint, width: Width) -> nn.Module:
-    """What is left of a decoder layer at a width; the modules are the layer's own."""
+    """A decoder layer cut down to a width. Its modules are used, not copied."""
     if width == "layer":
         return layer
     return MlpOnly(layer, blueprint) if width == "mlp" else NoLayer()
 
 
 def build(base: Base, splits: Sequence[int], norm_start: str, width: Width = "layer", start: str = "last") -> Balconies:
-    """Untrained exits, in fp32: each layer copies one of the base's, each norm one of the base's norms.
+    """Untrained exits in fp32. Each layer is a copy of one of the base's, each norm a copy of one of its norms.
 
-    ``start`` "last" copies the base's last layer, "next" the one that follows the split; either way the exit runs as
-    the last one does, with its mask and rotations. ``norm_start`` "final" copies the base's final norm: an exit before
-    the last layer then starts out exact, and on a 5-layer base no exit's KL after 150 steps was higher, and one's 10 %
-    lower. "layer" copies the input norm of the base layer that the exit replaces, as the paper's code does; see
-    ``starting_norm``.
+    ``start`` picks the layer: "last" is the base's last one, "next" the one after the split. Either way the exit runs
+    with the mask and rotations of the last layer.
+
+    ``norm_start`` picks the norm. "final" is the base's final norm: then an exit right before the last layer starts out
+    exact. On a base of 5 layers, after 150 steps, one exit's KL was 10 % lower for it and no exit's was higher.
+    "layer" is the input norm of the layer after the split, as in the paper's code; see ``starting_norm``.
     """
     inner = base.model.model
     name = starting_norm(base.blueprint, norm_start)
@@ -138,9 +146,9 @@ def build(base: Base, splits: Sequence[int], norm_start: str, width: Width = "la
         layer = copy.deepcopy(inner.layers[-1])
         if start == "next":
             layer.load_state_dict(inner.layers[split].state_dict())
-        # A cache that is handed to the layer must hold one layer, not the base's last.
+        # The layer's place in a cache: an exit's cache holds this layer alone.
         layer.self_attn.layer_idx = 0
         norm = copy.deepcopy(inner.norm if name is None else inner.layers[split].get_submodule(name))
         balconies[split] = Balcony(narrow(layer, base.blueprint, width), norm)
-    # eval: a config with dropout would make the distilled function, and a resumed run, random.
+    # eval() even for training: dropout, if the config has any, would make training and resuming random.
     return Balconies(balconies).to(base.device, torch.float32).requires_grad_(True).eval()

@@ -1,6 +1,7 @@
-"""Scores against outcomes: logistic calibration, two measures of how good a probability is, tables by bin.
+"""Calibrated probabilities of "this token is the full model's", in plain numpy.
 
-Plain numpy.
+A logistic fit makes them from features; AUROC and the calibration error say how good they are; tables by bin hold how
+often the prediction was right at each level of probability.
 """
 
 from __future__ import annotations
@@ -13,21 +14,23 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Places = npt.NDArray[np.intp]
+BinIndices = npt.NDArray[np.intp]
 
+# Bins of a gate's probability.
 BINS = 8
 
 
 def sigmoid(logits: Floats) -> Floats:
-    """Without overflow for any finite logit."""
+    """1 / (1 + e^-logit), without overflow for any finite logit."""
     return np.asarray(np.exp(-np.logaddexp(0.0, -logits)), np.float64)
 
 
 def logistic(features: Floats, outcomes: Flags, iterations: int = 100) -> Floats:
-    """Weights of the columns of ``features`` [samples, n] and an offset, [n + 1]: sigmoid(x · w + offset) fits.
+    """Logistic regression of ``outcomes`` [samples] on ``features`` [samples, n], by damped Newton steps.
 
-    Damped Newton steps. The targets are Platt's, a little inside 0 and 1: separable or one-sided outcomes get a
-    finite answer.
+    Returns [n + 1]: n weights w and an offset, such that sigmoid(features · w + offset) is the fitted probability. The
+    targets lie a little inside 0 and 1 (Platt, 1999), so the result is finite even if the features separate the
+    outcomes or all outcomes are the same.
     """
     positives = int(outcomes.sum())
     negatives = len(outcomes) - positives
@@ -56,7 +59,10 @@ def logistic(features: Floats, outcomes: Flags, iterations: int = 100) -> Floats
 
 
 def auroc(scores: Floats, outcomes: Flags) -> float | None:
-    """How often a true case scores above a false one (ties count half). None where only one kind occurred."""
+    """The area under the ROC curve: how often a true case scores above a false one, where ties count half.
+
+    None if all outcomes are the same.
+    """
     positives = int(outcomes.sum())
     negatives = len(outcomes) - positives
     if not positives or not negatives:
@@ -68,30 +74,35 @@ def auroc(scores: Floats, outcomes: Flags) -> float | None:
 
 
 def calibration_error(chances: Floats, outcomes: Flags, bins: int = 15) -> float:
-    """Expected calibration error: |mean probability − frequency| of equal-width bins, by their shares."""
+    """The expected calibration error: |mean probability − frequency|, averaged over bins of equal width.
+
+    Each bin counts by its share of the samples.
+    """
     place = np.minimum((chances * bins).astype(int), bins - 1)
     gaps = np.bincount(place, weights=chances - outcomes, minlength=bins)
     return float(np.abs(gaps).sum() / len(chances))
 
 
 def bin_edges(chances: Floats, bins: int) -> Floats:
-    """Inner edges of quantile bins, strictly increasing: bin i holds edges[i-1] ≤ chance < edges[i].
+    """The inner edges of quantile bins, strictly increasing: bin i holds edges[i-1] ≤ chance < edges[i].
 
-    Edges are values that occur, so no bin is empty; tied quantiles merge bins, which leaves fewer edges.
+    Edges are values that occur, so no bin is empty. Where several quantiles are the same value, their bins become one,
+    so there may be fewer bins than asked for.
     """
     quantiles = np.quantile(chances, np.arange(1, bins) / bins, method="higher")
     return np.unique(quantiles[quantiles > chances.min()])
 
 
-def places(chances: Floats, edges: npt.ArrayLike) -> Places:
-    """The bin of each chance."""
+def bin_indices(chances: Floats, edges: npt.ArrayLike) -> BinIndices:
+    """The bin that each chance falls into, by the inner edges."""
     return np.searchsorted(np.asarray(edges), chances, side="right")
 
 
-def crossed(here: Places, bins: int, there: Places, bins_there: int) -> list[list[float]]:
-    """Of the positions in each bin ``here``, the shares of the bins ``there``: [bins, bins_there].
+def bin_shares(here: BinIndices, bins: int, there: BinIndices, bins_there: int) -> list[list[float]]:
+    """Of the positions in each bin of one quantity, the shares that fall into the bins of another: [bins, bins_there].
 
-    No bin here is empty. Places [positions], rounded shares: exact ones would only make a manifest long.
+    ``here`` and ``there`` [positions] are the bins by both quantities. No bin of the first may be empty. Shares are
+    rounded to five digits, which keeps manifests short.
     """
     counts = np.bincount(here * bins_there + there, minlength=bins * bins_there).reshape(bins, bins_there)
     shares: list[list[float]] = np.round(counts / counts.sum(axis=1, keepdims=True), 5).tolist()
@@ -101,9 +112,13 @@ def crossed(here: Places, bins: int, there: Places, bins_there: int) -> list[lis
 def bin_table(
     chances: Floats, agrees: Mapping[int, Flags], bins: int = BINS, drafted: Flags | None = None
 ) -> dict[str, Any]:
-    """Per quantile bin of a probability: the share of positions, and how often each depth, or the draft, agreed."""
+    """A table by quantile bin of ``chances`` [positions], as the manifest holds it.
+
+    For each bin: its share of the positions and, for each depth in ``agrees``, how often that depth's token was the
+    full model's. ``drafted``: the same question for the gate draft.
+    """
     edges = bin_edges(chances, bins)
-    place = places(chances, edges)
+    place = bin_indices(chances, edges)
     counts = np.bincount(place, minlength=len(edges) + 1)
 
     def means(flags: Flags) -> list[float]:

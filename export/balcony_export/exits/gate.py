@@ -1,11 +1,15 @@
-"""The gate: before an exit's token is paid for, how likely is it to be the full model's?
+"""The gate: how likely an exit's token is the full model's, asked after the exit's layer and before the head.
 
-    normed hidden ─ the head's rows of K frequent tokens ─ log-softmax ─ top, margin ─ Linear(4, 1) ─ sigmoid
+    normed hidden ─ the head's rows of the K most frequent tokens ─ log-softmax ─ top, margin
+    top, margin ─ five features ─ Linear(5, 1) ─ sigmoid ─ probability
 
-It sits behind an exit's layer and in front of the head. Where the layer has run, a *peek* at a few of the head's rows
-tells nearly as much as all of them: how likely the likeliest of the frequent tokens is among these, and its lead over
-the second. The rows are the base's own, frozen; what is fitted, by logistic regression on held-out text, is six
-numbers. Whatever looks at hidden states without the head's rows tells less, and costs more (see docs/exits.md).
+The head of a large vocabulary costs more than an exit's layer. Its rows of the most frequent tokens, an eighth of all,
+tell nearly as much as the whole: how likely the likeliest of these tokens is among them (``top``), and how far it lies
+ahead of the second (``margin``). These rows are the base's own and stay frozen. What is fitted are five weights and a
+bias, by logistic regression on held-out text. Gates that read hidden states without any of the head's rows tell less
+and cost more (docs/exits.md has the figures).
+
+The likeliest of the frequent tokens is also a draft for the full model to verify: the gate draft.
 """
 
 from __future__ import annotations
@@ -18,57 +22,60 @@ import numpy.typing as npt
 
 from balcony_export.data import corpus
 from balcony_export.exits.calibration import Flags, Floats, logistic
-from balcony_export.exits.store import Array
+from balcony_export.model.checkpoint import Array
 from balcony_export.model.lm_head import LMHead
 
-# So many tokens are looked at: this share of the vocabulary, and no more than that.
-PEEKED_SHARE = 1 / 8
-MOST_PEEKED = 4096
+# The gate reads this share of the head's rows, up to a limit.
+GATE_ROWS_SHARE = 1 / 8
+MOST_GATE_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Logit = ``weight`` · (top, margin, e^top, e^-margin, e^(top-margin)) + ``bias``, of Answers of the peeking head.
+    """Logit = ``weight`` · (top, margin, e^top, e^-margin, e^(top-margin)) + ``bias``.
 
-    Weight [5], bias [1]. The exponentials are the likeliest token's probability, the second's odds against it and the
-    second's probability: with them the calibration error is about that of chance, without, twice as large.
+    ``top`` and ``margin`` are those of the gate head's Predictions, in nats. The three exponentials are the likeliest
+    token's probability, the second token's odds against it, and the second token's probability. Without them the
+    calibration error is twice as large.
     """
 
     weight: npt.NDArray[Any]
+    """[5]"""
     bias: npt.NDArray[Any]
+    """[1]"""
 
     @classmethod
     def fitted(cls, top: Floats, margin: Floats, agrees: Flags) -> Gate:
-        """The calibrated gate of these outcomes; all of one shape."""
-        fitted = logistic(cls.features(top.ravel(), margin.ravel()), agrees.ravel())
-        return cls(fitted[:-1], fitted[-1:])
+        """The gate that fits ``agrees``: whether the exit's token was the full model's. All arrays have one shape."""
+        weights = logistic(cls.features(top.ravel(), margin.ravel()), agrees.ravel())
+        return cls(weights[:-1], weights[-1:])
 
     @classmethod
     def of(cls, tensors: dict[str, Array]) -> Gate:
-        """From its tensors."""
+        """The gate of its tensors, as ``tensors`` returns them."""
         return cls(tensors["weight"], tensors["bias"])
 
     def tensors(self) -> dict[str, Array]:
-        """As exits.safetensors keeps it."""
+        """``weight`` and ``bias`` in fp32, as exits.safetensors holds them."""
         return {"weight": self.weight.astype(np.float32), "bias": self.bias.astype(np.float32)}
 
     def logits(self, top: Floats, margin: Floats) -> Floats:
-        """Calibrated logits, of the shape of ``top`` and ``margin``."""
+        """The logits of the calibrated probabilities, of the shape of ``top`` and ``margin``."""
         return np.asarray(self.features(top, margin) @ self.weight + self.bias[0])
 
     @staticmethod
     def features(top: Floats, margin: Floats) -> Floats:
-        """What the logit is linear in: [..., 5] of ``top`` and ``margin`` [...]."""
+        """The five features [..., 5] of ``top`` and ``margin`` [...]."""
         return np.stack([top, margin, np.exp(top), np.exp(-margin), np.exp(top - margin)], axis=-1)
 
 
-def frequent_tokens(stream: corpus.Tokens, vocabulary: int, share: float = PEEKED_SHARE) -> tuple[int, ...]:
-    """The tokens that gates look at: the most frequent ones of a text, ascending."""
-    count = max(2, min(MOST_PEEKED, int(share * vocabulary)))
+def frequent_tokens(stream: corpus.Tokens, vocabulary: int, share: float = GATE_ROWS_SHARE) -> tuple[int, ...]:
+    """The tokens whose rows of the head the gates read: the most frequent ones of a text, as ascending ids."""
+    count = max(2, min(MOST_GATE_ROWS, int(share * vocabulary)))
     order = np.argsort(-np.bincount(stream, minlength=vocabulary), kind="stable")
     return tuple(sorted(order[:count].tolist()))
 
 
-def peeking(head: LMHead, tokens: tuple[int, ...]) -> LMHead:
-    """The head cut to some tokens."""
+def gate_head(head: LMHead, tokens: tuple[int, ...]) -> LMHead:
+    """The part of the head that gates read: its rows of ``tokens``."""
     return replace(head, weight=head.weight[list(tokens)])

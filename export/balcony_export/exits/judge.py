@@ -1,12 +1,15 @@
-"""The judge: once an exit has answered, how likely is it that its token is the full model's?
+"""The judge: how likely an exit's token is the full model's, asked after the head has run.
 
-The gate asks before the head is paid for; the judge knows the exit's own confidence too:
+The gate asks the same before the head runs, to save it. The judge knows more: all of the exit's logits.
 
-    score = gate · (the gate's logit) + top · (log-probability of the exit's token) + margin · (its lead over the second
-            logit) + previous · (``top`` of the position before) + offset
-    sigmoid(score) ─ bins ─ measured agreement
+    score = gate     · (the gate's logit)
+          + top      · (log-probability of the exit's token)
+          + margin   · (how far that token's logit lies above the second)
+          + previous · (``top`` at the position before)
+          + offset
 
-All of it is fitted on held-out text. A device reads the result in the manifest (``quality[k].judge``).
+A bin of sigmoid(score) holds the agreement that was measured there. Everything is fitted on held-out text. A device
+finds the result in the manifest as ``quality[k].judge``.
 """
 
 from __future__ import annotations
@@ -18,28 +21,35 @@ import numpy as np
 from balcony_export.exits.calibration import Flags, Floats, auroc, bin_table, calibration_error, logistic, sigmoid
 
 FEATURES = ("gate", "top", "margin", "previous")
-# More than a gate: the judge spreads wider.
+# More than for a gate, because a judge's probabilities spread wider.
 BINS = 16
 
 
 class Evidence(NamedTuple):
-    """What is known of one exit's tokens, each [rows, length], in the units of Confidence (balcony_controller)."""
+    """What a judge knows of one exit's tokens, each [rows, length].
+
+    ``gate``: the gate's logit. ``top`` and ``margin``: as in Predictions, in nats.
+    """
 
     gate: Floats
     top: Floats
     margin: Floats
 
     def features(self, previous_mean: float | None = None) -> Floats:
-        """[rows, length, 4] in the order of FEATURES. A row's first position has no previous one: the mean there."""
+        """[rows, length, 4] in the order of FEATURES.
+
+        The first position of a row has no previous one; it gets ``previous_mean``, or the mean of ``top``.
+        """
         previous = np.roll(self.top, 1, axis=1)
         previous[:, 0] = self.top.mean() if previous_mean is None else previous_mean
         return np.stack([self.gate, self.top, self.margin, previous], axis=-1)
 
 
 def fit_judge(seen: Evidence, agrees: Flags, bins: int = BINS) -> dict[str, Any]:
-    """The judge of one exit as the manifest keeps it, and its AUROC and calibration error.
+    """Fit the judge of one exit; returns it as the manifest holds it, with its AUROC and its calibration error.
 
-    Even rows fit it; both measures come from the odd rows. The bins use both.
+    ``agrees`` [rows, length]: whether the exit's token was the full model's. The weights are fitted on the even rows
+    and both measures are taken on the odd rows. The bins use all rows.
     """
     features = seen.features()
     fitted, others = agrees[::2].ravel(), agrees[1::2].ravel()
@@ -57,7 +67,7 @@ def fit_judge(seen: Evidence, agrees: Flags, bins: int = BINS) -> dict[str, Any]
 
 
 def chances(judge: dict[str, Any], seen: Evidence) -> Floats:
-    """What a fitted judge says of other text: probabilities [rows, length]."""
+    """The probabilities [rows, length] that a fitted judge gives on other text."""
     weights = np.array([judge[name] for name in FEATURES])
     return sigmoid(seen.features(judge["previous_mean"]) @ weights + judge["offset"])
 

@@ -1,13 +1,14 @@
-"""Where to hang exits: ``--splits auto:3`` spaces the costs of a token evenly.
+"""Where to put exits: ``--splits auto:3`` spaces them so that the costs of a token rise in equal steps.
 
-A token that leaves after k of N layers reads k layers, the exit and the head. A controller mixes neighbouring depths,
-so between two exits quality is at least the straight line; equal steps of cost leave the shortest lines to bridge.
-The steps run from an exit after no layer at all up to the full model, both left out:
+Between two exits a controller reaches any cost by mixing them, at a quality on the straight line between the two. Equal
+steps of cost keep the longest of these lines short. A cost counts the weights that a token reads, because an edge
+device spends most of a token's time on reading them. Of N layers:
 
-    cost(k) = k · layer + exit + head        cost of full depth = N · layer + head
+    cost of an exit after k layers = k · layer + exit + head
+    cost of full depth             = N · layer + head
 
-The head is in every one of them, so it does not move the splits; the exit does, towards the front. Costs are counts of
-weights, which is what a token waits for on an edge device.
+The steps run from k = 0 to full depth, and neither end is an exit. All costs contain the head, so it has no influence
+on the splits. The exit's own weights move them towards the front.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ DEFAULT_COUNT = 3
 
 
 def automatic(text: str) -> int | None:
-    """How many splits ``auto:N`` asks for (``auto``: three); None for any other text. Raises ModelError."""
+    """How many splits ``auto:N`` asks for; ``auto`` alone means three. None for text that does not begin with auto.
+
+    Raises ModelError for an N that is no number above 0.
+    """
     word, _, count = text.partition(":")
     if word != PREFIX:
         return None
@@ -35,11 +39,11 @@ def automatic(text: str) -> int | None:
 
 
 def place(count: int, blueprint: Blueprint, width: Width = "layer") -> list[int]:
-    """``count`` splits, each cheaper than full depth. Raises ModelError where there are not so many."""
+    """The splits of ``count`` exits, ascending. Raises ModelError if so many do not fit: each must save something."""
     layers = blueprint.arch.layers
     exit_layers = exit_elements(blueprint, width) / exit_elements(blueprint, "layer")
     step = (layers - exit_layers) / (count + 1)
-    # Half up: rounding to even would put 1.5 and 2.5 together.
+    # Rounds half up. Python's round goes to the even number, which would make 1.5 and 2.5 the same split.
     splits = [math.floor(step * index + 0.5) for index in range(1, count + 1)]
     if splits[0] < 1 or len(set(splits)) < count or splits[-1] + exit_layers >= layers:
         raise ModelError(
@@ -50,5 +54,5 @@ def place(count: int, blueprint: Blueprint, width: Width = "layer") -> list[int]
 
 
 def exit_elements(blueprint: Blueprint, width: Width) -> int:
-    """Weights of an exit without its norm and its gate; of width "layer" those of a base layer."""
+    """How many weights an exit's layer has, without the norm and the gate. Width "layer": those of a base layer."""
     return sum(math.prod(shape) for shape in exit_shapes(blueprint, width).values())

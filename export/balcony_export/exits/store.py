@@ -1,9 +1,10 @@
-"""The folder of trained exits: what ``balcony-edge train`` writes and the exporter reads.
+"""The folder of trained exits, which ``balcony-edge train`` writes and ``balcony-edge export`` reads.
 
-exits.safetensors   fp32; only exits and gates, never the base
-    exits.{split}.layer.<decoder layer tensor>   exits.{split}.norm.weight
-    gates.{split}.weight [5]  .bias [1]
-exits.json          schema, the base they belong to, the tokens that gates look at, how they were trained, and measured
+exits.safetensors   the exits and gates in fp32, nothing of the base:
+                        exits.{split}.layer.<name as in a Hugging Face layer>
+                        exits.{split}.norm.weight [hidden]
+                        gates.{split}.weight [5], gates.{split}.bias [1]
+exits.json          the schema, the base, the frequent tokens (see gate.py), and how exits were trained and measured
 """
 
 from __future__ import annotations
@@ -17,39 +18,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from balcony_edge.errors import ExitsError
 from balcony_export.exits.widths import Width, width_of
-from balcony_export.model.checkpoint import count_not_finite
+from balcony_export.model.checkpoint import Array, count_not_finite
 
-# 2: gates look at a few of the head's rows, behind the exits. 3: they weigh the second token's probability too.
+# Schema 2: gates with four weights. 3: with a fifth one, on the second token's probability.
 SCHEMA = 3
-FOUR_WEIGHTS = 2
+SCHEMA_OF_FOUR_WEIGHTS = 2
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
 GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
 RETRAIN = "train the exits again: balcony-edge train"
 
-Array = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class Exits:
-    """Trained exits and gates. ``tensors`` has the names of exits.safetensors; the rest is exits.json's.
-
-    ``frequent_tokens``: what gates look at (see gate.py), ascending.
-    """
+    """Trained exits and their gates: the content of both files."""
 
     splits: tuple[int, ...]
     base_model: str
     base_sha256: str
+    """The ``base_digest`` of the base that the exits belong to."""
     training: Mapping[str, Any]
+    """The settings of the run (TrainConfig) and how long it took."""
     quality: Mapping[str, Any]
+    """What was measured on held-out text, see training/quality.py."""
     tensors: Mapping[str, Array]
+    """All of exits.safetensors, under its names."""
     frequent_tokens: tuple[int, ...]
+    """The tokens whose rows of the head the gates read, ascending; see gate.py."""
 
     def layer(self, split: int) -> dict[str, Array]:
         """The decoder layer of one exit, named as in a Hugging Face layer: ``self_attn.q_proj.weight``, …"""
@@ -62,11 +62,11 @@ class Exits:
 
     @property
     def width(self) -> Width:
-        """How much of a decoder layer every exit has."""
+        """How much of a decoder layer every exit has; the same for all."""
         return width_of(self.tensors, f"exits.{self.splits[0]}.layer.")
 
     def gate(self, split: int) -> dict[str, Array]:
-        """``weight`` and ``bias`` of a split's calibrated gate."""
+        """``weight`` [5] and ``bias`` [1] of a split's gate."""
         return {name: self.tensors[f"gates.{split}.{name}"] for name in GATE_SHAPES}
 
     def check_base(self, folder: Path) -> None:
@@ -99,7 +99,10 @@ def tensors_digest(exits: Exits) -> str:
 
 
 def save(folder: Path, exits: Exits) -> None:
-    """Write both files, each under a temporary name first; exits.json last: it makes the folder whole."""
+    """Write both files into ``folder``, under temporary names first. Raises ExitsError if that fails.
+
+    exits.json comes last: a folder that has one is complete.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     manifest = {
         "schema": SCHEMA,
@@ -138,7 +141,8 @@ def load(folder: Path) -> Exits:
         raise ExitsError(
             f"cannot read {path}: {error}", f"the file is not whole: copy it again, or {RETRAIN}"
         ) from error
-    if manifest["schema"] == FOUR_WEIGHTS:
+    if manifest["schema"] == SCHEMA_OF_FOUR_WEIGHTS:
+        # A fifth weight of 0 makes no difference.
         weights = [name for name in tensors if name.startswith("gates.") and name.endswith(".weight")]
         tensors |= {name: np.append(tensors[name], np.float32(0)) for name in weights}
     try:
@@ -178,20 +182,20 @@ def _manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ExitsError(f"cannot read {path}: {error}", f"copy the file again, or {RETRAIN}") from error
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema not in (FOUR_WEIGHTS, SCHEMA):
+    if schema not in (SCHEMA_OF_FOUR_WEIGHTS, SCHEMA):
         raise ExitsError(
-            f"{path} has schema {schema!r}; this version of balcony-edge reads {FOUR_WEIGHTS} and {SCHEMA}",
+            f"{path} has schema {schema!r}; this version of balcony-edge reads {SCHEMA_OF_FOUR_WEIGHTS} and {SCHEMA}",
             f"use the version that wrote it, or {RETRAIN}",
         )
     return dict(manifest)
 
 
 def _check_tensors(path: Path, exits: Exits) -> None:
-    """Every tensor present, fp32 and finite, and every gate of its shape."""
+    """Raise ExitsError unless every tensor is there, is fp32 and finite, and every gate has its shape."""
     trained = exits.training.get("width", "layer")
     if exits.width != trained:
         raise ExitsError(f"{path} holds exits of width {exits.width}; {MANIFEST} says {trained}", RETRAIN)
-    # Every exit is the same kind of layer; whether it is the base's kind, the exporter checks.
+    # All exits must have the same tensors. Whether these are the base's layer's, the exporter checks.
     layer = sorted({name for split in exits.splits for name in exits.layer(split)})
     for split in exits.splits:
         names = [f"exits.{split}.layer.{name}" for name in layer] + [f"exits.{split}.norm.weight"]

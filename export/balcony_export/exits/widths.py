@@ -1,8 +1,8 @@
-"""How much of a decoder layer an exit has: all of it, its MLP alone, or nothing but the norm behind it.
+"""The widths of an exit: how much of a decoder layer it has in front of its norm.
 
-layer   hidden ─ attention ─ MLP ─ norm     the paper's Balcony; its own KV cache
-mlp     hidden ─ MLP ─ norm                 no cache: sees each position alone
-norm    hidden ─ norm                       a trained logit lens
+layer   hidden ─ attention ─ MLP ─ norm     the Balcony of the paper (arXiv 2503.05005); has a KV cache of its own
+mlp     hidden ─ MLP ─ norm                 no KV cache: each position is computed from itself alone
+norm    hidden ─ norm                       a logit lens whose norm is trained
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ WIDTHS: tuple[Width, ...] = get_args(Width)
 
 
 class Names(Protocol):
-    """Anything that knows which tensors it holds."""
+    """Anything that can say whether it holds a tensor of some name."""
 
     def __contains__(self, name: str, /) -> bool: ...
 
 
 def check_width(width: str) -> Width:
-    """The width by name. Raises ModelError for one that there is not."""
+    """``width`` as a Width. Raises ModelError if there is no such width."""
     for known in WIDTHS:
         if width == known:
             return known
@@ -31,19 +31,19 @@ def check_width(width: str) -> Width:
 
 
 def exit_shapes(blueprint: Blueprint, width: Width) -> dict[str, Shape]:
-    """Name (as in a Hugging Face layer) and shape of every tensor of an exit's layer; the norm behind it is apart."""
+    """Name (as in a Hugging Face layer) and shape of every tensor of an exit's layer, without the exit's norm."""
     shapes = blueprint.layer_shapes()
     norms = blueprint.norms
-    kept = {
+    prefixes = {
         "layer": tuple(shapes),
         "mlp": ("mlp.", *(f"{name}." for name in (norms.before_mlp, norms.after_mlp) if name is not None)),
         "norm": (),
     }[width]
-    return {name: shape for name, shape in shapes.items() if name.startswith(kept)}
+    return {name: shape for name, shape in shapes.items() if name.startswith(prefixes)}
 
 
 def width_of(tensors: Names, prefix: str) -> Width:
-    """The width of the exit whose layer's tensors begin with ``prefix``, by what is there."""
+    """The width of the exit whose layer's tensors begin with ``prefix``, told by which tensors there are."""
     if f"{prefix}self_attn.o_proj.weight" in tensors:
         return "layer"
     return "mlp" if f"{prefix}mlp.down_proj.weight" in tensors else "norm"

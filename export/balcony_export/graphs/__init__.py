@@ -1,1 +1,1 @@
-"""ONNX graphs: stages built layer by layer, weights rounded, all in one data file."""
+"""ONNX graphs of a bundle: built layer by layer, with rounded weights, over one weights file that all share."""

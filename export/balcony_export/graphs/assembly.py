@@ -1,4 +1,4 @@
-"""All graphs of a bundle over one weights file: written to a folder, or only planned for a dry run."""
+"""Write all graphs of a bundle and their shared weights file, or only find out their sizes for a dry run."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import TensorSource
 
-# Before ".onnx", of the second form of a graph that ONNX Runtime 1.23 needs (see Graph.legacy_file).
+# Stands before ".onnx" in the name of a graph's second form, for ONNX Runtime 1.23 (see Graph.legacy_file).
 LEGACY = ".ort123"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a bundle is made of: the base's tensors, the exits' (None: segments only), and where exits hang.
-
-    ``peeked``: the tokens that gates look at; (): the exits have no gates.
-    """
+    """What a bundle's graphs are made of."""
 
     base: TensorSource
     exits: TensorSource | None
+    """None: the bundle has no exits."""
     splits: list[int]
-    peeked: tuple[int, ...] = ()
+    frequent_tokens: tuple[int, ...] = ()
+    """The tokens whose rows of the head the gates read (see exits/gate.py); (): the exits have no gates."""
 
 
 @dataclass(frozen=True)
-class Made:
-    """One graph: its entry for the manifest, and its own size without weights."""
+class WrittenGraph:
+    """One graph that was written."""
 
     entry: Graph
+    """Its entry in the manifest."""
     graph_bytes: int
+    """The size of its file, which holds no weights."""
 
 
 def write_graphs(
@@ -50,12 +51,12 @@ def write_graphs(
     formats: Formats,
     exactness: Exactness,
     scales: CacheScales | None = None,
-) -> list[Made]:
-    """Every segment, exit and the head. Without a folder nothing is written, but the sizes are those of the files.
+) -> list[WrittenGraph]:
+    """Write every segment, every exit and the head to ``folder``. With None, nothing is written; all sizes are right.
 
-    ``scales`` are the quantised KV cache's, by layer name.
+    ``scales``: those of an int8 KV cache, by layer name.
     """
-    made = []
+    written = []
     for entry, build in _plan(blueprint, parts):
 
         def new(legacy: bool) -> GraphBuilder:
@@ -68,8 +69,8 @@ def write_graphs(
             legacy_file = entry.file.replace(".onnx", f"{LEGACY}.onnx")
             size += _write(build(new(legacy=True)), folder, legacy_file)
         found = {"caches": builder.caches, "weight_bytes": builder.token_bytes, "legacy_file": legacy_file}
-        made.append(Made(entry.model_copy(update=found), size))
-    return made
+        written.append(WrittenGraph(entry.model_copy(update=found), size))
+    return written
 
 
 def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]]:
@@ -79,8 +80,16 @@ def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[Gra
         planned.append((entry, partial(stages.segment, base=parts.base, start=start, stop=stop)))
     if parts.exits is not None:
         for split in parts.splits:
-            entry = Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, gate=bool(parts.peeked))
-            build = partial(stages.balcony_exit, base=parts.base, exits=parts.exits, split=split, peeked=parts.peeked)
+            entry = Graph(
+                kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, gate=bool(parts.frequent_tokens)
+            )
+            build = partial(
+                stages.balcony_exit,
+                base=parts.base,
+                exits=parts.exits,
+                split=split,
+                frequent_tokens=parts.frequent_tokens,
+            )
             planned.append((entry, build))
     planned.append((Graph(kind="head", file="head.onnx"), partial(stages.head, base=parts.base)))
     return planned

@@ -1,4 +1,4 @@
-"""The small pieces of a hand-built ONNX graph: nodes, weights, linear maps and norms, in the bundle's formats."""
+"""GraphBuilder, which makes one ONNX graph from small pieces: nodes, weights, linear maps and norms."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from balcony_edge.bundle.manifest import Exactness, Formats, Precision
 from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.rounding import Blocks, block_of
-from balcony_export.graphs.weights import BITS, DTYPES, Rows, WeightFile
+from balcony_export.graphs.weights import BITS, NUMPY_DTYPES, ReadRows, WeightFile
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, TensorSource
 
@@ -28,14 +28,15 @@ ONNX_TYPES = {
     "int32": TensorProto.INT32,
 }
 
-# Scales of quantised keys and values, fp32 [1, KV, 1, D] each, by layer name ("model.layers.3").
+# The scales of int8 keys and values, fp32 [1, KV heads, 1, head size] each, by layer name ("model.layers.3").
 CacheScales = Mapping[str, tuple[Array, Array]]
 
 
 class GraphBuilder:
-    """Collects the nodes, weights and caches of one graph; each maker method adds one named piece.
+    """Collects the nodes, weights and caches of one graph. Each method adds one piece and returns its output's name.
 
-    ``precision`` is that of the linear weights added next. ``legacy`` builds for ONNX Runtime 1.23 (see Graph).
+    ``precision`` is the precision of the linear weights that are added next. ``legacy``: build the form for ONNX
+    Runtime 1.23 (see Graph.legacy_file). ``scales``: those of an int8 KV cache.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class GraphBuilder:
         legacy: bool = False,
         scales: CacheScales | None = None,
     ) -> None:
-        self.plan = blueprint
+        self.blueprint = blueprint
         self.arch = blueprint.arch
         self.weights = weights
         self.formats = formats
@@ -56,17 +57,21 @@ class GraphBuilder:
         self.legacy = legacy
         self.scales = scales
         self.caches = 0
+        """How many layers with a KV cache the graph has so far."""
         self.windowed = False
+        """Whether a layer has a sliding window, so that the graph needs a legacy form."""
         self._nodes: list[onnx.NodeProto] = []
         self.made: set[str] = set()
+        """The outputs of all nodes so far."""
         self.looked_up: set[str] = set()
+        """The weights of which a token reads only a row, such as the embedding."""
         self._used: dict[str, None] = {}
         self._constants: dict[str, onnx.TensorProto] = {}
         self._inputs: dict[str, None] = {}
 
     @contextmanager
     def at(self, precision: Precision) -> Iterator[None]:
-        """Linear weights added inside are kept at ``precision``."""
+        """Linear weights added inside the block are stored at ``precision``."""
         before, self.precision = self.precision, precision
         try:
             yield
@@ -78,46 +83,46 @@ class GraphBuilder:
     def node(
         self, op: str, inputs: Sequence[str], name: str, domain: str = "", outputs: Sequence[str] = (), **attrs: Any
     ) -> str:
-        """Add a node with the output ``name`` (and further ``outputs``); returns that name."""
+        """Add a node. ``name`` is its name and its first output's; ``outputs`` are further ones. Returns ``name``."""
         names = [name, *outputs]
         self.made.add(name)
         self._nodes.append(helper.make_node(op, list(inputs), names, name=name, domain=domain, **attrs))
         return name
 
     def constant(self, name: str, values: Any, dtype: Any) -> str:
-        """A small constant inside the graph."""
+        """A small constant, stored in the graph itself."""
         self._constants[name] = onnx.numpy_helper.from_array(np.asarray(values, dtype), name)
         return name
 
     def number(self, name: str, value: float) -> str:
-        """A scalar constant in the activations' type."""
-        return self.constant(name, value, DTYPES[self.formats.activations])
+        """A scalar constant of the activations' type."""
+        return self.constant(name, value, NUMPY_DTYPES[self.formats.activations])
 
     def input(self, name: str) -> str:
-        """One of the graph's inputs that only some graphs need (lengths, position), unless a node makes it."""
+        """An input that only some graphs have (lengths, position). If a node makes a tensor ``name``, that is used."""
         if name not in self.made:
             self._inputs[name] = None
         return name
 
     def use(self, name: str) -> str:
-        """Refer to a tensor of the weights file."""
+        """Let the graph refer to the tensor ``name`` of the weights file."""
         self._used[name] = None
         return name
 
     def values(self, name: str, array: Array) -> str:
-        """A small float tensor, kept in the weights file in the activations' type."""
-        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        """A small float tensor of the activations' type, stored in the weights file."""
+        rows: ReadRows = lambda start, stop: array[start:stop]  # noqa: E731
         return self.use(self.weights.add(name, array.shape, self.formats.activations, rows))
 
     def scale(self, name: str, array: Array) -> str:
-        """Scales of a quantised cache, fp32 whatever the activations are."""
-        rows: Rows = lambda start, stop: array[start:stop]  # noqa: E731
+        """The scales of an int8 KV cache, in the weights file; always fp32."""
+        rows: ReadRows = lambda start, stop: array[start:stop]  # noqa: E731
         return self.use(self.weights.add(name, array.shape, "fp32", rows))
 
     # --- weights ------------------------------------------------------------------------------------------------
 
     def linear(self, x: str, name: str, weight: Matrix, bias: Matrix | None = None) -> str:
-        """x · weightᵀ (+ bias) for a weight [out, in] at the graph's precision. No copy of it stays behind."""
+        """x · weightᵀ (+ bias) for a weight [out, in], stored at the present precision."""
         node = f"/{name}/MatMul"
         rows, columns = weight.shape
         if self.precision in BITS:
@@ -129,52 +134,53 @@ class GraphBuilder:
                 "block_size": self.block_size(columns),
             }
             if self.formats.provider == "cpu":
-                # Multiplies in int8; with fp32 inputs, int8 takes 14 times as long.
+                # 4: multiply in int8. With fp32 inputs, int8 weights take 14 times as long.
                 attributes["accuracy_level"] = 4
             out = self.node("MatMulNBits", [x, *names], node, MICROSOFT, **attributes)
         else:
-            # Read transposed: the file holds the checkpoint's own layout, and prepacking makes both forms equal.
+            # transB: the file has the checkpoint's layout [out, in]. ONNX Runtime packs weights at load, so the layout
+            # in the file makes no difference to speed.
             out = self.node("FusedMatMul", [x, self.floats(name, weight)], node, MICROSOFT, transB=1)
         if bias is None:
             return out
-        kept = self.use(self.weights.add(f"{name}.bias", bias.shape, self.formats.activations, bias.rows))
-        return self.node("Add", [out, kept], f"/{name}/Add")
+        stored = self.use(self.weights.add(f"{name}.bias", bias.shape, self.formats.activations, bias.rows))
+        return self.node("Add", [out, stored], f"/{name}/Add")
 
     def floats(self, name: str, weight: Matrix) -> str:
-        """A float weight in the activations' type; stored at the graph's precision, widened once at load."""
+        """A float weight of the activations' type. Where it is stored narrower, ONNX Runtime widens it once at load."""
         stored = self.use(self.stored(name, weight))
         return stored if self.precision == self.formats.activations else self.cast(stored, f"/{name}/Cast")
 
     def stored(self, name: str, weight: Matrix) -> str:
-        """The name of a float weight, kept at the present precision."""
+        """The name of a float weight in the weights file, stored at the present precision."""
         assert self.precision == "fp32" or self.precision == "fp16" or self.precision == "bf16"
         return self.weights.add(f"{name}.weight", weight.shape, self.precision, weight.rows)
 
     def blocks(self, name: str, weight: Matrix) -> list[str]:
-        """A quantised weight's tensors: packed values, scales and, where asymmetric, zero points."""
+        """The names of a quantised weight's tensors: packed values, scales and, unless symmetric, zero points."""
         formats = self.formats
         size = self.block_size(weight.shape[1])
         settings = Blocks(BITS[self.precision], size, formats.symmetric, formats.activations)
         return self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), settings, weight.rows)
 
     def block_size(self, inputs: int) -> int:
-        """How many of a matrix's inputs share a scale."""
+        """How many of a matrix's ``inputs`` share a scale."""
         return block_of(inputs, self.formats.block_size)
 
     def cast(self, x: str, name: str, to: str | None = None) -> str:
-        """x in another type, the activations' by default."""
+        """x cast to another type, the activations' by default."""
         return self.node("Cast", [x], name, to=ONNX_TYPES[to or self.formats.activations])
 
     # --- norms --------------------------------------------------------------------------------------------------
 
     def norm(self, x: str, name: str, source: TensorSource, tensor: str) -> str:
-        """RMS norm over the last axis with the weight ``tensor``."""
+        """The RMS norm of x over its last axis, with the weight ``tensor`` of ``source``."""
         return self.node(
             "SimplifiedLayerNormalization",
             [x, self._norm_weight(name, source, tensor)],
             f"/{name}/LayerNorm",
             axis=-1,
-            epsilon=self.plan.norm_epsilon,
+            epsilon=self.blueprint.norm_epsilon,
             stash_type=1,
         )
 
@@ -187,12 +193,12 @@ class GraphBuilder:
             node,
             MICROSOFT,
             outputs=["", "", f"{node}:sum"],
-            epsilon=self.plan.norm_epsilon,
+            epsilon=self.blueprint.norm_epsilon,
         )
         return node, f"{node}:sum"
 
     def _norm_weight(self, name: str, source: TensorSource, tensor: str) -> str:
-        offset = np.float32(self.plan.norm_offset)
+        offset = np.float32(self.blueprint.norm_offset)
 
         def rows(start: int, stop: int) -> Array:
             return source.rows(tensor, start, stop) + offset if offset else source.rows(tensor, start, stop)
@@ -200,18 +206,18 @@ class GraphBuilder:
         return self.use(self.weights.add(f"{name}.weight", source.shape(tensor), self.formats.activations, rows))
 
     def scaled(self, x: str, name: str, factor: float) -> str:
-        """x · factor; x itself where the factor is one."""
+        """x · factor; x itself if the factor is 1."""
         return x if factor == 1.0 else self.node("Mul", [x, self.number(f"{name}.factor", factor)], f"/{name}/Mul")
 
     # --- the whole ----------------------------------------------------------------------------------------------
 
     @property
     def token_bytes(self) -> int:
-        """Bytes of weights that one token reads: all of them, but of an embedding only a row."""
+        """How many bytes of weights one token reads: all but those that are looked up row by row."""
         return sum(self.weights.place(name).length for name in self._used if name not in self.looked_up)
 
     def model(self, first: str, outputs: list[str]) -> onnx.ModelProto:
-        """The graph with ``first`` as its leading input; caches and lengths join by themselves."""
+        """The finished graph. ``first``: its first input. Caches, lengths and position are added if they are used."""
         arch = self.arch
         activations, cache_type = ONNX_TYPES[self.formats.activations], ONNX_TYPES[self.formats.cache]
         known: dict[str, tuple[int, list[int | str]]] = {

@@ -1,4 +1,4 @@
-"""Scales of an int8 KV cache: what keys and values reach on a text, per channel, read from the float caches."""
+"""Measure the scales of an int8 KV cache: for each channel, the largest key and value that occur on a text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from balcony_edge.errors import DataError
 from balcony_export.graphs.builder import CacheScales
 from balcony_export.model.checkpoint import Array
 
-# Enough for every channel to show its range; the keys of more positions only turn further.
+# Every channel has shown its range after so many positions: rotary positions only rotate keys further.
 POSITIONS = 1024
-# Room for texts that reach further than this one: what lies above is clipped.
+# Room above the largest value seen, for other texts. What is larger still is clipped.
 MARGIN = 1.25
+# A lower bound for scales: a channel that is always zero must not divide by zero.
 SMALLEST = 1e-6
 PAGE = """The committee met on 14 March 2019 to discuss how the old harbour could be used. "We have $3.2 million," said
 the chair, "and 27 ideas." Most of them were simple: a market, a school for sailors, a garden by the sea. One was not.
@@ -38,10 +39,11 @@ Therefore, if every element of the first set belongs to the second, and the othe
 Q: What is the boiling point of water at sea level?  A: 100 degrees Celsius, or 212 degrees Fahrenheit."""
 
 
-def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
-    """Run ``text`` (a built-in page without) through every segment and exit of a bundle with a float cache.
+def measure_scales(bundle: Bundle, text: Path | None = None) -> CacheScales:
+    """Run ``text`` through all segments and exits of a bundle with float caches; returns the scales they call for.
 
-    Raises DataError for a text that cannot be read or has no tokens, ProviderError where nothing here runs the bundle.
+    ``text`` None: a built-in page. Raises DataError for a text that cannot be read or has no tokens, ProviderError if
+    this machine cannot run the bundle.
     """
     try:
         page = PAGE if text is None else text.read_text(encoding="utf-8")
@@ -68,6 +70,6 @@ def measure(bundle: Bundle, text: Path | None = None) -> CacheScales:
 
 
 def _scale(values: npt.NDArray[np.floating]) -> Array:
-    """fp32 [1, KV, 1, D] of keys or values [1, KV, positions, D]."""
-    reach = np.abs(values.astype(np.float32)).max(axis=2, keepdims=True)
-    return np.asarray(np.maximum(reach * (MARGIN / 127), SMALLEST), np.float32)
+    """The scales, fp32 [1, KV heads, 1, head size], of keys or values [1, KV heads, positions, head size]."""
+    largest = np.abs(values.astype(np.float32)).max(axis=2, keepdims=True)
+    return np.asarray(np.maximum(largest * (MARGIN / 127), SMALLEST), np.float32)

@@ -1,4 +1,4 @@
-"""Which numbers each ONNX Runtime provider computes with: one row per provider and precision."""
+"""The number formats of a bundle: what a user may ask for, and what each ONNX Runtime provider can run."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from balcony_edge.bundle.manifest import Activations, Cache, Exactness, Formats,
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.weights import BITS
 
-# What a provider's activations are for a precision of the base; what is not listed, it cannot run.
-# CPU kernels for 16 bits either miss or convert at each call: there fp16 is a way of storing, widened at load.
-ACTIVATIONS: dict[tuple[Provider, Precision], Activations] = {
+# The type of the activations for each provider and precision of the base. What is not listed cannot run.
+# On the CPU, kernels for fp16 are missing or convert at every call. There fp16 is only how weights are stored: they are
+# widened to fp32 at load.
+ACTIVATION_TYPES: dict[tuple[Provider, Precision], Activations] = {
     ("cpu", "fp32"): "fp32",
     ("cpu", "fp16"): "fp32",
     ("cpu", "int8"): "fp32",
@@ -23,12 +24,12 @@ ACTIVATIONS: dict[tuple[Provider, Precision], Activations] = {
     ("cuda", "int4"): "fp16",
 }
 
-# The largest blocks whose CPU kernels give a position the same bits alone and among others (ONNX Runtime 1.32).
-# Larger ones are faster: 8 bits lose nothing to speak of in blocks of 64; 4 bits are fastest in blocks of 128, without
-# lossless rounds.
+# The largest blocks for which the CPU kernels are bit-exact: a position's result is the same to the bit, whether it is
+# computed alone or among others (ONNX Runtime 1.32). Lossless speculation needs that. Larger blocks are faster: int8
+# loses next to nothing with blocks of 64, but int4 is fastest with blocks of 128, which are not bit-exact.
 EXACT_BLOCKS: dict[Precision, int] = {"int8": 64, "int4": 32}
 
-# Caches other than the activations' own type, and the first ONNX Runtime whose attention takes them.
+# KV caches of another type than the activations, with the first version of ONNX Runtime that can run them.
 CACHES: dict[tuple[Provider, Cache], tuple[int, int]] = {
     ("cpu", "fp16"): (1, 28),
     ("cpu", "int8"): (1, 28),
@@ -38,24 +39,28 @@ CACHES: dict[tuple[Provider, Cache], tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the user asked for; ``None`` follows the base's precision or the provider's habit.
-
-    ``block_size``: weights that share a scale, at the most (int8, int4).
-    """
+    """What the user asks for. None stands for the default, which depends on the other options."""
 
     provider: Provider = "cpu"
     precision: Precision = "fp32"
+    """Of the base's weights."""
     exits: Precision | None = None
+    """Of the exits' weights; None: the base's."""
     head: Precision | None = None
+    """Of LM head and embedding; None: the base's."""
     cache: Cache | None = None
+    """Of keys and values; None: that of the activations."""
     block_size: int | None = None
+    """The most weights that share a scale (int8, int4); None: see ``_usual_block_size``."""
     symmetric: bool = True
+    """Without zero points."""
     exactness: Exactness | None = None
+    """None: "bit" wherever the provider's kernels allow it."""
 
     def formats(self) -> Formats:
-        """The formats of the bundle. Raises ModelError for what the provider cannot run, naming what it can."""
+        """The formats of the bundle. Raises ModelError for what the provider cannot run, and names what it can."""
         chosen = {"base": self.precision, "exits": self.exits or self.precision, "head": self.head or self.precision}
-        runnable = [precision for provider, precision in ACTIVATIONS if provider == self.provider]
+        runnable = [precision for provider, precision in ACTIVATION_TYPES if provider == self.provider]
         for part, precision in chosen.items():
             if precision not in runnable:
                 raise ModelError(
@@ -65,7 +70,7 @@ class ExportOptions:
         block_size = self.block_size or self._usual_block_size(chosen.values())
         if block_size not in (16, 32, 64, 128, 256):
             raise ModelError(f"ONNX Runtime knows no blocks of {block_size}", "choose 32, 64, 128 or 256")
-        activations = ACTIVATIONS[self.provider, self.precision]
+        activations = ACTIVATION_TYPES[self.provider, self.precision]
         for part, precision in chosen.items():
             if self.provider != "cpu" and precision not in BITS and precision != activations:
                 raise ModelError(
@@ -93,13 +98,13 @@ class ExportOptions:
         return EXACT_BLOCKS["int4"] if self.exactness == "bit" else 128
 
     def attention(self) -> Exactness:
-        """How attention keeps its bits: as in lossless decoding wherever all other kernels do."""
+        """The exactness of attention: "bit" if all other kernels are bit-exact too, unless the user chose."""
         formats = self.formats()
         quantised = {formats.base, formats.exits, formats.head} & EXACT_BLOCKS.keys()
         exact = self.provider == "cpu" and all(formats.block_size <= EXACT_BLOCKS[one] for one in quantised)
         return self.exactness or ("bit" if exact else "float")
 
     def minimum_onnxruntime(self) -> tuple[int, int]:
-        """The first version that runs the bundle."""
+        """The first version of ONNX Runtime, (major, minor), that can run the bundle."""
         formats = self.formats()
         return CACHES.get((self.provider, formats.cache), (1, 23)) if formats.cache != formats.activations else (1, 23)

@@ -1,8 +1,8 @@
-"""The uncut model for onnxruntime-genai: one more graph over the bundle's own weights, and its ``genai_config.json``.
+"""The uncut model for onnxruntime-genai: full depth in one graph, and its ``genai_config.json``.
 
-onnxruntime-genai can chain graphs (its "decoder-pipeline"), but only with tensor names that are unique over the chain,
-and it knows no stage that is left out: segments and exits stay ours. What it gets is full depth in one graph, which
-points into the same weights file and so costs kilobytes.
+onnxruntime-genai can run graphs one after the other (its "decoder-pipeline"), but it needs tensor names that are unique
+over all of them, and it cannot leave a stage out. So it cannot use segments and exits. It gets one more graph instead,
+over the same weights file, which costs kilobytes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CONFIG_NAME = "genai_config.json"
 def write_full(
     folder: Path | None, weights: WeightFile, blueprint: Blueprint, base: TensorSource, formats: Formats
 ) -> int:
-    """Write the uncut graph over the same weights; returns its own bytes. Without a folder nothing is written."""
-    # onnxruntime-genai makes caches in the type of the activations, and none with a slot to spare for bit-exactness.
+    """Write the uncut graph over ``weights``; returns the size of its file. With folder None, nothing is written."""
+    # onnxruntime-genai makes the caches: of the activations' type, and without the extra slot of bit-exact attention.
     formats = formats.model_copy(update={"cache": formats.activations})
     content = full_depth(GraphBuilder(blueprint, weights, formats, "float"), base).SerializeToString()
     if folder is not None:
@@ -39,9 +39,9 @@ def write_full(
 
 
 def full_depth(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:
-    """All layers and the head: input_ids int64 [1, S], attention_mask int64 [1, T] → logits fp32 [1, S, V].
+    """All layers and the head: input_ids int64 [1, S] and attention_mask int64 [1, T] to logits fp32 [1, S, V].
 
-    What the segments get as lengths follows from the mask, as onnxruntime-genai's own builder has it.
+    The lengths, which segments get as inputs, are computed from the mask, as in onnxruntime-genai's own graphs.
     """
     _lengths(builder)
     stream = stages.trunk(builder, base, 0, builder.arch.layers)
@@ -64,7 +64,7 @@ def _lengths(builder: GraphBuilder) -> None:
 
 
 def config(arch: Architecture, formats: Formats, generation: Generation) -> str:
-    """The text of ``genai_config.json`` for the graph beside it."""
+    """The text of ``genai_config.json`` for the uncut graph."""
     ends = generation.eos_token_ids
     start = generation.bos_token_id if generation.bos_token_id is not None else (ends or [0])[0]
     names = {f"{part}_names": f"{part}.%d" for part in ("past_key", "past_value")}
@@ -81,7 +81,7 @@ def config(arch: Architecture, formats: Formats, generation: Generation) -> str:
         "outputs": {"logits": "logits", **made},
     }
     model = {
-        # Its word for a decoder without habits of its own: every quirk is in the graph.
+        # onnxruntime-genai's type for a decoder that needs no special treatment: all differences are in the graph.
         "type": "decoder",
         "vocab_size": arch.vocabulary,
         "context_length": arch.context,

@@ -1,4 +1,4 @@
-"""A linear weight gathered from rows of checkpoint tensors: packed projections are joined, packed tensors cut."""
+"""A matrix made of rows of a checkpoint's tensors: of several projections as one, or of part of a packed tensor."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from balcony_export.model.checkpoint import Array, TensorSource
 
 
 @dataclass(frozen=True)
-class Part:
-    """Rows [start, stop) of one tensor."""
+class RowRange:
+    """Rows [start, stop) of the tensor ``name``."""
 
     name: str
     start: int
     stop: int
 
 
-def runs(name: str, rows: Sequence[int]) -> list[Part]:
-    """Ascending rows of one tensor as parts; neighbours are read together."""
-    parts: list[Part] = []
+def row_ranges(name: str, rows: Sequence[int]) -> list[RowRange]:
+    """Ascending ``rows`` of one tensor as ranges; neighbouring rows are one range, to be read together."""
+    parts: list[RowRange] = []
     for row in rows:
         if parts and parts[-1].stop == row:
-            parts[-1] = Part(name, parts[-1].start, row + 1)
+            parts[-1] = RowRange(name, parts[-1].start, row + 1)
         else:
-            parts.append(Part(name, row, row + 1))
+            parts.append(RowRange(name, row, row + 1))
     return parts
 
 
 class Matrix:
-    """A weight [out, in] (or a bias [out]) as consecutive parts of a source's tensors, read on demand."""
+    """A weight [out, in] or a bias [out], put together from ranges of rows of a source's tensors and read on demand.
 
-    def __init__(self, source: TensorSource, parts: list[Part], columns: tuple[int, ...]) -> None:
+    ``columns``: the shape of one row, (in,) or ().
+    """
+
+    def __init__(self, source: TensorSource, parts: list[RowRange], columns: tuple[int, ...]) -> None:
         self._source = source
         self._parts = parts
         self.shape = (sum(part.stop - part.start for part in parts), *columns)
 
     def rows(self, start: int, stop: int) -> Array:
-        """Rows [start, stop), fp32."""
+        """Rows [start, stop) of the matrix, fp32."""
         pieces = []
         first = 0
         for part in self._parts:

@@ -1,4 +1,4 @@
-"""Block-wise rounding of linear weights, packed as ONNX Runtime's MatMulNBits reads them."""
+"""Quantise linear weights to 8 or 4 bits in blocks that share a scale, packed as MatMulNBits of ONNX Runtime reads."""
 
 from __future__ import annotations
 
@@ -15,44 +15,54 @@ from balcony_export.model.checkpoint import Array
 
 Bytes = npt.NDArray[np.uint8]
 
-# Symmetric 4 bits: whole numbers from -8 to 7, the value of largest magnitude at -8 times one of these.
+# Symmetric 4 bits hold whole numbers from -8 to 7.
 LOWEST, HIGHEST = -8, 7
-SCALES = (1.0, 0.9, 0.8, 1.1)
-# Blocks of nothing larger are zeros: their scales' reciprocals would overflow.
+# The scales that are tried, as multiples of the one that makes the value of largest magnitude -8.
+SCALE_FACTORS = (1.0, 0.9, 0.8, 1.1)
+# A block without any larger value counts as all zeros: the reciprocal of its scale would overflow.
 TINY = 1e-30
-# Values worked on at a time: so few that they stay in a core's cache.
+# How many values are worked on at a time: few enough to stay in a core's cache.
 PIECE = 1 << 16
-# Smaller blocks are slow, and larger ones that do not divide a matrix's inputs would be filled up with zeros.
+# Kernels for smaller blocks are slow.
 SMALLEST = 32
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Block-wise rounding of a linear weight: ``bits`` a value, one scale of type ``scales`` per ``size`` inputs."""
+    """How a linear weight is quantised."""
 
     bits: int
+    """A value: 8 or 4."""
     size: int
+    """How many of a row's inputs share a scale."""
     symmetric: bool
+    """Without zero points."""
     scales: Activations
+    """The type of the scales."""
 
 
 def block_of(inputs: int, most: int) -> int:
-    """The largest power of two up to ``most`` that divides ``inputs``; not under SMALLEST where ``most`` is not."""
+    """The block size for a matrix of ``inputs`` columns: the largest power of two up to ``most`` that divides it.
+
+    A size that does not divide the inputs would fill the last block up with zeros. But it is never below SMALLEST,
+    unless ``most`` is.
+    """
     return min(most, max(SMALLEST, inputs & -inputs))
 
 
-def rounded(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
-    """Some rows [out, in] as packed uint8 [out, blocks, bytes], fp32 scales [out, blocks] and, unless symmetric,
-    packed zero points [out, bytes].
+def round_blocks(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
+    """Quantise some rows, fp32 [out, in], of a weight.
 
-    Symmetric 4 bits are rounded by this module: a scale from the block's largest value alone loses more of the model.
-    The rest is ONNX Runtime's own quantiser.
+    Returns packed values, uint8 [out, blocks, bytes], scales, fp32 [out, blocks], and, unless symmetric, packed zero
+    points, uint8 [out, bytes].
     """
+    # ONNX Runtime's quantiser takes the scale from a block's largest value alone. With 4 bits, searching for a better
+    # scale loses much less of the model.
     if blocks.symmetric and blocks.bits == 4:
         rows = max(1, PIECE // weight.shape[1])
         pieces = [weight[start : start + rows] for start in range(0, len(weight), rows)]
         with ThreadPoolExecutor(cpu_count()) as pool:
-            done = list(pool.map(lambda piece: _searched(piece, blocks.size), pieces))
+            done = list(pool.map(lambda piece: _round_by_search(piece, blocks.size), pieces))
         return [np.concatenate(parts) for parts in zip(*done, strict=True)]
     from onnxruntime.quantization.matmul_nbits_quantizer import (
         DefaultWeightOnlyQuantConfig,
@@ -65,10 +75,12 @@ def rounded(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
     return parts if blocks.symmetric else [*parts, zeros.reshape(len(packed), -1)]
 
 
-def _searched(weight: Array, size: int) -> tuple[Bytes, Array]:
-    """Each block at that scale, of a few and the best one for the numbers that they give, whose squared error is least.
+def _round_by_search(weight: Array, size: int) -> tuple[Bytes, Array]:
+    """Symmetric 4 bits: try some scales for each block and take the one with the smallest squared error.
 
-    With whole numbers q for the values x, the best scale is q·x / q·q, which leaves an error of x·x - (q·x)² / q·q.
+    Each scale tried gives whole numbers q for a block's values x. For these numbers the best scale is q·x / q·q, and
+    the squared error that remains is x·x - (q·x)² / q·q. So the largest (q·x)² / q·q wins. Returns packed values and
+    scales, as ``round_blocks``.
     """
     rows, inputs = weight.shape
     count = -(-inputs // size)
@@ -81,7 +93,7 @@ def _searched(weight: Array, size: int) -> tuple[Bytes, Array]:
     scales = np.zeros((rows, count), np.float32)
     explained = np.full((rows, count), -1.0, np.float32)
     numbers = np.empty_like(values)
-    for factor in SCALES:
+    for factor in SCALE_FACTORS:
         np.multiply(values, np.float32(1.0 / factor), out=numbers)
         np.rint(numbers, out=numbers)
         np.clip(numbers, LOWEST, HIGHEST, out=numbers)

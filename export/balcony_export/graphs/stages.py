@@ -1,17 +1,21 @@
-"""ONNX graphs by hand: segments, exits and the head, from ONNX Runtime's fused operators.
+"""The ONNX graphs of a bundle's stages, built by hand from fused operators: segments, exits and the head.
 
-By hand because it is the fastest form measured, and the only one that keeps the KV cache in place. Inputs and outputs
-of a segment (S positions, batch 1; C = cache slots; A = the activations' type, K = the cache's):
+Graphs built by hand were the fastest that were measured, and the only ones that update the KV cache in place. These are
+a segment's inputs and outputs, for S positions, a batch of 1 and C slots in the cache. A is the type of the
+activations, K that of the cache.
 
     input_ids int64 [1, S]  or  hidden A [1, S, H]         ─┐
-    seqlens_k int32 [1]  (positions in all, less one)       │      hidden_out A [1, S, H]
+    seqlens_k int32 [1]  (all positions minus one)          │      hidden_out A [1, S, H]
     total_sequence_length int32 []                          ├──►   gate fp32 [1, S, 1]      (of an exit with a gate)
-    position int64 [1]  (first of S; separate rope only)    │      draft int64 [1, S]       (of an exit with a gate)
+    position int64 [1]  (the first; only for separate rope) │      draft int64 [1, S]       (of an exit with a gate)
     past_key.i, past_value.i K [1, KV, C, D]               ─┘      present_key.i, present_value.i
 
-An exit maps ``hidden`` to ``hidden_out`` too, there already normed for the head; so does the last segment. The head
-maps ``hidden`` (normed) to ``logits`` fp32 [1, S, V]; for CUDA also to ``token`` int64 [1, S], the likeliest one, and
-to ``top`` and ``margin`` fp32 [1, S], how sure it is of that (see Confidence).
+An exit has the same ones, from ``hidden`` on. The ``hidden_out`` of an exit and of the last segment is normed already,
+as the head reads it. The head turns it into ``logits`` fp32 [1, S, V]. For CUDA it also gives ``token`` int64 [1, S],
+the likeliest token, and its ``top`` and ``margin`` fp32 [1, S] (see Confidence in balcony_controller).
+
+Names of nodes and weights are part of every bundle's digest, so they keep words of earlier versions: "peek" stands for
+the gate's rows of the head, "answer" for what the head predicts.
 """
 
 from __future__ import annotations
@@ -30,7 +34,8 @@ from balcony_export.model.checkpoint import TensorSource
 
 
 def segment(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> onnx.ModelProto:
-    """Base layers ``start+1 … stop``; the first segment embeds, the last one norms for the head."""
+    """The graph of base layers ``start+1 … stop``. The first segment begins with the embedding, the last one ends with
+    the final norm."""
     first = "input_ids" if start == 0 else "hidden"
     stream = trunk(builder, base, start, stop)
     if stop == builder.arch.layers:
@@ -42,55 +47,55 @@ def segment(builder: GraphBuilder, base: TensorSource, start: int, stop: int) ->
 
 
 def trunk(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> Stream:
-    """Base layers ``start+1 … stop`` on the graph's input."""
+    """The nodes of base layers ``start+1 … stop``, from the graph's input on."""
     stream = Stream(embedding(builder, base) if start == 0 else "hidden")
     with builder.at(builder.formats.base):
         for index in range(start, stop):
             name = f"model.layers.{index}"
-            stream = decoder_layer(builder, stream, Layer(base, f"{name}.", name, builder.plan.layers[index]))
+            stream = decoder_layer(builder, stream, Layer(base, f"{name}.", name, builder.blueprint.layers[index]))
     return stream
 
 
 def balcony_exit(
-    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, peeked: Sequence[int]
+    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, frequent_tokens: Sequence[int]
 ) -> onnx.ModelProto:
-    """The Balcony of a split: one decoder layer and its own norm (paper, section 3), and its gate; the head is shared.
+    """The graph of an exit: a decoder layer and a norm (arXiv 2503.05005, section 3), and its gate.
 
-    The gate looks at the tokens ``peeked``; without any there is none.
-    Without attention it has neither caches nor lengths.
+    ``frequent_tokens``: the tokens whose rows of the head the gate reads; (): the exit has no gate. An exit without
+    attention has no caches and no lengths.
     """
     name = f"exits.{split}"
     with builder.at(builder.formats.exits):
-        layer = Layer(exits, f"{name}.layer.", name, builder.plan.exit_plan)
+        layer = Layer(exits, f"{name}.layer.", name, builder.blueprint.exit_plan)
         stream = decoder_layer(builder, Stream("hidden"), layer, width_of(exits, layer.prefix))
     out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
     builder.node("Identity", [out], "hidden_out")
-    if peeked:
-        gate(builder, base, exits, split, peeked)
-    return builder.model("hidden", ["hidden_out", "gate", "draft"] if peeked else ["hidden_out"])
+    if frequent_tokens:
+        gate(builder, base, exits, split, frequent_tokens)
+    return builder.model("hidden", ["hidden_out", "gate", "draft"] if frequent_tokens else ["hidden_out"])
 
 
 def head(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:
-    """Normed hidden states to logits, and on a GPU to what greedy decoding needs of them."""
+    """The graph of the head. For a GPU it also gives the prediction, so that logits need not leave the GPU."""
     logits(builder, base, "hidden")
     if builder.formats.provider == "cpu":
         return builder.model("hidden", ["logits"])
-    answer(builder)
+    prediction(builder)
     return builder.model("hidden", ["logits", "token", "top", "margin"])
 
 
 def logits(builder: GraphBuilder, base: TensorSource, hidden: str) -> str:
-    """The head on normed hidden states, tied to the embedding where the base is: the node "logits", fp32."""
+    """The node "logits", fp32 [1, S, V], from normed hidden states; shares the embedding's weight if both are tied."""
     with builder.at(builder.formats.head):
         matrix = rows_of(base, _head_weight(builder), builder)
-        # A tied float head reads the embedding's own bytes; a quantised embedding reads the head's.
+        # Tied float weights are stored as the embedding, tied quantised ones as the head.
         tied = builder.arch.tied_head and builder.precision not in BITS
         out = builder.linear(hidden, EMBEDDING if tied else "lm_head", matrix)
     return builder.node("Identity", [_scaled(builder, out, "lm_head")], "logits")
 
 
-def answer(builder: GraphBuilder) -> None:
-    """The likeliest token of "logits", its log-probability and its lead over the second logit."""
+def prediction(builder: GraphBuilder) -> None:
+    """The nodes "token", "top" and "margin" from "logits": the likeliest token, its log-probability, and its lead."""
     two = builder.constant("two", [2], np.int64)
     likeliest = builder.node("TopK", ["logits", two], "/answer/TopK", outputs=["/answer/places"], axis=-1)
     first, second = (builder.constant(name, at, np.int64) for name, at in (("first", 0), ("second", 1)))
@@ -103,21 +108,24 @@ def answer(builder: GraphBuilder) -> None:
     builder.node("Sub", [best, next_best], "margin")
 
 
-def gate(builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, peeked: Sequence[int]) -> None:
-    """The logit of "this exit's token is the full model's", fp32, from a peek at the head's rows (see gate.py).
+def gate(
+    builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, frequent_tokens: Sequence[int]
+) -> None:
+    """The nodes "gate" and "draft" of an exit, from the head's rows of ``frequent_tokens`` (see exits/gate.py).
 
-    And the likeliest of the tokens that it looks at: a draft for which the head need not run.
+    "gate" is the logit, fp32, of how likely the exit's token is the full model's. "draft" is the likeliest of the
+    frequent tokens, a draft for which the head need not run.
     """
     name = f"gates.{split}"
     with builder.at(builder.formats.head):
-        out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, peeked))
+        out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, frequent_tokens))
     shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
     two = builder.constant("two", [2], np.int64)
     places = f"/{name}/TopK/places"
     likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
     first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
-    builder.node("Gather", [builder.constant("peeked", list(peeked), np.int64), first], "draft", axis=0)
-    # The likeliest two's log-probabilities to top, -margin and top - margin, and the exponentials of all three.
+    builder.node("Gather", [builder.constant("peeked", list(frequent_tokens), np.int64), first], "draft", axis=0)
+    # From the log-probabilities (first, second) to (top, -margin, top - margin), and the exponentials of all three.
     leads = builder.constant("leads", [[1, -1, 0], [0, 1, 1]], np.float32)
     logs = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
     exponentials = builder.node("Exp", [logs], f"/{name}/Exp")
@@ -133,18 +141,18 @@ def _head_weight(builder: GraphBuilder) -> str:
 
 
 def _scaled(builder: GraphBuilder, out: str, name: str) -> str:
-    """Logits in fp32, with all that a family does to them."""
-    plan = builder.plan
+    """The head's output in fp32, with the divisor and the cap of the family (see LMHead)."""
+    blueprint = builder.blueprint
     if builder.formats.activations != "fp32":
         out = builder.cast(out, f"/{name}/Cast", "fp32")
 
     def scalar(part: str, value: float) -> str:
         return builder.constant(f"{name}.{part}", value, np.float32)
 
-    if plan.logit_divisor != 1.0:
-        out = builder.node("Div", [out, scalar("divisor", plan.logit_divisor)], f"/{name}/Div")
-    if plan.logit_softcap:
-        cap = scalar("softcap", plan.logit_softcap)
+    if blueprint.logit_divisor != 1.0:
+        out = builder.node("Div", [out, scalar("divisor", blueprint.logit_divisor)], f"/{name}/Div")
+    if blueprint.logit_softcap:
+        cap = scalar("softcap", blueprint.logit_softcap)
         out = builder.node("Div", [out, cap], f"/{name}/softcap/Div")
         out = builder.node("Tanh", [out], f"/{name}/softcap/Tanh")
         out = builder.node("Mul", [out, cap], f"/{name}/softcap/Mul")

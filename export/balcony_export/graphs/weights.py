@@ -1,4 +1,4 @@
-"""One home for each weight: an append-only external-data file that every graph of a bundle points into."""
+"""The weights file of a bundle: every weight is written to it once, and all graphs refer to it."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ import onnx
 
 from balcony_edge.bundle.manifest import Activations, Precision
 from balcony_edge.errors import ModelError
-from balcony_export.graphs.rounding import Blocks, rounded
+from balcony_export.graphs.rounding import Blocks, round_blocks
+from balcony_export.model.blueprint import Shape
 from balcony_export.model.checkpoint import Array
 
 FILE_NAME = "weights.bin"
-# Pages: ONNX Runtime maps external data at its offset.
+# A memory page, because ONNX Runtime maps the file at each tensor's offset.
 ALIGNMENT = 4096
-# What is read and converted at a time: an embedding of gigabytes never lies in memory whole.
+# How much of a tensor is in memory at a time: embeddings can have gigabytes.
 CHUNK_BYTES = 64 << 20
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
-DTYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
+NUMPY_DTYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
-Shape = tuple[int, ...]
-# Rows [start, stop) of a tensor's leading dimension, fp32.
-Rows = Callable[[int, int], Array]
+# Reads rows [start, stop) of a tensor's leading dimension as fp32.
+ReadRows = Callable[[int, int], Array]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies in the weights file, in bytes."""
+    """Where a tensor is in the weights file: ``offset`` and ``length`` in bytes."""
 
     offset: int
     length: int
     shape: Shape
     data_type: int
+    """Its type by ONNX's numbers."""
 
 
 class WeightFile:
-    """Writes tensors once by name and hands out ONNX initialisers that refer to them.
+    """Writes each tensor once, by name, and gives ONNX initialisers that refer to it.
 
-    Without a folder nothing is read or written: places and ``size`` come out the same, for a dry run. ``progress`` is
-    called with the bytes written so far.
+    With folder None nothing is read or written, but all places and ``size`` are right: for a dry run. ``progress`` is
+    called with the number of bytes written so far.
     """
 
     def __init__(self, folder: Path | None, progress: Callable[[int], None] | None = None) -> None:
@@ -55,22 +56,23 @@ class WeightFile:
         self.size = 0
 
     def flush(self) -> None:
-        """The graphs made so far can be loaded from now on."""
+        """Flush the file, so that graphs written so far can be loaded."""
         if self._stream is not None:
             self._stream.flush()
 
     def close(self) -> None:
-        """Flush and close; the graphs can be loaded from now on."""
+        """Close the file, so that all graphs can be loaded."""
         if self._stream is not None:
             self._stream.close()
 
-    def add(self, name: str, shape: Shape, precision: Activations, rows: Rows) -> str:
-        """Write a float tensor unless it is there; ``rows`` is only called when it must be. Returns the name.
+    def add(self, name: str, shape: Shape, precision: Activations, rows: ReadRows) -> str:
+        """Write a float tensor at ``precision``, unless there is one of this name already. Returns the name.
 
-        Raises ModelError for a value that ``precision`` cannot hold.
+        ``rows`` reads its values; it is not called for a tensor that is there. Raises ModelError for a value that is
+        too large for ``precision``.
         """
         if name not in self._places:
-            dtype = np.dtype(DTYPES[precision])
+            dtype = np.dtype(NUMPY_DTYPES[precision])
 
             def pieces() -> Iterator[npt.NDArray[Any]]:
                 for start, stop in _chunks(shape):
@@ -80,22 +82,22 @@ class WeightFile:
         return name
 
     def alias(self, name: str, other: str, shape: Shape) -> str:
-        """A second name and shape for the bytes of ``other``: a tied head and embedding share them so."""
+        """Give the bytes of ``other`` a second name and shape, for a tied head and embedding. Returns ``name``."""
         place = self._places[other]
         self._places[name] = Place(place.offset, place.length, shape, place.data_type)
         return name
 
-    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: Rows) -> list[str]:
-        """Round a linear weight [out, in] to the nearest block values; returns the names that MatMulNBits takes.
+    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: ReadRows) -> list[str]:
+        """Quantise a linear weight [out, in] and write it. Returns the names of its tensors, as MatMulNBits takes them.
 
-        ``.packed`` uint8 [out, blocks, size · bits / 8]; ``.scales`` [out, blocks]; and, unless symmetric,
+        They are ``.packed`` uint8 [out, blocks, size · bits / 8], ``.scales`` [out, blocks] and, unless symmetric,
         ``.zeros`` uint8 [out, ⌈blocks · bits / 8⌉].
         """
         outputs, inputs = shape
         count = -(-inputs // blocks.size)
         parts: dict[str, tuple[Shape, Any]] = {
             f"{name}.packed": ((outputs, count, blocks.size * blocks.bits // 8), np.uint8),
-            f"{name}.scales": ((outputs, count), DTYPES[blocks.scales]),
+            f"{name}.scales": ((outputs, count), NUMPY_DTYPES[blocks.scales]),
         }
         if not blocks.symmetric:
             parts[f"{name}.zeros"] = ((outputs, -(-count * blocks.bits // 8)), np.uint8)
@@ -105,26 +107,26 @@ class WeightFile:
         rest: list[list[npt.NDArray[Any]]] = [[] for _ in names[1:]]
 
         def packed() -> Iterator[npt.NDArray[Any]]:
-            # One pass over the weight: scales and zero points wait, they are small.
+            # One pass over the weight. Scales and zero points are small: they are collected and written afterwards.
             for start, stop in _chunks(shape):
-                first, *others = rounded(rows(start, stop), blocks)
-                for kept, other in zip(rest, others, strict=True):
-                    kept.append(other)
+                first, *others = round_blocks(rows(start, stop), blocks)
+                for collected, other in zip(rest, others, strict=True):
+                    collected.append(other)
                 yield first
 
         self._append(names[0], *parts[names[0]], packed)
-        for part, kept in zip(names[1:], rest, strict=True):
+        for part, collected in zip(names[1:], rest, strict=True):
             part_shape, dtype = parts[part]
             precision = blocks.scales if part.endswith(".scales") else None
-            self._append(part, part_shape, dtype, partial(_finished, part, kept, precision))
+            self._append(part, part_shape, dtype, partial(_finished, part, collected, precision))
         return names
 
     def place(self, name: str) -> Place:
-        """Where a tensor lies."""
+        """Where a tensor is in the file."""
         return self._places[name]
 
     def initializer(self, name: str) -> onnx.TensorProto:
-        """The ONNX tensor that points at the bytes of ``name``."""
+        """An ONNX tensor that refers to the bytes of ``name`` in the file."""
         place = self._places[name]
         tensor = onnx.TensorProto()
         tensor.name = name
@@ -137,7 +139,7 @@ class WeightFile:
         return tensor
 
     def _append(self, name: str, shape: Shape, dtype: Any, pieces: Callable[[], Iterable[npt.NDArray[Any]]]) -> None:
-        """Reserve the place of a tensor and, with a file, write it piece by piece."""
+        """Reserve the place of a tensor and, if there is a file, write it piece by piece."""
         dtype = np.dtype(dtype)
         offset = -(-self.size // ALIGNMENT) * ALIGNMENT
         length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
@@ -155,7 +157,7 @@ class WeightFile:
 
 
 def _chunks(shape: Shape) -> Iterator[tuple[int, int]]:
-    """Ranges of rows that keep a piece in fp32 under CHUNK_BYTES."""
+    """Ranges of rows, each of at most CHUNK_BYTES in fp32 (but at least a row)."""
     row = int(np.prod(shape[1:], dtype=np.int64)) * 4
     step = max(1, CHUNK_BYTES // row)
     for start in range(0, shape[0], step):
@@ -163,12 +165,14 @@ def _chunks(shape: Shape) -> Iterator[tuple[int, int]]:
 
 
 def _narrowed(name: str, values: Array, precision: Activations) -> npt.NDArray[Any]:
+    """``values`` at ``precision``. Raises ModelError for one that is too large."""
     if precision == "fp16" and (largest := float(np.abs(values).max(initial=0.0))) > np.finfo(np.float16).max:
         raise ModelError(
             f"{name} holds {largest:.3g}, more than fp16 can", "use bf16 (on CUDA), fp32, or int8 with fp32 activations"
         )
-    return values.astype(DTYPES[precision], copy=False)
+    return values.astype(NUMPY_DTYPES[precision], copy=False)
 
 
-def _finished(name: str, kept: list[npt.NDArray[Any]], precision: Activations | None) -> list[npt.NDArray[Any]]:
-    return [part if precision is None else _narrowed(name, part, precision) for part in kept]
+def _finished(name: str, pieces: list[npt.NDArray[Any]], precision: Activations | None) -> list[npt.NDArray[Any]]:
+    """Scales at their ``precision``; zero points (None) as they are."""
+    return [piece if precision is None else _narrowed(name, piece, precision) for piece in pieces]

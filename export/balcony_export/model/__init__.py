@@ -1,1 +1,1 @@
-"""The base as it comes: its architecture, its checkpoint, its rope, its defaults of generation."""
+"""The base model, read as it comes: where its files are, what its architecture is, and its weights."""

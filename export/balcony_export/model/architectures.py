@@ -1,4 +1,4 @@
-"""From a model folder's ``config.json`` to its blueprint."""
+"""Read a model folder's ``config.json`` into a Blueprint, and check the splits that a user names."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from balcony_edge.errors import ModelError
 from balcony_export.model.blueprint import Activation, Blueprint, LayerPlan
 from balcony_export.model.families import FAMILIES, Family, Flag
 from balcony_export.model.rope import exact_context, read_ropes
+from balcony_export.model.transformers_model import first_line
 
-ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
+ACTIVATION_FUNCTIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -34,10 +35,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read(folder: Path, context: int | None = None) -> Blueprint:
-    """The blueprint of a model folder, for at most ``context`` positions.
+    """The blueprint of a model folder. ``context`` limits its positions; None: as many as are exact.
 
-    Raises ModelError for a family, activation or rope variant that the graphs do not reproduce exactly: an export
-    that is silently wrong would be worse than none.
+    Raises ModelError for a family, an activation or a kind of rope that the graphs do not reproduce exactly. An export
+    that is wrong without saying so would be worse than none.
     """
     raw = read_config(folder)
     name = str(raw.get("model_type"))
@@ -59,23 +60,22 @@ def read(folder: Path, context: int | None = None) -> Blueprint:
 
 
 def _config(folder: Path) -> Any:
-    """The config as transformers reads it, with its defaults and its one vocabulary for rope and layer types."""
+    """The config as transformers reads it: defaults filled in, rope and layer types under the same names everywhere."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"transformers cannot read {folder}/config.json: {reason}", "download the model again"
+            f"transformers cannot read {folder}/config.json: {first_line(error)}", "download the model again"
         ) from error
 
 
 def _blueprint(name: str, family: Family, config: Any, context: int | None) -> Blueprint:
-    # optimum knows under which name each family keeps its numbers.
+    # Families name their sizes differently; optimum has a table of the names.
     try:
         numbers = NormalizedConfigManager.get_normalized_config_class(name)(config)
-    except KeyError:  # newer than optimum's table: transformers' own names
+    except KeyError:  # a family newer than optimum's table: transformers' usual names
         numbers = NormalizedTextConfig(config)
     heads, hidden, layers = int(numbers.num_attention_heads), int(numbers.hidden_size), int(numbers.num_layers)
     head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
@@ -127,7 +127,7 @@ def _plan(config: Any, family: Family, ropes: set[str], context: int, index: int
     kind = config.layer_types[index] if family.windows == "typed" and config.layer_types else "full_attention"
     slides = family.windows == "all" or kind == "sliding_attention"
     window = int(config.sliding_window) if slides and config.sliding_window else None
-    # A window as wide as the context hides nothing.
+    # A window as wide as the context hides nothing: then it is left out.
     window = None if window is None or window >= context else window
     rope: str | None = "rope" if ropes == {"rope"} else f"rope.{kind}"
     if not (getattr(config, "no_rope_layers", None) or [1] * (index + 1))[index]:
@@ -137,11 +137,11 @@ def _plan(config: Any, family: Family, ropes: set[str], context: int, index: int
 
 def _activation(config: Any) -> Activation:
     name = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
-    if name not in ACTIVATIONS:
+    if name not in ACTIVATION_FUNCTIONS:
         raise ModelError(
-            f"the activation {name!r} is not supported", f"use a model with one of {', '.join(ACTIVATIONS)}"
+            f"the activation {name!r} is not supported", f"use a model with one of {', '.join(ACTIVATION_FUNCTIONS)}"
         )
-    return ACTIVATIONS[name]
+    return ACTIVATION_FUNCTIONS[name]
 
 
 def _flag(config: Any, flag: Flag) -> bool:
@@ -153,7 +153,7 @@ def _number(config: Any, attribute: str | None) -> float:
 
 
 def check_splits(splits: list[int], layers: int) -> list[int]:
-    """The splits sorted, each between 1 and ``layers - 1`` and named once. Raises ModelError otherwise."""
+    """The splits in ascending order. Raises ModelError unless each is from 1 to ``layers - 1`` and named once."""
     if not splits or len(set(splits)) != len(splits) or any(not 0 < split < layers for split in splits):
         raise ModelError(
             f"splits {splits} do not fit a model of {layers} layers",
@@ -163,7 +163,7 @@ def check_splits(splits: list[int], layers: int) -> list[int]:
 
 
 def parse_splits(text: str) -> list[int]:
-    """``"3,6,9"`` as numbers, ``"none"`` as no splits. Raises ModelError for anything else."""
+    """``"3,6,9"`` as numbers and ``"none"`` as an empty list. Raises ModelError for anything else."""
     if text == "none":
         return []
     try:

@@ -1,4 +1,4 @@
-"""The frozen base: loaded once, never trained, run once per batch for every exit."""
+"""The frozen base as training uses it: loaded once, never changed, run once a batch for all exits together."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from balcony_edge.errors import ModelError
 from balcony_export.model import architectures
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.lm_head import LMHead
+from balcony_export.model.transformers_model import first_line, load_frozen
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# What --dtype may be.
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class BaseStates(NamedTuple):
-    """What one pass of the base leaves for the exits."""
+    """The hidden states of one pass of the base, which are what the exits are trained on."""
 
     hidden: dict[int, Tensor]
-    """Per split k, the hidden states after k layers: fp32 [rows, length, hidden]."""
+    """For each split k, the hidden states after k layers: fp32 [rows, length, hidden]."""
     final: Tensor
-    """The last hidden states behind the base's norm, ready for the head: [rows, length, hidden]."""
+    """The hidden states after the last layer and the final norm, as the head reads them: [rows, length, hidden]."""
     context: dict[str, Any]
-    """What the base gave its last layer beside the hidden states: mask, rotations, … An exit's layer is a copy of
-    that layer, so it gets the same."""
+    """The other arguments of the base's last layer: mask, rotations, … An exit's layer is a copy of that layer and is
+    called with the same arguments."""
 
 
 @dataclass(frozen=True)
 class Base:
-    """A frozen decoder of any of the families. With bf16 weights the hidden states between the layers stay fp32."""
+    """A frozen decoder of any supported family. With bf16 weights, the hidden states between layers stay fp32."""
 
     model: Any
+    """The transformers model."""
     device: torch.device
     dtype: torch.dtype
     blueprint: Blueprint
@@ -46,37 +49,37 @@ class Base:
         return LMHead(self.model.lm_head.weight, self.blueprint.logit_divisor, self.blueprint.logit_softcap)
 
     def autocast(self) -> torch.autocast:
-        """The precision in which base and exits compute."""
+        """The context in which base and exits compute at the base's precision."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
-    def trace(self, tokens: Tensor, splits: Collection[int]) -> BaseStates:
-        """One pass over ``tokens`` [rows, length], each row a causal sequence from position 0.
+    def states(self, tokens: Tensor, splits: Collection[int]) -> BaseStates:
+        """Run ``tokens``, int64 [rows, length], each row a causal sequence from position 0.
 
-        The model's own forward runs, so that every family's masks, rotations and multipliers are its own.
+        The model's own forward runs and hooks read the states: so masks, rotations and multipliers are the family's.
         """
         inner = self.model.model
-        kept: dict[int, Tensor] = {}
+        hidden_at: dict[int, Tensor] = {}
         context: dict[str, Any] = {}
 
-        def keep(depth: int) -> Callable[[Any, Any, Tensor], None]:
-            return lambda layer, given, hidden: kept.update({depth: hidden})
+        def read_states(depth: int) -> Callable[[Any, Any, Tensor], None]:
+            return lambda layer, given, hidden: hidden_at.update({depth: hidden})
 
-        def remember(layer: Any, given: Any, named: dict[str, Any]) -> None:
+        def read_context(layer: Any, given: Any, named: dict[str, Any]) -> None:
             context.update(named)
 
         with ExitStack() as hooks, self.autocast():
-            # All that follows takes its precision from the embeddings.
+            # The layers compute in the type of their input: fp32 embeddings make all hidden states fp32.
             hooks.enter_context(inner.embed_tokens.register_forward_hook(lambda *call: call[-1].float()))
-            hooks.enter_context(inner.layers[-1].register_forward_pre_hook(remember, with_kwargs=True))
+            hooks.enter_context(inner.layers[-1].register_forward_pre_hook(read_context, with_kwargs=True))
             for split in splits:
-                hooks.enter_context(inner.layers[split - 1].register_forward_hook(keep(split)))
+                hooks.enter_context(inner.layers[split - 1].register_forward_hook(read_states(split)))
             final = inner(tokens, use_cache=False).last_hidden_state
-        return BaseStates(kept, final, context)
+        return BaseStates(hidden_at, final, context)
 
     @torch.no_grad()
     def lens(self, hidden: Tensor) -> Tensor:
-        """The untrained exit that others start from: the base's final norm on an inner hidden state."""
+        """The logit lens, an exit without training: the base's final norm on ``hidden`` [rows, length, hidden]."""
         with self.autocast():
             normed: Tensor = self.model.model.norm(hidden)
         return normed
@@ -90,13 +93,16 @@ def load_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds
         raise ModelError(
-            f"cannot load the tokenizer in {folder}: {_first_line(error)}",
+            f"cannot load the tokenizer in {folder}: {first_line(error)}",
             "give a folder with tokenizer.json and tokenizer_config.json beside the weights",
         ) from error
 
 
 def boundary_ids(tokenizer: Any, config: dict[str, Any]) -> tuple[int, int | None]:
-    """End-of-text id, and the id that starts a document where the model has one of its own."""
+    """(end-of-text id, start id) of documents; the start id is None where the model has no separate one.
+
+    Raises ModelError if neither the tokenizer nor ``config`` (config.json) names an end-of-text token.
+    """
     end = tokenizer.eos_token_id
     if end is None:
         named = config.get("eos_token_id")
@@ -111,7 +117,7 @@ def boundary_ids(tokenizer: Any, config: dict[str, Any]) -> tuple[int, int | Non
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """``auto`` is the GPU if there is one."""
+    """The torch device of a name; ``auto``: the GPU if there is one. Raises ModelError if it cannot be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -121,36 +127,12 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def load_base(folder: Path, dtype: str = "fp32", device: str = "auto") -> Base:
-    """Load a model folder, frozen. Only safetensors weights are read and no code of the folder runs.
+    """Load a model folder, frozen, at ``dtype`` ("fp32" or "bf16") on ``device`` (see ``choose_device``).
 
     Raises ModelError for a family that ``architectures.read`` refuses, and for weights that are not whole.
     """
-    from transformers import AutoModelForCausalLM
-
     blueprint = architectures.read(folder)
-    try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            trust_remote_code=False,
-            # None: transformers' fastest for the family. Only eager attention caps scores (Gemma 2).
-            attn_implementation="eager" if blueprint.attention_softcap else None,
-            output_loading_info=True,
-        )
-        model, report = loaded
-    except Exception as error:  # transformers raises many kinds: no weights, broken weights, no memory
-        raise ModelError(
-            f"cannot load the model in {folder}: {_first_line(error)}",
-            "give a folder with config.json and whole model.safetensors",
-        ) from error
-    if report["missing_keys"]:
-        raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
-    model.requires_grad_(False)
-    model.eval()
+    # Only eager attention caps scores, as Gemma 2 does.
+    model = load_frozen(folder, TORCH_DTYPES[dtype], eager=bool(blueprint.attention_softcap))
     where = choose_device(device)
-    return Base(model.to(where), where, DTYPES[dtype], blueprint)
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return Base(model.to(where), where, TORCH_DTYPES[dtype], blueprint)

@@ -1,4 +1,4 @@
-"""The blueprint of a model: everything that graph building must know about a family's quirks, as plain values."""
+"""The blueprint of a model: all that building its graphs needs to know of its family, as plain values."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Rope:
-    """A table of rotations: angle = position · frequency; cos and sin times ``factor`` (yarn and longrope have one)."""
+    """One table of rotary positions: angle = position · frequency."""
 
     frequencies: npt.NDArray[np.float32]
+    """fp32 [rotated / 2], in radians a position."""
     factor: float = 1.0
+    """Multiplies cos and sin; other than 1 in yarn and longrope."""
 
     @property
     def rotated(self) -> int:
@@ -31,21 +33,20 @@ class Rope:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What may differ from layer to layer.
-
-    ``window``: positions that a token sees, itself included (None: all before it). ``rope``: the name of its table in
-    ``Blueprint.ropes`` (None: the layer knows no positions, as every fourth of SmolLM3).
-    """
+    """What may differ from layer to layer."""
 
     window: int | None = None
+    """How many positions a token attends to, itself included; None: all up to itself."""
     rope: str | None = "rope"
+    """The layer's table in ``Blueprint.ropes``; None: no rotation, as in every fourth layer of SmolLM3."""
 
 
 @dataclass(frozen=True)
 class Norms:
-    """Under which name a layer keeps the norm at each of four places; None where the family has none there.
+    """The names of a layer's norms at the four places where a family may have one; None: none there.
 
-    x = x + after_attention(attention(before_attention(x)));  x = x + after_mlp(mlp(before_mlp(x)))
+    x = x + after_attention(attention(before_attention(x)))
+    x = x + after_mlp(mlp(before_mlp(x)))
     """
 
     before_attention: str | None = "input_layernorm"
@@ -55,14 +56,14 @@ class Norms:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those that are there."""
+        """The norms that the layer has."""
         places = (self.before_attention, self.after_attention, self.before_mlp, self.after_mlp)
         return tuple(name for name in places if name is not None)
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """A decoder-only model, layer by layer. An exit is one more layer, planned as the base's last one."""
+    """A decoder-only model, layer by layer. An exit is one more layer with the plan of the base's last one."""
 
     arch: Architecture
     norm_epsilon: float
@@ -70,22 +71,26 @@ class Blueprint:
     ropes: Mapping[str, Rope]
     norms: Norms = field(default_factory=Norms)
     norm_offset: float = 0.0
-    """Added to every norm's weight: Gemma stores it less one."""
+    """Added to every norm's weight; Gemma's checkpoints hold the weight minus one."""
     qk_norm: QkNorm = "none"
-    """RMS norm of queries and keys: of each head alone, or over the projection's whole width."""
+    """RMS norm of queries and keys: "head": of each head alone; "width": over all heads together."""
     qkv_bias: bool = False
     out_bias: bool = False
     mlp_bias: bool = False
     packed: bool = False
-    """The checkpoint holds qkv_proj and gate_up_proj instead of their parts."""
+    """Whether the checkpoint holds qkv_proj and gate_up_proj as one tensor each, instead of their parts."""
     activation: Activation = "silu"
     attention_scale: float = 1.0
+    """Multiplies the attention scores."""
     attention_softcap: float = 0.0
-    """Scores become cap · tanh(score / cap); 0: they stay."""
+    """Attention scores become cap · tanh(score / cap); 0: no cap."""
     embedding_scale: float = 1.0
+    """Multiplies the embeddings."""
     residual_scale: float = 1.0
+    """Multiplies what attention and MLP add to the residual stream."""
     logit_divisor: float = 1.0
     logit_softcap: float = 0.0
+    """See LMHead."""
 
     @property
     def exit_plan(self) -> LayerPlan:
@@ -94,12 +99,12 @@ class Blueprint:
 
     @property
     def query_width(self) -> int:
-        """Elements of all query heads."""
+        """The width of all query heads together."""
         return self.arch.heads * self.arch.head_dim
 
     @property
     def key_width(self) -> int:
-        """Elements of all key (or value) heads."""
+        """The width of all key heads together, which is also that of all value heads."""
         return self.arch.kv_heads * self.arch.head_dim
 
     def layer_shapes(self) -> dict[str, Shape]:

@@ -1,8 +1,8 @@
-"""The frozen base's tensors, read one at a time from safetensors."""
+"""The frozen base's tensors, read one at a time from safetensors, so that a large model never lies in memory whole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,25 +17,19 @@ from balcony_export.model.model_files import AGAIN, weight_map
 
 Array = npt.NDArray[np.float32]
 
-# What widens to float32 without loss, by safetensors' own names.
-DTYPES = ("F32", "BF16", "F16")
-# Elements looked at in one go: the mask of a whole embedding would cost a quarter of its memory again.
+# The types that become float32 without loss, by safetensors' names.
+STORED_DTYPES = ("F32", "BF16", "F16")
+# How many elements are checked for NaN at a time: a mask of all would take a quarter of the tensor's memory again.
 BLOCK = 1 << 22
 
 
 class TensorSource(Protocol):
-    """Tensors by name: those of a checkpoint, or of exits in memory."""
+    """Something that has tensors by name: a checkpoint on disk, or trained exits in memory."""
 
     def __contains__(self, name: str) -> bool: ...
 
-    def names(self) -> tuple[str, ...]:
-        """Every tensor."""
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, without reading its values."""
-
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored, by safetensors' names (F32, BF16, F16, …), without reading its values."""
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there with this shape; reads no values."""
@@ -49,7 +43,7 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class _Header:
-    """What a safetensors header says of one tensor."""
+    """Where one tensor is and what it looks like, from the header of its safetensors file."""
 
     file: str
     dtype: str
@@ -57,10 +51,11 @@ class _Header:
 
 
 class Checkpoint:
-    """A model folder's safetensors, sharded or not. Nothing but safetensors is ever read.
+    """A model folder's safetensors, in one file or in shards. No other format is ever read.
 
-    All headers are read at once, so that a checkpoint that is not whole is refused before any work. A file is only
-    mapped while one of its tensors is read, and what is returned is a copy: memory holds what the caller holds.
+    All headers are read at once: a checkpoint with missing parts is refused before any work is done. A file is mapped
+    only while one of its tensors is read, and the caller gets a copy, so memory holds no more than the caller does.
+    Raises ModelError for a checkpoint that cannot be read or is not whole.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,26 +79,22 @@ class Checkpoint:
         return name in self._headers
 
     def names(self) -> tuple[str, ...]:
-        """Every tensor of the checkpoint."""
+        """The names of all tensors of the checkpoint."""
         return tuple(self._headers)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, by its header. Raises ModelError if it is missing."""
+        """The shape of a tensor, from its header. Raises ModelError if there is no such tensor."""
         return self._header(name).shape
 
-    def dtype(self, name: str) -> str:
-        """How a tensor is stored (F32, BF16, F16, …), by its header. Raises ModelError if it is missing."""
-        return self._header(name).dtype
-
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise ModelError unless the tensor is there, of this shape and of a type that can be read."""
+        """Raise ModelError unless the tensor is there, has this shape and is of a type that can be read."""
         header = self._readable(name)
         _expect(f"{self.folder / header.file}", name, header.shape, shape)
 
     def tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Array:
-        """One tensor as float32 (bf16 and fp16 widen without loss).
+        """One tensor as float32, which holds every bf16 and fp16 value exactly.
 
-        Raises ModelError if it is missing, broken, of a type or shape that does not fit, or not finite.
+        Raises ModelError if it is missing or broken, has another type or shape, or holds NaN or infinity.
         """
         if shape is not None:
             self.expect(name, shape)
@@ -113,7 +104,7 @@ class Checkpoint:
         return self._finite(header, name, values)
 
     def rows(self, name: str, start: int, stop: int) -> Array:
-        """Rows [start, stop) of the leading dimension as float32; nothing else is read. Errors as of ``tensor``."""
+        """Rows [start, stop) of the leading dimension as float32; no others are read. Raises as ``tensor`` does."""
         header = self._readable(name)
         _check_rows(name, header.shape, start, stop)
         with self._opened(header.file) as handle:
@@ -127,10 +118,10 @@ class Checkpoint:
 
     def _readable(self, name: str) -> _Header:
         header = self._header(name)
-        if header.dtype not in DTYPES:
+        if header.dtype not in STORED_DTYPES:
             raise ModelError(
                 f"{self.folder / header.file}: {name} is stored as {header.dtype}; "
-                f"only {', '.join(DTYPES)} are read without loss",
+                f"only {', '.join(STORED_DTYPES)} are read without loss",
                 "give the original checkpoint, or save the model in one of these types",
             )
         return header
@@ -145,9 +136,9 @@ class Checkpoint:
 
     @contextmanager
     def _opened(self, file: str) -> Iterator[Any]:
-        """A file, mapped inside the block only: pages that were touched would otherwise add up to the whole model."""
+        """A file, mapped inside the block only: otherwise the pages read so far would add up to the whole model."""
         try:
-            # Through torch: numpy has no bfloat16.
+            # "pt" for torch: numpy has no bfloat16.
             with safe_open(self.folder / file, "pt") as handle:
                 yield handle
         except (OSError, SafetensorError) as error:
@@ -166,7 +157,7 @@ class Checkpoint:
 
 
 class Tensors:
-    """Tensors by name from memory (the exits), with the same face as a Checkpoint."""
+    """Trained exits in memory as a TensorSource, like a Checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Array]) -> None:
         self._tensors = tensors
@@ -174,17 +165,9 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
-    def names(self) -> tuple[str, ...]:
-        """Every tensor."""
-        return tuple(self._tensors)
-
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor."""
         return self._tensors[name].shape
-
-    def dtype(self, name: str) -> str:
-        """Always F32."""
-        return f"F{self._tensors[name].dtype.itemsize * 8}"
 
     def expect(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise ModelError unless the tensor is there with this shape."""
@@ -204,11 +187,6 @@ class Tensors:
         return self._tensors[name][start:stop]
 
 
-def joined(source: TensorSource, names: Iterable[str]) -> Array:
-    """Linear weights [out, in] stacked along ``out``: a packed projection."""
-    return np.concatenate([source.tensor(name) for name in names], axis=0)
-
-
 def count_not_finite(values: Array) -> int:
     """How many values are NaN or infinite."""
     flat = values.reshape(-1)
@@ -217,7 +195,7 @@ def count_not_finite(values: Array) -> int:
 
 
 def _widened(values: Any) -> Array:
-    """A torch tensor as a float32 array of its own: torch hands out views into the mapped file."""
+    """A torch tensor as a float32 copy; torch's own is a view into the mapped file."""
     return np.array(values.float().numpy(), np.float32)
 
 

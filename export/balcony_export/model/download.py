@@ -1,4 +1,4 @@
-"""From what a user types (a folder or a Hub id) to a local model folder."""
+"""Find the local folder of a model that a user names by a folder or a Hub id, downloading it if need be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from balcony_edge.bundle.hub_errors import explain, require_client
 from balcony_edge.errors import ModelError
 
-# Weights as safetensors only: a pickle can run code. The README and the licence say what the bundle's card must.
+# Weights only as safetensors: a pickle can run code. README and licence: the bundle's card repeats the licence.
 FILES = [
     "config.json",
     "generation_config.json",
@@ -22,7 +22,10 @@ FILES = [
 
 
 def resolve(model: str, revision: str | None = None, offline: bool = False) -> Path:
-    """The local folder of ``model``. Raises ModelError naming the model and why it cannot be had."""
+    """The local folder of ``model``, a path or a Hub id at ``revision``; ``offline``: use the Hub's cache alone.
+
+    Raises ModelError naming the model and why it cannot be had.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

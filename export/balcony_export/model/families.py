@@ -1,6 +1,6 @@
-"""The families that the graphs reproduce exactly: one row each, so that the differences show at a glance.
+"""The model families that the graphs reproduce exactly: one row each in FAMILIES, to see how they differ.
 
-A flag is True, False, or the name of the config's attribute that says it.
+A Flag is True, False, or the name of the attribute of the config that decides.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ AFTER = Norms(None, "post_attention_layernorm", None, "post_feedforward_layernor
 
 @dataclass(frozen=True)
 class Family:
-    """What sets a family apart from plain Llama."""
+    """How a family differs from a plain Llama, whose values are the defaults. See Blueprint for what most mean."""
 
     title: str
+    """The family's name for people."""
     norms: Norms = BEFORE
     norm_offset: float = 0.0
     qk_norm: QkNorm = "none"
@@ -32,16 +33,19 @@ class Family:
     mlp_bias: Flag = False
     packed: bool = False
     windows: Literal["none", "all", "typed"] = "none"
-    """Sliding windows on no layer, on all of them, or where ``layer_types`` says so."""
+    """Which layers have a sliding window: none, all, or those that the config's ``layer_types`` names."""
     attention_scale: str | None = None
-    """The config's attribute with the scale of the scores; one over the root of the head size without."""
+    """The config's attribute that holds the scale of the attention scores; None: 1 / √(head size)."""
     scale_is_square: bool = False
-    """That attribute holds the size under the root (Gemma)."""
+    """Whether that attribute holds x for a scale of 1 / √x (Gemma) rather than the scale itself."""
     embedding_scale: str | None = None
-    """The config's attribute, or "root" for the root of the hidden size."""
+    """The config's attribute that holds it; "root": √(hidden size); None: 1."""
     residual_scale: str | None = None
+    """The config's attribute that holds it; None: 1."""
     logit_divisor: str | None = None
+    """The config's attribute that holds it; None: 1."""
     softcaps: bool = False
+    """Whether the config may cap attention scores and logits."""
 
 
 def _llama_like(title: str, **differences: object) -> Family:

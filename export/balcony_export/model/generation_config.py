@@ -1,4 +1,4 @@
-"""Defaults of generation and the tokenizer: the small files of a model folder that go into a bundle."""
+"""The small files of a model folder that a bundle needs: start and end tokens, the tokenizer, the chat template."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ TOKENIZER = "tokenizer.json"
 
 
 def read_generation(folder: Path) -> Generation:
-    """Start and end tokens: generation_config.json before config.json; whether prompts start with bos.
+    """Start and end tokens, and whether prompts begin with the start token.
 
-    Raises ModelError naming the file that cannot be read or holds no token ids.
+    generation_config.json overrides config.json. Raises ModelError naming a file that cannot be read or whose token
+    ids are none.
     """
     settings: dict[str, tuple[Any, Path]] = {}
     for name in ("config.json", "generation_config.json"):
@@ -30,7 +31,7 @@ def read_generation(folder: Path) -> Generation:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raise ModelError unless ``tokenizer.json`` can be loaded as the device will, and its settings can be read."""
+    """Raise ModelError unless tokenizer.json loads as it will on the device, and settings and template can be read."""
     from tokenizers import Tokenizer
 
     path = folder / TOKENIZER
@@ -55,7 +56,7 @@ def check_tokenizer(folder: Path) -> None:
 
 
 def _token_ids(settings: dict[str, tuple[Any, Path]], key: str) -> list[int]:
-    """One id or a list of them, as a list; empty where the model has none."""
+    """The token ids under ``key``, which holds one id or a list; empty if there is no such key."""
     if key not in settings:
         return []
     value, path = settings[key]

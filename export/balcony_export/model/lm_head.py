@@ -1,4 +1,4 @@
-"""The LM head in torch: normed hidden states to logits, and gradients back, whatever a family does to its logits."""
+"""The LM head in torch: logits of normed hidden states, and the way back for gradients, for every family."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class LMHead:
-    """logits = cap · tanh(r / cap) with r = weight · normed / divisor; without a cap they are r."""
+    """Logits are r = weight · normed / divisor, or cap · tanh(r / cap) in a family that caps them."""
 
     weight: Tensor
     """[vocabulary, hidden], frozen."""
     divisor: float = 1.0
-    """Granite's logits_scaling."""
+    """``logits_scaling`` in Granite's config."""
     softcap: float = 0.0
-    """Gemma 2's final_logit_softcapping; 0: none."""
+    """``final_logit_softcapping`` in Gemma 2's config; 0: no cap."""
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens get a logit."""
+        """How many tokens get a logit: the rows of the weight."""
         return self.weight.shape[0]
 
     @property
     def hidden(self) -> int:
-        """The width of what the head reads."""
+        """The width of the hidden states that the head reads."""
         return self.weight.shape[1]
 
     def logits(self, normed: Tensor) -> Tensor:
@@ -40,12 +40,15 @@ class LMHead:
         return out
 
     def slope(self, logits: Tensor) -> Tensor | None:
-        """How steeply the cap lets logits follow, of their shape; None without a cap."""
+        """The derivative of the cap at ``logits``, of the same shape; None without a cap."""
         # d(cap · tanh(r / cap)) / dr = 1 - tanh²
         return 1.0 - (logits / self.softcap).square() if self.softcap else None
 
     def pull_back(self, gradient: Tensor, slope: Tensor | None) -> Tensor:
-        """The gradient [..., hidden] at normed states from that at the logits [..., vocabulary] and their slope."""
+        """The gradient [..., hidden] at the normed states, from the one at the logits [..., vocabulary].
+
+        ``slope``: what ``slope`` returned for these logits.
+        """
         if slope is not None:
             gradient = gradient * slope
         if self.divisor != 1.0:

@@ -1,4 +1,4 @@
-"""Where a model folder keeps its weights, and which folders are refused before anything is read or written."""
+"""Find the weight files of a model folder, and refuse unusable folders before anything else is read or written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from balcony_edge.errors import ModelError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
-# Formats that are pickles inside: reading one can run code.
+# These files are pickles, and reading a pickle can run code.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 AGAIN = "download the model again"
 CONVERT = (
@@ -21,7 +21,7 @@ CONVERT = (
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``. Raises ModelError naming the file if it is missing, garbled or anything else."""
+    """The JSON object in ``path``. Raises ModelError naming the file if it is missing, broken or no JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -32,11 +32,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def weight_map(folder: Path) -> dict[str, str] | str:
-    """Which file holds which tensor, by the folder's index; or the name of the one file that holds them all.
+    """The file of every tensor, from the folder's index; or, where one file holds all tensors, its name.
 
-    The one file comes first where both lie there, as in transformers. Every file named is there, and directly in the
-    folder (it may be a link: the Hub's cache is made of them). Raises ModelError for a folder that holds no weights
-    that can be read: none, pickles, quantised ones, or an index that does not fit its folder.
+    If a folder has both the single file and an index, the single file is used, as transformers does. Every file that
+    is returned exists and lies directly in the folder (it may be a link, as in the Hub's cache). Raises ModelError for
+    a folder without weights that can be read: none at all, pickles, quantised ones, or an index that names files that
+    are not there.
     """
     _refuse_quantised(folder)
     if (folder / SINGLE).is_file():
@@ -47,7 +48,7 @@ def weight_map(folder: Path) -> dict[str, str] | str:
 
 
 def _refuse_quantised(folder: Path) -> None:
-    """GPTQ, AWQ, fp8 and the like: their tensors mean nothing without the scheme that packed them."""
+    """Raise ModelError for GPTQ, AWQ, fp8 and the like: how their tensors are packed is not known here."""
     path = folder / "config.json"
     if not path.is_file():
         return
@@ -80,7 +81,7 @@ def _read_index(folder: Path) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether ``name`` is one path component: nothing that could lead out of its folder."""
+    """Whether ``name`` is a plain file name, so that it cannot lead out of its folder."""
     return name not in ("", "..") and name == PurePosixPath(name).name and "\\" not in name and name.isprintable()
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions: the frequencies of every scaling that transformers knows and a table can hold exactly."""
+"""Rotary positions as tables, for every kind of scaling in transformers that a table can hold exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from balcony_export.model.checkpoint import Array
 
 
 def read_ropes(config: Any) -> dict[str, Rope]:
-    """The rope tables of a config by name: "rope", or one per layer type (Gemma 3: local and global).
+    """The rope tables of a config by name: "rope", or one for each layer type (Gemma 3 has local and global ones).
 
     Raises ModelError for a kind of scaling that transformers does not know.
     """
@@ -23,7 +23,10 @@ def read_ropes(config: Any) -> dict[str, Rope]:
 
 
 def exact_context(config: Any) -> int:
-    """Positions up to which a table of rotations equals transformers' own, at most max_position_embeddings."""
+    """How many positions a table holds exactly as transformers rotates them, at most max_position_embeddings.
+
+    Longrope switches frequencies behind the length that it was first trained at, and a table cannot.
+    """
     context = int(config.max_position_embeddings)
     parameters = config.rope_parameters
     for values in [parameters] if "rope_type" in parameters else parameters.values():
@@ -33,7 +36,7 @@ def exact_context(config: Any) -> int:
 
 
 def rope_table(rope: Rope, rows: int) -> tuple[Array, Array]:
-    """cos and sin, fp32 [rows, rotated / 2], in the float32 steps that transformers takes."""
+    """(cos, sin), fp32 [rows, rotated / 2] each, computed in float32 step by step as transformers does."""
     angles = np.arange(rows, dtype=np.float32)[:, None] * rope.frequencies
     factor = np.float32(rope.factor)
     return np.cos(angles) * factor, np.sin(angles) * factor
@@ -44,7 +47,7 @@ def _rope(config: Any, parameters: dict[str, Any], kind: str | None) -> Rope:
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     name = parameters["rope_type"]
-    # Up to the context that exact_context names, dynamic scaling has not begun.
+    # Dynamic scaling begins behind the context that exact_context returns: up to there it is the default.
     if name in ("default", "dynamic"):
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         size = int(head * parameters.get("partial_rotary_factor", 1.0))

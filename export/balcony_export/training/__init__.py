@@ -1,1 +1,1 @@
-"""Self-distillation of exits, the base frozen: one run, its loop, its losses, and how it resumes."""
+"""Training exits by self-distillation with the base frozen: the run, its loop, its losses, and how it resumes."""

@@ -1,9 +1,9 @@
-"""A loss through the shared head without ever holding the logits of a whole batch.
+"""Losses and predictions through the shared head, without ever holding the logits of a whole batch.
 
-A batch of 16 × 512 positions and 128,256 tokens of vocabulary would be 4.2 GB of fp32 logits for the teacher
-and as much for every exit, twice over with gradients. Here the positions go through the head chunk by chunk.
-Every loss knows its gradient at an exit's logits, so each chunk leaves its gradient with respect to the *hidden
-states* behind, and one ordinary backward pass through the exit's layer follows:
+For a batch of 16 × 512 positions and a vocabulary of 128,256, fp32 logits take 4.2 GB: once for the teacher (the full
+model), and twice for each exit with the gradients. So positions go through the head in chunks. Every loss has its
+gradient at the logits in closed form. Each chunk turns that into the gradient at the normed *hidden states*, and then
+forgets its logits. An ordinary backward pass through the exit's layer follows:
 
     losses, gradients = chunked_loss(exits, teacher, head)
     torch.autograd.backward(exits, gradients)
@@ -22,10 +22,11 @@ from balcony_export.exits.calibration import Floats
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training.losses import FORWARD_KL, NO_TARGET, Loss
 
-# A loss holds some five tensors of a chunk's logits. On a CPU they had better lie in its caches (a third faster), but
-# of few positions the head's bytes would take longer than its arithmetic; of a vocabulary of 128k, 72 are above the
-# 32 MiB up to which glibc keeps what is freed.
+# How many logits a chunk has; a loss holds some five tensors of that size. On a CPU, small chunks stay in its caches,
+# which is a third faster.
 CHUNK_LOGITS, CPU_CHUNK_LOGITS = 1 << 24, 1 << 22
+# But with few positions, reading the head's weights takes longer than computing with them. And 72 positions of a
+# vocabulary of 128k are above 32 MiB, from where on glibc returns freed memory to the system.
 CPU_LEAST_POSITIONS = 72
 
 
@@ -37,7 +38,7 @@ def chunk_positions(head: LMHead) -> int:
 
 
 def chunks(positions: int, size: int) -> Iterator[slice]:
-    """Slices of ``size`` positions that cover ``positions``."""
+    """Consecutive slices of ``size`` that cover ``positions``."""
     return (slice(start, start + size) for start in range(0, positions, size))
 
 
@@ -50,10 +51,11 @@ def chunked_loss(
     following: Tensor | None = None,
     chunk: int | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Mean loss in nats of every exit, and its gradient with respect to that exit's normed hidden states.
+    """The mean loss of every exit in nats, and its gradient at that exit's normed hidden states.
 
-    ``exits`` and ``teacher`` are [rows, length, hidden]. ``following``: each position's next token, int64
-    [rows, length]; a loss from text needs it. Of each chunk, the teacher's logits are computed once for all exits.
+    ``exits`` and ``teacher``: normed hidden states [rows, length, hidden] of the exits and of the full model; the
+    gradients have the same shape. ``following``: see ``next_tokens``; needed by a loss from text alone. ``chunk``: how
+    many positions at a time; None: ``chunk_positions``. The teacher's logits are computed once for all exits.
     """
     flat_teacher = teacher.reshape(-1, head.hidden)
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
@@ -70,9 +72,9 @@ def chunked_loss(
             target = loss.log_probabilities(head.logits(flat_teacher[part]))
         for normed, mean, gradient in zip(flat_exits, means, gradients, strict=True):
             logits = head.logits(normed[part])
-            slope, answer = head.slope(logits), loss.log_probabilities(logits)
-            del logits  # as large as many weights
-            values, error = loss(target, answer)
+            slope, log_q = head.slope(logits), loss.log_probabilities(logits)
+            del logits  # frees a large tensor before the loss makes its own
+            values, error = loss(target, log_q)
             mean += values.sum() / counted
             gradient[part] = head.pull_back(error.div_(counted), slope)
     return means, [gradient.view_as(normed) for gradient, normed in zip(gradients, exits, strict=True)]
@@ -82,74 +84,73 @@ def chunked_loss(
 def mean_kl(
     exits: Sequence[Tensor], teacher: Tensor, head: LMHead, temperature: float = 1.0, chunk: int | None = None
 ) -> list[float]:
-    """Mean KL(full ‖ exit) in nats of every exit, both at a temperature; arguments as of ``chunked_loss``."""
+    """The mean KL(full ‖ exit) of every exit in nats, with both sides at ``temperature``; see ``chunked_loss``."""
     probabilities = Loss(temperature=temperature).log_probabilities
     flat_teacher = teacher.reshape(-1, head.hidden)
     totals = [0.0] * len(exits)
     for part in chunks(len(flat_teacher), chunk or chunk_positions(head)):
         target = probabilities(head.logits(flat_teacher[part]))
         for index, normed in enumerate(exits):
-            answer = probabilities(head.logits(normed.reshape(-1, head.hidden)[part]))
-            totals[index] += functional.kl_div(answer, target, reduction="sum", log_target=True).item()
+            log_q = probabilities(head.logits(normed.reshape(-1, head.hidden)[part]))
+            totals[index] += functional.kl_div(log_q, target, reduction="sum", log_target=True).item()
     return [total / len(flat_teacher) for total in totals]
 
 
 def next_tokens(tokens: Tensor) -> Tensor:
-    """Each position's next token, int64 [rows, length]; the last one of a row has none."""
+    """The next token at each position, int64 [rows, length] as ``tokens``; NO_TARGET at the end of a row."""
     return functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
 
 
 @torch.no_grad()
-def predictions(normed: Tensor, head: LMHead) -> Tensor:
-    """The most likely token at every position: int64 [rows, length] of normed hidden states."""
+def likeliest_tokens(normed: Tensor, head: LMHead) -> Tensor:
+    """The likeliest token at each position, int64 [rows, length], of normed hidden states [rows, length, hidden]."""
     flat = normed.reshape(-1, normed.shape[-1])
     parts = chunks(len(flat), chunk_positions(head))
     return torch.cat([head.logits(flat[part]).argmax(-1) for part in parts]).view(normed.shape[:-1])
 
 
 class Predictions(NamedTuple):
-    """What an exit says at every position, each [rows, length]: the same values that a device reads off the logits."""
+    """What an exit predicts at each position, [rows, length] each. A device takes the same values from the logits."""
 
     token: Tensor
     """The likeliest token, int64."""
     top: Tensor
     """Its log-probability in nats, fp32."""
     margin: Tensor
-    """How far its logit lies above the second, fp32."""
+    """How far its logit lies above the second highest, fp32."""
 
-    def sureness(self) -> tuple[Floats, Floats]:
-        """``top`` and ``margin``, as gates and judges are fitted to them."""
+    def confidence(self) -> tuple[Floats, Floats]:
+        """(``top``, ``margin``) as float64 arrays, to fit gates and judges with."""
         return self.top.double().cpu().numpy(), self.margin.double().cpu().numpy()
 
 
 @torch.no_grad()
-def answers(normed: Tensor, head: LMHead) -> Predictions:
-    """The likeliest token and how sure the exit is of it, of normed hidden states [rows, length, hidden]."""
+def predictions(normed: Tensor, head: LMHead) -> Predictions:
+    """The predictions of an exit with normed hidden states [rows, length, hidden], through ``head`` or a gate head."""
     flat = normed.reshape(-1, normed.shape[-1])
-    found = [_answers(head.logits(flat[part])) for part in chunks(len(flat), chunk_positions(head))]
-    return _joined(found, normed)
+    found = [_predictions(head.logits(flat[part])) for part in chunks(len(flat), chunk_positions(head))]
+    return _join_chunks(found, normed)
 
 
-class Compared(NamedTuple):
-    """Full model and exits on the same text, each once through the head.
-
-    ``full``: the full model's likeliest tokens, int64 [rows, length]. ``kl_nats``: mean KL(full ‖ exit) of each exit.
-    ``loss_nats``: the full model's cross-entropy to the next tokens, summed.
-    """
+class Comparison(NamedTuple):
+    """The full model and its exits on the same text."""
 
     full: Tensor
+    """The full model's likeliest tokens, int64 [rows, length]."""
     exits: list[Predictions]
     kl_nats: list[float]
+    """The mean KL(full ‖ exit) of each exit."""
     loss_nats: float
+    """The full model's cross-entropy to the next tokens, as a sum over positions."""
 
 
 @torch.no_grad()
-def compared(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: Tensor) -> Compared:
-    """What ``teacher`` and every exit, [rows, length, hidden], say; ``following``: see ``next_tokens``."""
+def compare(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: Tensor) -> Comparison:
+    """Compare exits with the full model, each of them once through the head. Arguments as in ``chunked_loss``."""
     flat_teacher, flat_following = teacher.reshape(-1, head.hidden), following.flatten()
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
     tokens: list[Tensor] = []
-    said: list[list[Predictions]] = [[] for _ in exits]
+    predicted: list[list[Predictions]] = [[] for _ in exits]
     totals = [0.0] * len(exits)
     loss = 0.0
     for part in chunks(len(flat_teacher), chunk_positions(head)):
@@ -159,23 +160,23 @@ def compared(exits: Sequence[Tensor], teacher: Tensor, head: LMHead, following: 
         loss += functional.nll_loss(target, flat_following[part], reduction="sum", ignore_index=NO_TARGET).item()
         for index, normed in enumerate(flat_exits):
             logits = head.logits(normed[part])
-            said[index].append(_answers(logits))
-            answer = torch.log_softmax(logits, dim=-1)
-            totals[index] += functional.kl_div(answer, target, reduction="sum", log_target=True).item()
-    return Compared(
+            predicted[index].append(_predictions(logits))
+            log_q = torch.log_softmax(logits, dim=-1)
+            totals[index] += functional.kl_div(log_q, target, reduction="sum", log_target=True).item()
+    return Comparison(
         torch.cat(tokens).view_as(following),
-        [_joined(found, teacher) for found in said],
+        [_join_chunks(found, teacher) for found in predicted],
         [total / len(flat_teacher) for total in totals],
         loss,
     )
 
 
-def _answers(logits: Tensor) -> Predictions:
-    """Of a chunk's logits [positions, vocabulary]."""
+def _predictions(logits: Tensor) -> Predictions:
+    """The predictions of one chunk's logits [positions, vocabulary]."""
     (first, second), (token, _) = (pair.unbind(-1) for pair in logits.topk(2, dim=-1))
     return Predictions(token, first - logits.logsumexp(-1), first - second)
 
 
-def _joined(found: Sequence[Predictions], normed: Tensor) -> Predictions:
-    """The chunks' answers, of the shape of normed hidden states."""
+def _join_chunks(found: Sequence[Predictions], normed: Tensor) -> Predictions:
+    """The predictions of all chunks together, with the leading shape of ``normed``."""
     return Predictions(*(torch.cat(parts).view(normed.shape[:-1]) for parts in zip(*found, strict=True)))

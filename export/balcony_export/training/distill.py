@@ -1,4 +1,4 @@
-"""Self-distillation: every exit learns the frozen base's own distribution, all in one pass of the base."""
+"""Self-distillation: every exit learns to give the frozen base's own distribution (arXiv 2503.05005, section 3)."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ def distill(
     saving: Saving,
     processes: Processes = ALONE,
 ) -> None:
-    """Train the exits in place, each on its own loss; goes on from the state in ``saving``.
+    """Train the exits in place, each on a loss of its own; one pass of the base serves all. Resumes from ``saving``.
 
-    With ``config.look_every``, each exit ends as it was at its lowest KL on ``heldout`` [rows, length]: on its even
-    rows, on which the gates are fitted too, so that the odd ones stay new to all that is fitted.
+    ``stream``: the training text, int64 [tokens]. ``heldout``: int64 [rows, length]. Unless ``config.look_every`` is 0,
+    each exit ends with the weights of its lowest KL on the even rows of ``heldout``. The gates are fitted on even rows
+    as well, so the odd rows remain unseen and can be measured on.
     """
     loss = config.loss_function
     best = Best(saving.path.parent, saving.identity)
 
-    def lessons(tokens: Tensor, share: float) -> Iterator[tuple[int, Tensor]]:
-        trace = base.trace(tokens, balconies.splits)
+    def batch_losses(tokens: Tensor, share: float) -> Iterator[tuple[int, Tensor]]:
+        # See BatchLosses.
+        states = base.states(tokens, balconies.splits)
         with base.autocast():
-            exits = balconies.normed(trace.hidden, trace.context)
-            losses, gradients = chunked_loss(exits, trace.final, base.head, loss, next_tokens(tokens))
+            exits = balconies.normed(states.hidden, states.context)
+            losses, gradients = chunked_loss(exits, states.final, base.head, loss, next_tokens(tokens))
         for split, normed, mean, gradient in zip(balconies.splits, exits, losses, gradients, strict=True):
             torch.autograd.backward(normed, gradient.mul_(share))
             yield split, mean
 
     def look(step: int) -> None:
-        # Every process looks, since they may share the base's layers.
+        # Every process must run the base here, because they may share its layers.
         kl = heldout_kl(base, balconies, heldout[::2], config.temperature)
         if processes.first:
             metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
-            best.look(step, balconies, kl)
+            best.update(step, balconies, kl)
 
     metrics.begin("heldout", resume.step_of(saving.path))
-    taken = batches(stream, config, base.device)
-    fit(balconies, config, taken, lessons, metrics, processes, saving, look)
+    fit(balconies, config, batches(stream, config, base.device), batch_losses, metrics, processes, saving, look)
     processes.wait()
     if config.look_every:
         best.restore(balconies)

@@ -11,23 +11,23 @@ CLIP_NORM = 1.0
 
 
 class Learner:
-    """AdamW for one exit, the norm of its gradient clipped to CLIP_NORM.
+    """AdamW for one exit, with its gradient clipped to a norm of CLIP_NORM.
 
-    Exits share no weights, so each takes its steps by itself: it becomes what it would become without the others, and
-    its gradients can be gone before those of the next exit are there.
+    Exits share no weights, so each has an optimiser of its own. It is then trained just as it would be alone, and its
+    gradients are freed before the next exit's are computed.
     """
 
     def __init__(self, balcony: nn.Module, weight_decay: float = 0.0) -> None:
         self.parameters = list(balcony.parameters())
-        # fused: no temporary copies of the largest weights.
+        # fused: without temporary copies of the weights.
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=1.0, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
         )
 
     def step(self, rate: float, processes: Processes = ALONE) -> float:
-        """Apply the gradients of all processes at a learning rate, and free them; returns their norm.
+        """Add up the gradients of all processes, take one step at learning rate ``rate``, and free the gradients.
 
-        A norm that is not finite changes nothing.
+        Returns the norm of the gradients before clipping. If it is not finite, the weights stay as they are.
         """
         processes.add_up(self._gradients(processes))
         norm = nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
@@ -39,7 +39,7 @@ class Learner:
         return norm.item()
 
     def _gradients(self, processes: Processes) -> list[torch.Tensor]:
-        """Where several processes must add up the same list, zeros for the parameters that have none."""
+        """The gradients. Several processes must all have the same list, so missing gradients become zeros there."""
         if processes.count > 1:
             for parameter in self.parameters:
                 if parameter.grad is None:

@@ -23,14 +23,14 @@ from balcony_export.training.processes import Processes
 from balcony_export.training.run_folder import Metrics, Saving
 from balcony_export.training.schedule import cosine
 
-# What progress and metrics.jsonl call the steps.
+# The name of the steps on the progress bar and in metrics.jsonl.
 PHASE = "exits"
 
-# Tokens [rows, length] and their share of the step's rows: adds every exit's gradient, times the share, to the exit,
-# one exit after the other, and says its split and its mean loss on these tokens.
-Lessons = Callable[[Tensor, float], Iterator[tuple[int, Tensor]]]
+# The losses of one batch: takes tokens, int64 [rows, length], and the share that they are of the step's rows. Exit by
+# exit, it adds the gradient times the share to the exit's parameters and yields (split, mean loss in nats).
+BatchLosses = Callable[[Tensor, float], Iterator[tuple[int, Tensor]]]
 
-# The paper's section 4 and its code, on LLaMA-3-8B; a step there was 1.05 M tokens.
+# The settings of the paper (arXiv 2503.05005, section 4) and its code, for LLaMA-3-8B: 1.05 M tokens a step.
 PAPER: Mapping[str, Any] = {
     "steps": 30_000,
     "rows": 256,
@@ -47,33 +47,42 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "paper": PAPER}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the result. Lengths are in tokens. ``for_base`` fits the rates to a base."""
+    """All settings that influence the trained exits. ``for_base`` gives the defaults that suit a base."""
 
     splits: tuple[int, ...]
     only: tuple[int, ...] = ()
-    """The splits whose exits are trained, the others staying as they begin; (): all."""
+    """The splits whose exits are trained; the others stay as they begin. (): all are trained."""
     steps: int = 1000
     rows: int = 16
+    """Sequences a step, over all processes."""
     accumulate: int = 1
+    """How many pieces a step's rows are computed in, to save memory."""
     length: int = 512
+    """Tokens a sequence."""
     learning_rate: float = 1e-3
+    """The highest of the schedule."""
     weight_decay: float = 0.0
     loss: str = "kl"
+    """One of losses.LOSSES."""
     temperature: float = 1.0
     width: str = "layer"
+    """See exits/widths.py."""
     start: str = "last"
+    """See exits/balcony.py, ``build``."""
     norm_start: str = "final"
     dtype: str = "fp32"
+    """Of the base; the exits' weights are always fp32."""
     seed: int = 0
     look_every: int = 100
+    """Steps from one look at the held-out text to the next; 0: no looks, and the last step's exits are the result."""
 
     @classmethod
     def for_base(
         cls, architecture: Architecture, splits: Sequence[int], preset: str = "default", **settings: Any
     ) -> TrainConfig:
-        """A preset fitted to a base, replaced by those of ``settings`` that are not None.
+        """The settings of a preset, suited to a base; those of ``settings`` that are not None override them.
 
-        Raises ModelError for a preset that there is not.
+        Raises ModelError if there is no such preset.
         """
         if preset not in PRESETS:
             raise ModelError(f"there is no preset {preset!r}", f"choose one of {', '.join(PRESETS)}")
@@ -86,18 +95,19 @@ class TrainConfig:
 
     @property
     def loss_function(self) -> Loss:
-        """What the exits lower. Raises ModelError for a loss or temperature that there is not."""
+        """The loss that training lowers. Raises ModelError for an unknown loss or an impossible temperature."""
         return Loss(self.loss, self.temperature)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as JSON gives them back."""
+        """The settings as plain values that survive a trip through JSON."""
         return {**asdict(self), "splits": list(self.splits), "only": list(self.only)}
 
 
 def default_learning_rate(hidden: int) -> float:
-    """The paper's 5e-4 at a hidden size of 4096, and more for narrower bases.
+    """The paper's 5e-4 at a hidden size of 4096, and more for narrower bases: 5e-4 · √(4096 / hidden).
 
-    On a base 64 wide, 5e-4 was 0.7 nats behind 3e-3 after 150 steps; 1e-2 was better still.
+    On a base with a hidden size of 64, the loss after 150 steps was 0.7 nats higher at 5e-4 than at 3e-3, and lower
+    still at 1e-2.
     """
     return float(f"{5e-4 * math.sqrt(4096 / hidden):.2g}")
 
@@ -106,17 +116,18 @@ def fit(
     balconies: Balconies,
     config: TrainConfig,
     batch: Callable[[int], Tensor],
-    lessons: Lessons,
+    batch_losses: BatchLosses,
     metrics: Metrics,
     processes: Processes,
     saving: Saving,
     look: Callable[[int], None],
 ) -> None:
-    """AdamW with a cosine schedule, on this process's part of every step's rows.
+    """The training loop: AdamW on a cosine schedule, each process on its part of a step's rows.
 
-    ``batch(step)``: the step's tokens [rows, length], the same in every process. ``look(step)`` is called every
-    ``config.look_every`` steps and after the last.
-    Raises ExitsError if a loss or gradient stops being finite; the last saved state stays as it is.
+    ``batch(step)`` returns the step's tokens, int64 [rows, length], the same in every process. ``look(step)`` measures
+    the exits; it is called every ``config.look_every`` steps and after the last one. The loop begins at the state in
+    ``saving`` if there is one. Raises ExitsError if a loss or gradient is not finite; the last saved state is then left
+    as it is. Raises BalconyError if the device's memory is too small or the saved state is another run's.
     """
     steps, peak = config.steps, config.learning_rate
     learners = {split: Learner(balconies.at(split), config.weight_decay) for split in balconies.splits}
@@ -131,7 +142,7 @@ def fit(
             losses: dict[str, float] = {}
             norms: dict[str, float] = {}
             try:
-                for split, loss in _taught(batch(step), config, lessons, processes):
+                for split, loss in _step_losses(batch(step), config, batch_losses, processes):
                     losses[str(split)] = loss
                     norms[str(split)] = learners[split].step(rate, processes)
             except torch.OutOfMemoryError as error:
@@ -162,15 +173,19 @@ def fit(
                 resume.save(saving.path, balconies.state_dict(), optimizers, step + 1, saving.identity)
 
 
-def _taught(rows: Tensor, config: TrainConfig, lessons: Lessons, processes: Processes) -> Iterator[tuple[int, float]]:
-    """Backward passes over this process's rows, in ``config.accumulate`` pieces: exit by exit, once all of its
-    gradient is there, its split and the step's mean loss. Who takes a step then holds one exit's gradients alone,
-    unless there are several pieces."""
+def _step_losses(
+    rows: Tensor, config: TrainConfig, batch_losses: BatchLosses, processes: Processes
+) -> Iterator[tuple[int, float]]:
+    """Backward passes over this process's part of ``rows``; yields (split, the step's mean loss in nats) exit by exit.
+
+    An exit is yielded as soon as its gradient is complete. If the caller then takes the exit's step and frees its
+    gradient, no two exits' gradients are in memory at once, unless ``config.accumulate`` asks for several pieces.
+    """
     pieces = [piece for piece in processes.part(rows).tensor_split(config.accumulate) if len(piece)]
     sums: dict[int, Tensor] = {}
     for piece in pieces:
         share = len(piece) / len(rows)
-        for split, loss in lessons(piece, share):
+        for split, loss in batch_losses(piece, share):
             sums[split] = sums.get(split, torch.zeros_like(loss)) + loss.detach() * share
             if piece is pieces[-1]:
                 processes.add_up([sums[split]])
@@ -178,5 +193,5 @@ def _taught(rows: Tensor, config: TrainConfig, lessons: Lessons, processes: Proc
 
 
 def batches(stream: corpus.Tokens, config: TrainConfig, device: torch.device) -> Callable[[int], Tensor]:
-    """``batch`` for ``fit``: the tokens of a step on the device, int64 [rows, length], random windows of a stream."""
+    """The ``batch`` argument of ``fit``: random windows of ``stream`` on ``device`` (see corpus.batch)."""
     return lambda step: torch.from_numpy(corpus.batch(stream, step, config.rows, config.length, config.seed)).to(device)

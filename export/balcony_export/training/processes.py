@@ -1,7 +1,7 @@
-"""One process or many: the same training, each process on its part of every step's rows.
+"""Training in one process or in several, each on its part of every step's rows.
 
-Alone unless a launcher (``accelerate launch``, ``torchrun``) has started several; then Accelerate picks device and
-backend. The base and the exits are whole in every process; only gradients and losses travel.
+There is one process unless a launcher (``accelerate launch``, ``torchrun``) started more. Then Accelerate picks each
+one's device and how they communicate. Every process holds the base and the exits; only gradients and losses are sent.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from balcony_edge.errors import BalconyError
 
-# A bucket of gradients travels as one tensor of at most so many values (64 MiB in fp32).
+# Gradients are sent in groups of at most so many values (64 MiB in fp32).
 BUCKET = 1 << 24
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all. ``device``: where the launcher wants it to compute; None: nobody said."""
+    """This process among all of them. ``device``: where the launcher lets it compute; None: there is no launcher."""
 
     rank: int = 0
     count: int = 1
@@ -30,7 +30,10 @@ class Processes:
 
     @classmethod
     def launched(cls, device: str = "auto") -> Processes:
-        """What the environment says. Raises BalconyError if several were launched and Accelerate is not installed."""
+        """The processes that the environment tells of.
+
+        Raises BalconyError if a launcher started several and Accelerate is not installed.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) < 2:
             return cls()
         try:
@@ -43,16 +46,16 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files and shows the progress."""
+        """Whether this is the process that writes the files and draws the progress bar."""
         return self.rank == 0
 
     def part(self, rows: Tensor) -> Tensor:
-        """This process's rows of a step's [rows, length]; sizes differ by one row at the most."""
+        """This process's rows of a step's tokens [rows, length]. The parts differ by one row at most."""
         return rows.tensor_split(self.count)[self.rank]
 
     @torch.no_grad()
     def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each of the tensors (one dtype, one device) by its sum over the processes, in place."""
+        """Replace each tensor by its sum over all processes, in place. All have one dtype and are on one device."""
         if self.count == 1:
             return
         bucket: list[Tensor] = []
@@ -65,14 +68,15 @@ class Processes:
             _add_up_bucket(bucket)
 
     def wait(self) -> None:
-        """Until every process has come here."""
+        """Return once every process has called this."""
         if self.count > 1:
             torch.distributed.barrier()
 
     def share_layers(self, layers: Iterable[nn.Module]) -> None:
-        """Let every process hold a part of each frozen layer's weights; a layer is whole only while it runs (FSDP).
+        """Spread the weights of each frozen layer over the processes (FSDP), for bases that are too large for one GPU.
 
-        Its results stay the same bits. Of one process, nothing changes.
+        A layer is put together only while it runs, and its results stay the same to the bit. One process alone keeps
+        all weights.
         """
         if self.count > 1:
             from torch.distributed.device_mesh import init_device_mesh

@@ -1,6 +1,7 @@
-"""What an interrupted training run needs to go on exactly: parameters, moments, step and settings.
+"""The saved state of a training run, from which it goes on as if it had not been interrupted.
 
-One safetensors file, written under a temporary name first, so that a crash never leaves half a state.
+It holds the parameters, the optimisers' moments, the step and the settings, in one safetensors file. The file is
+written under a temporary name first, so a crash never leaves half a state.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def save(
     step: int,
     config: Mapping[str, Any],
 ) -> None:
-    """Write the state after ``step`` steps."""
+    """Write to ``path`` the state after ``step`` steps. ``config``: the run's settings, see ``read_config``."""
     tensors = {f"model.{name}": value for name, value in parameters.items()}
     for first, optimizer in _numbered(optimizers):
         for index, held in optimizer.state_dict()["state"].items():
@@ -35,7 +36,7 @@ def save(
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The configuration of the saved run; None if there is no state."""
+    """The settings of the run that saved the state at ``path``; None if there is no state."""
     if not path.exists():
         return None
     config: dict[str, Any] = json.loads(metadata(path)["config"])
@@ -43,12 +44,12 @@ def read_config(path: Path) -> dict[str, Any] | None:
 
 
 def step_of(path: Path) -> int:
-    """How many steps the saved state has behind it; 0 without a state."""
+    """After how many steps the state was saved; 0 if there is no state."""
     return int(metadata(path)["step"]) if path.exists() else 0
 
 
 def restore(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Load a saved state into ``model`` and its optimisers; returns the next step (0 without a state)."""
+    """Load a saved state into ``model`` and ``optimizers``; returns the step to go on from (0 without a state)."""
     if not path.exists():
         return 0
     step = step_of(path)
@@ -70,7 +71,7 @@ def restore(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim
 
 
 def _numbered(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[int, torch.optim.Optimizer]]:
-    """Every optimiser with the number of its first parameter among those of all."""
+    """Each optimiser with the number that its first parameter has when all optimisers' parameters are counted."""
     first = 0
     for optimizer in optimizers:
         yield first, optimizer
@@ -78,7 +79,7 @@ def _numbered(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[int
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a saved file says of itself. Raises BalconyError if it cannot be read."""
+    """The metadata of a saved safetensors file. Raises BalconyError if the file cannot be read."""
     try:
         with safe_open(path, "pt") as handle:
             found: dict[str, str] = handle.metadata()

@@ -1,4 +1,4 @@
-"""From a base and text to a folder of trained exits: what stands behind ``balcony-edge train``."""
+"""One training run, as ``balcony-edge train`` starts it: from a base and text to a folder of trained exits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from balcony_export.exits.balcony import NORM_STARTS, STARTS, Balconies, build, 
 from balcony_export.exits.gate import Gate, frequent_tokens
 from balcony_export.exits.widths import check_width
 from balcony_export.model import architectures
-from balcony_export.model.base import DTYPES, Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.base import TORCH_DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.model.blueprint import Blueprint
+from balcony_export.model.checkpoint import Array
 from balcony_export.training import quality, run_folder
 from balcony_export.training.distill import distill
 from balcony_export.training.loop import TrainConfig
@@ -30,7 +31,7 @@ from balcony_export.training.run_folder import Metrics, Saving
 from balcony_export.training.sharpness import fit_sharpness
 
 MIN_LENGTH = 8
-# Of a streamed data set, so much text is taken that the run sees each token about once.
+# Taken to be the length of a token, to know how much of a streamed data set a run needs to see each token about once.
 CHARACTERS_A_TOKEN = 5
 
 
@@ -41,26 +42,29 @@ class Job:
     folder: Path
     """The base, a local model folder."""
     name: str
-    """What exits.json calls the base."""
+    """The base's name in exits.json."""
     texts: tuple[Path, ...]
-    """Files, ``hub:owner/name``, or ``self`` alone (see corpus.documents and self_text)."""
+    """Files and ``hub:owner/name`` (see corpus.read_documents), or ``self`` alone (see self_text.py)."""
     out: Path
     heldout: tuple[Path, ...] = ()
+    """Held-out text; (): some of ``texts`` is held out."""
     device: str = "auto"
     save_every: int = 200
+    """Steps from one saved state to the next."""
     shard_base: bool = False
-    """Whether several processes share the base's layers among them instead of holding all of them each."""
+    """Whether several processes spread the base's layers among them; otherwise each holds all of the base."""
     begin: Path | None = None
     """A folder of trained exits to go on from; None: exits begin as copies of a base layer."""
     self_tokens: int | None = None
-    """How many tokens the base samples of its own text; None: what the run takes in, up to MAX_TOKENS."""
+    """How many tokens to sample for ``self``; None: as many as the run takes in, up to self_text.MAX_TOKENS."""
 
 
 def train_exits(job: Job, config: TrainConfig) -> store.Exits:
-    """Distil the exits, fit the gates, measure, write the folder. Resumes by itself.
+    """Train the exits, fit gates and judges, measure all, and write the folder ``job.out``.
 
-    In several processes (see processes.py) all return the same exits, and the first one writes them; ``job.out`` must
-    then be a folder that all of them see.
+    A run that was interrupted goes on from its last saved state. In several processes (see processes.py) all return the
+    same exits and the first one writes them; all must see the same folder ``job.out``. Raises ModelError, DataError or
+    ExitsError for input that cannot be used, BalconyError if the folder holds another run's state.
     """
     started = time.monotonic()
     processes = Processes.launched(job.device)
@@ -68,19 +72,20 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
     _check(job, config, blueprint, processes)
     digest = store.base_digest(job.folder)
-    opened = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
+    # Loaded when first needed: unusable input is refused before that.
+    get_base = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
     data = _load_corpus(
-        job, config, blueprint.arch.vocabulary, lambda: _sample(job, config, digest, opened(), processes)
+        job, config, blueprint.arch.vocabulary, lambda: _sample(job, config, digest, get_base(), processes)
     )
-    config = replace(config, length=_fitting(data.train, config.length, "training"))
-    rows = quality.heldout_rows(data.heldout, _fitting(data.heldout, config.length, "held-out"))
+    config = replace(config, length=_row_length(data.train, config.length, "training"))
+    rows = quality.heldout_rows(data.heldout, _row_length(data.heldout, config.length, "held-out"))
     earlier = None if job.begin is None else _earlier(job.begin, job.folder, config)
     identity = _identity(config, digest, data, earlier)
     saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, identity)
     saving.check()
-    base = opened()
+    base = get_base()
     if processes.first:
-        names, count = documents.names(job.texts), processes.count
+        names, count = documents.source_names(job.texts), processes.count
         asked = {"base": job.name, "data": names, "processes": count, "training": config.as_dict()}
         run_folder.prepare(job.out, asked)
     processes.wait()
@@ -91,10 +96,10 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
         balconies.load(earlier)
     if job.shard_base:
         processes.share_layers(base.model.model.layers)
-    taught = balconies.some(config.only or config.splits)
-    distill(base, taught, data.train, rows, config, metrics, saving, processes)
+    to_train = balconies.some(config.only or config.splits)
+    distill(base, to_train, data.train, rows, config, metrics, saving, processes)
     if config.temperature != 1.0:
-        fit_sharpness(base, taught, rows[::2])
+        fit_sharpness(base, to_train, rows[::2])
     tokens = frequent_tokens(data.train, blueprint.arch.vocabulary)
     seen, own = (observe(base, balconies, tokens, rows) for observe in (quality.observe, quality.observe_own))
     gates, measured = quality.calibrate(seen, own)
@@ -118,7 +123,7 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
 
 
 def _earlier(begin: Path, folder: Path, config: TrainConfig) -> store.Exits:
-    """The trained exits that a run goes on from. Raises ExitsError unless they are this base's, at these splits."""
+    """The trained exits to go on from. Raises ExitsError unless they belong to this base and have the run's splits."""
     earlier = store.load(begin)
     earlier.check_base(folder)
     if missing := sorted(set(config.splits) - set(earlier.splits)):
@@ -133,12 +138,12 @@ def _earlier(begin: Path, folder: Path, config: TrainConfig) -> store.Exits:
 
 
 def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
-    """Settings that no run on this base could use."""
+    """Raise ModelError for settings that no run on this base can use."""
     context = blueprint.arch.context
     choices = (
         ("start", config.start, STARTS),
         ("norm start", config.norm_start, NORM_STARTS),
-        ("dtype", config.dtype, tuple(DTYPES)),
+        ("dtype", config.dtype, tuple(TORCH_DTYPES)),
     )
     for what, chosen, known in choices:
         if chosen not in known:
@@ -165,12 +170,12 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
 
 
 def _load_corpus(
-    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.Rows]
+    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.TokenRows]
 ) -> corpus.Corpus:
     tokenizer = load_tokenizer(job.folder)
     ends = boundary_ids(tokenizer, architectures.read_config(job.folder))
     render = documents.renderer(tokenizer)
-    if self_text.asked(job.texts):
+    if self_text.is_wanted(job.texts):
         given = corpus.load(job.heldout, tokenizer, *ends, job.heldout, render).heldout if job.heldout else None
         return self_text.split(sampled(), ends, given)
     streamed = CHARACTERS_A_TOKEN * config.steps * config.rows * config.length
@@ -184,14 +189,14 @@ def _load_corpus(
     return data
 
 
-def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.Rows:
-    """The base's own text: sampled by the first process, read by the others."""
+def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.TokenRows:
+    """The base's own text, which the first process samples and the others then read from its file."""
     ends = boundary_ids(load_tokenizer(job.folder), architectures.read_config(job.folder))
     tokens = job.self_tokens or min(config.steps * config.rows * config.length, self_text.MAX_TOKENS)
-    path = self_text.kept_in(job.texts) or job.out / "state" / "self.jsonl"
+    path = self_text.named_file(job.texts) or job.out / "state" / "self.jsonl"
     identity = {"base_sha256": base_sha256, "dtype": config.dtype}
 
-    def sample() -> self_text.Rows:
+    def sample() -> self_text.TokenRows:
         return self_text.sample(base, tokens, config.length, ends, config.seed, path, identity)
 
     found = sample() if processes.first else []
@@ -199,8 +204,8 @@ def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, process
     return found if processes.first else sample()
 
 
-def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:
-    """The row length that gives a short text at least two rows. Raises DataError if there is hardly any."""
+def _row_length(stream: corpus.Tokens, wanted: int, what: str) -> int:
+    """``wanted``, or less for a text so short that it would not fill two rows. Raises DataError if it is too short."""
     length = min(wanted, len(stream) // 2)
     if length < MIN_LENGTH:
         raise DataError(
@@ -213,14 +218,14 @@ def _fitting(stream: corpus.Tokens, wanted: int, what: str) -> int:
 def _identity(
     config: TrainConfig, base_sha256: str, data: corpus.Corpus, earlier: store.Exits | None
 ) -> dict[str, Any]:
-    """What must be the same for a saved state to be continued."""
+    """What must be the same for a run to go on from a saved state: settings, base, text and earlier exits."""
     text = hashlib.sha256(data.train.tobytes()).hexdigest()
     begun = {} if earlier is None else {"begin_sha256": store.tensors_digest(earlier)}
     return {**config.as_dict(), "base_sha256": base_sha256, "text_sha256": text, **begun}
 
 
-def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, store.Array]:
-    """Exits and gates under the names of exits.safetensors."""
+def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, Array]:
+    """Exits and gates under the names that exits.safetensors has for them."""
     layers = balconies.state_dict().items()
     named = {f"exits.{name}": value.detach().cpu().numpy().astype(np.float32) for name, value in layers}
     for split, gate in gates.items():

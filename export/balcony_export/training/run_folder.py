@@ -1,9 +1,9 @@
-"""What a training run leaves beside its exits: settings, metrics, a picture, and the state to resume from.
+"""The other files in the folder of a training run, beside the exits.
 
-config.json      what was asked for, of which base and text, with which versions
-metrics.jsonl    one line a step, and one a look at the held-out text
-loss.png         both as a picture, where matplotlib is installed
-state/           exits and moments to resume from; the best exits so far
+config.json      the settings, base, text and package versions of the run
+metrics.jsonl    a line for each step, and a line for each look at the held-out text
+loss.png         a picture of metrics.jsonl, if matplotlib is installed
+state/           the state to resume from, and the best exits so far
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ VERSIONS = ("balcony-edge", "torch", "transformers", "accelerate")
 
 @dataclass(frozen=True)
 class Saving:
-    """Where a run keeps the state to resume from, and how often it writes it."""
+    """Where and how often a run saves the state to resume from."""
 
     path: Path
     every: int
+    """Steps from one saved state to the next."""
     identity: Mapping[str, Any]
-    """Settings and data of the run; a state of another identity is refused, never overwritten."""
+    """The settings and data of the run. A saved state of another identity is refused, never overwritten."""
 
     def check(self) -> None:
         """Raise BalconyError if the folder holds the state of a run with other settings or data."""
@@ -50,34 +51,33 @@ class Saving:
 
 
 class Metrics:
-    """A JSONL file with one line a step. A resumed run drops the lines of the steps that it takes again."""
+    """The file metrics.jsonl. Without a path, nothing is written."""
 
     def __init__(self, path: Path | None) -> None:
-        """Without a path nothing is written."""
         self._path = path
 
     def begin(self, phase: str, first: int) -> None:
-        """Forget the phase's lines behind step ``first``, and a last line that a crash cut short."""
+        """Remove the phase's lines after step ``first``, which will be written again, and a line that a crash cut."""
         if self._path is None:
             return
-        kept = [record for record in read(self._path) if record["phase"] != phase or record["step"] <= first]
-        self._path.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        lines = [line for line in read(self._path) if line["phase"] != phase or line["step"] <= first]
+        self._path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record."""
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one line: what was measured at a step of a phase."""
         if self._path is not None:
             with self._path.open("a") as stream:
-                stream.write(json.dumps(record) + "\n")
+                stream.write(json.dumps(line) + "\n")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; none without a file."""
+    """The lines of a metrics file, except one that was cut; empty if there is no file."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}\n")]
 
 
 def prepare(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Make the folder and write its config.json. Raises ExitsError if it cannot be made."""
+    """Make the folder and its config.json, of ``settings`` and package versions. Raises ExitsError if it cannot."""
     versions = {name: metadata.version(name) for name in VERSIONS if find_spec(name.replace("-", "_"))}
     text = json.dumps({**settings, "versions": versions}, indent=2, default=str) + "\n"
     try:
@@ -88,7 +88,7 @@ def prepare(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def draw(folder: Path) -> None:
-    """The losses as loss.png; nothing where matplotlib is not installed."""
+    """Draw metrics.jsonl as loss.png, if matplotlib is installed."""
     if find_spec("matplotlib") is not None:
         from balcony_edge.measure import plots
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: cosine for distillation, a trapezoid for pretraining."""
+"""Learning-rate schedules: a cosine for training exits, a trapezoid for pretraining the demo base."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def cosine(step: int, total_steps: int, peak: float, warmup_share: float = 0.01, floor_share: float = 0.0) -> float:
-    """Learning rate of a step: linear warm-up, then cosine from ``peak`` to ``floor_share * peak``."""
+    """The learning rate of a step: a linear warm-up to ``peak``, then a cosine down to ``floor_share * peak``."""
     warmup_steps = max(1, round(total_steps * warmup_share))
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -16,9 +16,10 @@ def cosine(step: int, total_steps: int, peak: float, warmup_share: float = 0.01,
 
 
 def trapezoid(step: int, total_steps: int, peak: float, warmup_steps: int = 30, decay_share: float = 0.4) -> float:
-    """Learning rate of a step: linear warm-up, ``peak``, and a linear decay to 0 over the last ``decay_share``.
+    """The learning rate of a step: a linear warm-up to ``peak``, then ``peak``, then a linear decay to 0.
 
-    Before the decay it does not depend on ``total_steps``, so a run can be made longer or shorter while it goes.
+    ``decay_share``: the share of the steps that decay. Before that, the rate does not depend on ``total_steps``, so the
+    length of a run can still be changed.
     """
     decay_steps = max(1, round(total_steps * decay_share))
     return peak * min(1.0, (step + 1) / warmup_steps, (total_steps - step) / decay_steps)

@@ -1,7 +1,8 @@
-"""How sharp an exit's distribution is: one factor on what its norm gives, fitted on held-out text.
+"""Correct how sharp an exit's distribution is, by one factor on the output of its norm, fitted on held-out text.
 
-A loss at a temperature other than 1 teaches which tokens lead, but leaves the distribution at temperature 1 too flat or
-too sharp. One factor mends that for nothing: the order of the tokens, and so the agreement, stays as it is.
+After training at a temperature other than 1, an exit ranks tokens well, but its distribution at temperature 1 is too
+flat or too sharp. One factor on the logits mends that at no cost. It does not change the order of the tokens, and so
+not the agreement with the full model.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ FINE = (-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06)
 
 
 def fit_sharpness(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict[int, float]:
-    """Scale each exit's norm by the factor of the lowest KL on ``rows`` [rows, length]; returns the factors."""
+    """Scale each exit's norm by the factor that gives the lowest KL on ``rows``, int64 [rows, length].
+
+    Returns the factors by split.
+    """
     best = dict.fromkeys(balconies.splits, 1.0)
     best = _best_of(base, balconies, rows, dict.fromkeys(best, COARSE))
     best = _best_of(base, balconies, rows, {split: [factor + step for step in FINE] for split, factor in best.items()})
@@ -32,9 +36,9 @@ def fit_sharpness(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict
 def _best_of(
     base: Base, balconies: Balconies, rows: corpus.Tokens, factors: dict[int, Sequence[float]]
 ) -> dict[int, float]:
-    """Each exit's best of as many factors as all others have; the exits are left as they were."""
+    """The best of the factors that each exit is to try, the same number for all. The exits are left unchanged."""
     found: dict[int, list[tuple[float, float]]] = {split: [] for split in factors}
-    whole = {split: _weight(balconies, split).detach().clone() for split in factors}
+    unscaled = {split: _weight(balconies, split).detach().clone() for split in factors}
     for chosen in zip(*factors.values(), strict=True):
         for split, factor in zip(factors, chosen, strict=True):
             _scale(base, balconies, split, factor)
@@ -42,13 +46,13 @@ def _best_of(
         for split, factor in zip(factors, chosen, strict=True):
             found[split].append((kl[str(split)], factor))
             with torch.no_grad():
-                _weight(balconies, split).copy_(whole[split])
+                _weight(balconies, split).copy_(unscaled[split])
     return {split: min(tried)[1] for split, tried in found.items()}
 
 
 @torch.no_grad()
 def _scale(base: Base, balconies: Balconies, split: int, factor: float) -> None:
-    """Multiply what the exit's norm gives."""
+    """Multiply the output of the exit's norm by ``factor``."""
     offset = base.blueprint.norm_offset
     _weight(balconies, split).add_(offset).mul_(factor).sub_(offset)
 

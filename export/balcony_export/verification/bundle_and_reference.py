@@ -1,4 +1,4 @@
-"""A bundle beside the model that it came from, both loaded: what verifying and measuring start from."""
+"""A bundle and the model that it was exported from, both loaded, to be compared."""
 
 from __future__ import annotations
 
@@ -17,33 +17,37 @@ from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.stage import Stage
 from balcony_edge.errors import VerifyError
 from balcony_export.exits.store import base_digest, load
-from balcony_export.verification.reference import ExitSource, Reference, Values, check_memory
+from balcony_export.verification.measures import Values
+from balcony_export.verification.reference import ExitSource, Reference, check_memory
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A loaded bundle and its fp32 reference."""
+class BundleAndReference:
+    """A loaded bundle, and its model as the fp32 reference."""
 
     bundle: Bundle
     ladder: Ladder
     reference: Reference
 
     def put(self, ids: Sequence[int]) -> None:
-        """Make ``ids`` the ladder's whole sequence; its stages start afresh."""
+        """Make ``ids`` the bundle's sequence. All of its stages start from the first position again."""
         self.ladder.rewind(0)
         self.ladder.append(ids)
 
     def outputs(self, stage: Stage) -> Values:
-        """What a stage gave for the whole sequence, as fp32 [T, hidden]."""
+        """The output of a stage for the whole sequence of T tokens, fp32 [T, hidden]."""
         return as_fp32(stage.outputs.host(), self.bundle.manifest.formats.activations)[0, : self.ladder.length]
 
 
-def open_pair(bundle: Bundle, folder: Path, exits: Path | None, provider: str, context: int | None = None) -> Pair:
-    """Load both sides; ``provider`` "auto" is the one that the bundle was built for, ``context`` limits the ladder.
+def open_both(
+    bundle: Bundle, folder: Path, exits: Path | None, provider: str, context: int | None = None
+) -> BundleAndReference:
+    """Load ``bundle`` and the model in ``folder``.
 
-    ``exits``: the folder that the bundle's trained exits came from; without it only untrained ones are compared.
-    Raises VerifyError for another model than the bundle's, MemoryShortError before anything is loaded that does not
-    fit, ModelError, ExitsError or ProviderError.
+    ``exits``: the folder of the bundle's trained exits; without it, only untrained exits can be compared. ``provider``
+    "auto": the one that the bundle was built for. ``context``: the most positions of the bundle. Raises VerifyError if
+    the model is not the bundle's, MemoryShortError before loading what does not fit into memory, and ModelError,
+    ExitsError or ProviderError for what cannot be loaded.
     """
     manifest = bundle.manifest
     if base_digest(folder) != manifest.base.sha256:
@@ -62,21 +66,21 @@ def open_pair(bundle: Bundle, folder: Path, exits: Path | None, provider: str, c
                 "give the folder that the bundle was exported with",
             )
     elif manifest.exits and not manifest.quality:
-        # Nobody measured them: copies of the last layer, made by --exits init.
+        # Exits that were never measured are untrained: copies of the last layer, from --exits init.
         source = "init"
     check_memory(bundle, folder)
     wanted = manifest.formats.provider if provider == "auto" else provider
     ladder = Ladder(bundle, Runtime.start(wanted), context)
-    return Pair(bundle, ladder, Reference(folder, manifest.splits, source if manifest.exits else None))
+    return BundleAndReference(bundle, ladder, Reference(folder, manifest.splits, source if manifest.exits else None))
 
 
 def as_fp32(values: Any, kind: str) -> Values:
-    """Values of a buffer as fp32; numpy has no bfloat16, whose bits lie in 16-bit integers."""
+    """A buffer of type ``kind`` as fp32. A bf16 buffer has the form of 16-bit integers, as numpy has no bfloat16."""
     wide = values.view(ml_dtypes.bfloat16) if kind == "bf16" else values
     return np.asarray(wide, np.float32)
 
 
 def encode_prompts(bundle: Bundle, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, by the bundle's own tokenizer. Raises PromptError for one that cannot be encoded."""
+    """The token ids of each text, by the bundle's tokenizer. Raises PromptError for a text that cannot be encoded."""
     codec = TextCodec(bundle)
     return [codec.encode(text) for text in texts]

@@ -1,4 +1,4 @@
-"""How far two models lie apart: differences of tensors and divergence of distributions, summed chunk by chunk."""
+"""Measures of how far two models differ, over positions that come in chunks: in tensors, and in distributions."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
-# Positions compared at once: 16 rows of a vocabulary of 262,144 are 34 MB in float64.
+# How many positions are compared at a time. For a vocabulary of 262,144, their float64 logits take 34 MB.
 CHUNK = 16
 
 
 @dataclass
 class Gap:
-    """The largest differences seen so far between found and expected rows [positions, width].
+    """The largest differences so far between found and expected rows [positions, width].
 
-    ``absolute`` is max |Δ|. ``scaled`` divides each position's by the largest magnitude that is expected there, or by
-    1 where that is smaller: fp32 keeps 24 bits of a value, so what is right to a bit differs more where values are
-    large. Both are NaN once a value that is not finite was found, and None before any row was.
+    Both are None before the first row, and NaN once a value was found that is not finite.
     """
 
     absolute: float | None = None
+    """The largest |found - expected|."""
     scaled: float | None = None
+    """The same, but each position's difference is first divided by its largest |expected|, or by 1 if that is smaller.
+    fp32 has 24 bits, so rounding errors grow with the values."""
 
     def add(self, found: Values, expected: Values) -> None:
-        """Take in some positions."""
+        """Add some positions."""
         if not np.isfinite(found).all():
             self.absolute = self.scaled = math.nan
             return
@@ -47,7 +48,7 @@ class Mean:
     count: int = 0
 
     def add(self, values: npt.NDArray[np.floating | np.bool_]) -> None:
-        """Take in one value a position."""
+        """Add one value for each position."""
         self.total += float(values.sum(dtype=np.float64))
         self.count += values.size
 
@@ -60,19 +61,19 @@ class Mean:
 def log_probabilities(logits: Values) -> Doubles:
     """Float64 log-probabilities [positions, V] of logits [positions, V]."""
     wide = logits.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf: what is not finite stays so, and fails
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which fails every comparison, as it should
         wide -= wide.max(axis=-1, keepdims=True)
     wide -= np.log(np.exp(wide).sum(axis=-1, keepdims=True))
     return wide
 
 
 def divergence(log_p: Doubles, log_q: Doubles) -> Doubles:
-    """KL(p ‖ q) in nats [positions] of log-probabilities [positions, V]; never below 0."""
+    """KL(p ‖ q) in nats [positions], never below 0, of log-probabilities [positions, V]."""
     rows: Doubles = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
-    # Rounding can leave -1e-16 where both are equal.
+    # Of equal distributions, rounding may leave -1e-16.
     return np.maximum(rows, 0.0)
 
 
 def number(value: float | None) -> float | None:
-    """The value for JSON, which knows no NaN and no infinity: None for those."""
+    """The value for JSON: None for NaN and infinity, which JSON does not have."""
     return value if value is not None and math.isfinite(value) else None

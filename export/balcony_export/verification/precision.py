@@ -1,4 +1,4 @@
-"""What each precision and each exit costs on a text: divergence, agreement and perplexity beside the model in fp32."""
+"""What a bundle's precision and its exits cost on a text: KL, agreement and perplexity against the model in fp32."""
 
 from __future__ import annotations
 
@@ -17,39 +17,42 @@ from balcony_edge.errors import DataError
 from balcony_edge.tables import table
 from balcony_export.data import corpus
 from balcony_export.progress import Progress
-from balcony_export.verification.bundle_and_reference import Pair, open_pair
+from balcony_export.verification.bundle_and_reference import BundleAndReference, open_both
 from balcony_export.verification.measures import CHUNK, Doubles, Mean, divergence, log_probabilities, number
 from balcony_export.verification.report import figure
 
-# The reference's attention holds heads · window² scores.
+# Tokens of a sequence. The reference's attention holds heads · window² scores at once.
 WINDOW = 1024
 
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """One model on the text: ``kl_nats`` (model ‖ this) and ``agreement`` (same likeliest token) are means a position.
-
-    ``perplexity`` is exp of the mean negative log-likelihood of the text's next tokens. The reference has no other two.
-    """
+    """The figures of the reference, or of one depth of the bundle, as means over positions."""
 
     name: str
     perplexity: float
+    """e to the mean negative log-likelihood, in nats, of the text's next tokens."""
     kl_nats: float | None = None
+    """KL(reference ‖ this); None for the reference."""
     agreement: float | None = None
+    """How often its likeliest token is the reference's; None for the reference."""
 
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """The fp32 model first, then the bundle's full depth, then its exits from the deepest up."""
+    """All figures, and what they were measured on."""
 
     model: str
     formats: Formats
     positions: int
+    """How many tokens of text were measured on."""
     window: int
+    """The most tokens of a sequence."""
     rows: list[PrecisionRow]
+    """The fp32 model first, then the bundle's full depth, then its exits from the deepest to the shallowest."""
 
     def to_json(self) -> str:
-        """All of it as a JSON object; what is not finite is null."""
+        """The report as a JSON object; NaN and infinity become null."""
         rows = [
             {
                 "name": row.name,
@@ -69,7 +72,7 @@ class PrecisionReport:
         return json.dumps(content, indent=1, allow_nan=False)
 
     def table(self) -> str:
-        """An aligned table, one line a row."""
+        """The report as an aligned table."""
         lines = [["", "KL nats", "agreement", "perplexity"]]
         for row in self.rows:
             agreement = "" if row.agreement is None else f"{row.agreement:.4f}"
@@ -79,15 +82,15 @@ class PrecisionReport:
 
 @dataclass
 class _Running:
-    """Sums of one row."""
+    """The running means of one row."""
 
     kl: Mean = field(default_factory=Mean)
     agrees: Mean = field(default_factory=Mean)
-    surprise: Mean = field(default_factory=Mean)
+    next_token_loss: Mean = field(default_factory=Mean)
 
-    def loss(self, name: str, reference: bool = False) -> PrecisionRow:
-        mean = self.surprise.value
-        # exp overflows from 709 nats on: nothing of use has such a loss.
+    def row(self, name: str, reference: bool = False) -> PrecisionRow:
+        mean = self.next_token_loss.value
+        # exp overflows at 709 nats; no useful model has such a loss.
         perplexity = math.exp(mean) if mean < 700 else math.inf if mean >= 700 else math.nan
         return (
             PrecisionRow(name, perplexity)
@@ -96,42 +99,43 @@ class _Running:
         )
 
 
-def measure(
+def measure_precision(
     bundle: Bundle, folder: Path, paths: Sequence[Path], window: int = WINDOW, provider: str = "auto"
 ) -> PrecisionReport:
     """Compare every depth of ``bundle`` with the fp32 model in ``folder`` on the texts in ``paths``.
 
-    Documents (see corpus.py) are cut into sequences of at most ``window`` tokens, or the bundle's context if that is
-    shorter; each begins with the model's start token where it has one. Hidden states are held for one sequence, logits
-    for a few of its positions. Raises DataError for a text with nothing to predict, and what ``open_pair`` raises.
+    Documents (see data/corpus.py) are cut into sequences of at most ``window`` tokens, or of the bundle's context if
+    that is shorter. Each begins with the model's start token, if it has one. Hidden states are in memory for one
+    sequence, logits for a few positions. Raises DataError for a text without a token to predict, and what ``open_both``
+    raises.
     """
     window = min(window, bundle.manifest.architecture.context)
     pieces = list(_windows(bundle, paths, window))
     if not pieces:
         raise DataError("the text has fewer than two tokens, or the window is of one", "give a longer --text")
-    pair = open_pair(bundle, folder, None, provider, window)
-    depths = [pair.ladder.full, *reversed(list(pair.ladder.exits))]
+    both = open_both(bundle, folder, None, provider, window)
+    depths = [both.ladder.full, *reversed(list(both.ladder.exits))]
     model, rows = _Running(), {depth: _Running() for depth in depths}
     with Progress("text", len(pieces)) as progress:
         for ids in pieces:
-            _add(pair, ids, model, rows)
+            _add(both, ids, model, rows)
             progress.advance()
-    names = {depth: "bundle, full" if depth == pair.ladder.full else f"bundle, exit {depth}" for depth in depths}
+    names = {depth: "bundle, full" if depth == both.ladder.full else f"bundle, exit {depth}" for depth in depths}
     return PrecisionReport(
         model=bundle.manifest.base.model,
         formats=bundle.manifest.formats,
         positions=sum(map(len, pieces)),
         window=window,
-        rows=[model.loss("model, fp32", reference=True), *(rows[depth].loss(names[depth]) for depth in depths)],
+        rows=[model.row("model, fp32", reference=True), *(rows[depth].row(names[depth]) for depth in depths)],
     )
 
 
 def _windows(bundle: Bundle, paths: Sequence[Path], window: int) -> Iterator[list[int]]:
-    """Sequences of 2 to ``window`` ids."""
+    """The text as sequences of 2 to ``window`` ids."""
     codec, generation = TextCodec(bundle), bundle.manifest.generation
     start = [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
     size = window - len(start)
-    for document in corpus.documents(paths) if size > 0 else ():
+    for document in corpus.read_documents(paths) if size > 0 else ():
         ids = codec.encode(document)[len(start) :]
         for first in range(0, len(ids), size):
             piece = [*start, *ids[first : first + size]]
@@ -139,22 +143,22 @@ def _windows(bundle: Bundle, paths: Sequence[Path], window: int) -> Iterator[lis
                 yield piece
 
 
-def _add(pair: Pair, ids: list[int], model: _Running, rows: dict[int, _Running]) -> None:
-    """Take in one sequence, a few positions at a time: the logits of all would be gigabytes."""
-    final = pair.reference.trace(ids).final
-    pair.put(ids)
+def _add(both: BundleAndReference, ids: list[int], model: _Running, rows: dict[int, _Running]) -> None:
+    """Add one sequence, a few positions at a time: the logits of all positions could take gigabytes."""
+    final = both.reference.states(ids).final
+    both.put(ids)
     for start in range(0, len(ids), CHUNK):
         stop = min(start + CHUNK, len(ids))
-        # The last position predicts a token that the text does not have.
+        # The last position of the sequence has no next token in the text.
         targets = np.asarray(ids[start + 1 : stop + 1], np.int64)
-        log_p = log_probabilities(pair.reference.logits(final[start:stop]))
-        _surprise(model, log_p, targets)
+        log_p = log_probabilities(both.reference.logits(final[start:stop]))
+        _add_loss(model, log_p, targets)
         for depth, row in rows.items():
-            log_q = log_probabilities(pair.ladder.logits_view(depth, start, stop))
-            _surprise(row, log_q, targets)
+            log_q = log_probabilities(both.ladder.logits_view(depth, start, stop))
+            _add_loss(row, log_q, targets)
             row.kl.add(divergence(log_p, log_q))
             row.agrees.add(log_p.argmax(axis=-1) == log_q.argmax(axis=-1))
 
 
-def _surprise(row: _Running, log_probability: Doubles, targets: np.ndarray) -> None:
-    row.surprise.add(-log_probability[np.arange(len(targets)), targets])
+def _add_loss(row: _Running, log_probability: Doubles, targets: np.ndarray) -> None:
+    row.next_token_loss.add(-log_probability[np.arange(len(targets)), targets])

@@ -1,6 +1,6 @@
-"""The model that a bundle came from, run by transformers in fp32: what every stage of the bundle must equal.
+"""The reference that every stage of a bundle must equal: its model, run by transformers in fp32.
 
-Exits are run as torch modules: one more layer of the base's last kind, called just as transformers calls the last one.
+Exits run as torch modules: one more layer like the base's last one, called with the same arguments.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -24,9 +23,10 @@ from balcony_export.exits.balcony import narrow
 from balcony_export.exits.gate import Gate
 from balcony_export.exits.store import Exits
 from balcony_export.model import architectures
+from balcony_export.model.transformers_model import PassThrough, load_frozen
+from balcony_export.verification.measures import Values
 
-Values = npt.NDArray[np.float32]
-# Trained exits; copies of the base's last layer; or nothing to compare exits with.
+# What to compare a bundle's exits with: trained ones, copies of the base's last layer, or None if there is nothing.
 ExitSource = Exits | Literal["init"] | None
 
 
@@ -36,38 +36,31 @@ class MemoryShortError(VerifyError):
 
 @dataclass(frozen=True)
 class ReferenceStates:
-    """One pass over a sequence of T tokens: fp32 [T, hidden] throughout.
-
-    ``hidden``: after each split's layers. ``final``: after all layers and the last norm, ready for the head. ``exits``:
-    what each exit hands to the head.
-    """
+    """The hidden states of one pass over a sequence of T tokens, each fp32 [T, hidden]."""
 
     hidden: dict[int, Values]
+    """After k layers, for each split k."""
     final: Values
+    """After the last layer and the final norm, as the head reads them."""
     exits: dict[int, Values]
-
-
-class PassThrough(nn.Module):
-    """Stands where the decoder was: hands on what it is given, so that the family's own head is all that runs."""
-
-    def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
-        from transformers.modeling_outputs import BaseModelOutputWithPast
-
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    """What each exit hands to the head, by split; empty if there is nothing to compare exits with."""
 
 
 class Reference:
-    """The frozen model in fp32 on the CPU, cut at ``splits``. Raises ModelError if transformers cannot load it."""
+    """The frozen model in fp32 on the CPU, with its states at ``splits`` and its ``exits``.
+
+    Raises ModelError if transformers cannot load it.
+    """
 
     def __init__(self, folder: Path, splits: Sequence[int], exits: ExitSource = None) -> None:
-        model = load_model(folder)
+        model = load_frozen(folder)
         prefix = str(model.base_model_prefix)
         self._body = getattr(model, prefix)
         setattr(model, prefix, PassThrough())
         self._model = model
         self._layers = _layers(self._body, int(model.config.num_hidden_layers), folder)
         self._splits = tuple(splits)
-        # An exit ends in a copy of the last norm: a family that keeps it elsewhere has exits of another kind.
+        # An exit ends in a copy of the final norm. Exits of a family that has none at this place cannot be made here.
         self._exits = exits if isinstance(getattr(self._body, "norm", None), nn.Module) else None
         self._exit_layer = self._layers[-1]
         if isinstance(exits, Exits):
@@ -75,59 +68,59 @@ class Reference:
 
     @property
     def compares_exits(self) -> bool:
-        """Whether a trace holds exits."""
+        """Whether ``states`` returns those of exits."""
         return self._exits is not None
 
     @torch.inference_mode()
-    def trace(self, ids: Sequence[int]) -> ReferenceStates:
-        """Run ``ids`` as one causal sequence from position 0."""
-        kept: dict[int, Tensor] = {}
+    def states(self, ids: Sequence[int]) -> ReferenceStates:
+        """The hidden states of ``ids`` as one causal sequence from position 0."""
+        hidden_at: dict[int, Tensor] = {}
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
         with ExitStack() as hooks:
             for split in self._splits:
 
-                def keep(_: nn.Module, __: Any, output: Any, split: int = split) -> None:
-                    kept[split] = output[0] if isinstance(output, tuple) else output
+                def read_states(_: nn.Module, __: Any, output: Any, split: int = split) -> None:
+                    hidden_at[split] = output[0] if isinstance(output, tuple) else output
 
-                hooks.callback(self._layers[split - 1].register_forward_hook(keep).remove)
+                hooks.callback(self._layers[split - 1].register_forward_hook(read_states).remove)
 
-            def note(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+            def read_arguments(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
                 calls.append((arguments[1:], {key: value for key, value in named.items() if key != "hidden_states"}))
 
-            hooks.callback(self._layers[-1].register_forward_pre_hook(note, with_kwargs=True).remove)
+            hooks.callback(self._layers[-1].register_forward_pre_hook(read_arguments, with_kwargs=True).remove)
             final = self._body(input_ids=torch.tensor([list(ids)]), use_cache=False).last_hidden_state
         exits = {}
         if self._exits is not None:
             arguments, named = calls[0]
-            exits = {split: _values(self._exit(split, kept[split], arguments, named)) for split in self._splits}
-        return ReferenceStates({split: _values(hidden) for split, hidden in kept.items()}, _values(final), exits)
+            exits = {split: _values(self._exit(split, hidden_at[split], arguments, named)) for split in self._splits}
+        return ReferenceStates({split: _values(hidden) for split, hidden in hidden_at.items()}, _values(final), exits)
 
     @torch.inference_mode()
     def logits(self, normed: Values) -> Values:
-        """Logits [positions, V] of normed hidden states [positions, hidden], by the family's own head."""
+        """Logits [positions, V] of normed hidden states [positions, hidden], by the model's own head."""
         logits = self._model(inputs_embeds=torch.from_numpy(normed)[None], use_cache=False).logits
         return _values(logits)
 
     @property
     def has_gates(self) -> bool:
-        """Whether the exits are trained ones, each with its gate."""
+        """Whether the exits have gates, which trained ones have."""
         return isinstance(self._exits, Exits)
 
     @torch.inference_mode()
     def gate(self, split: int, normed: Values) -> Values:
-        """The logits [positions] of a split's trained gate on its exit's normed hidden states [positions, hidden]."""
+        """The logits [positions] of a split's gate on its exit's normed hidden states [positions, hidden]."""
         assert isinstance(self._exits, Exits)
-        peeked = torch.from_numpy(self.logits(normed)[:, list(self._exits.frequent_tokens)]).double()
-        first, second = peeked.log_softmax(-1).topk(2, dim=-1).values.unbind(-1)
+        gate_rows = torch.from_numpy(self.logits(normed)[:, list(self._exits.frequent_tokens)]).double()
+        first, second = gate_rows.log_softmax(-1).topk(2, dim=-1).values.unbind(-1)
         logits = Gate.of(self._exits.gate(split)).logits(first.numpy(), (first - second).numpy())
         return logits.astype(np.float32)
 
     @torch.inference_mode()
     def greedy(self, ids: Sequence[int], count: int) -> list[int]:
-        """The ``count`` likeliest tokens after ``ids``, each after those before it; end tokens do not stop it.
+        """Decode ``count`` tokens after ``ids`` greedily; end tokens do not stop it.
 
-        Not ``generate``: the settings in generation_config.json (repetition penalties and the like) would steer it.
+        transformers' ``generate`` would apply the settings in generation_config.json, such as repetition penalties.
         """
         found: list[int] = []
         step, cache = torch.tensor([list(ids)]), None
@@ -145,14 +138,14 @@ class Reference:
         if isinstance(self._exits, Exits):
             layer = {name: torch.from_numpy(value) for name, value in self._exits.layer(split).items()}
             norm = {"weight": torch.from_numpy(self._exits.norm(split))}
-        # Without weights of its own an exit is the base's last layer and norm.
+        # Called without weights, layer and norm use their own: those of the base, which untrained exits are copies of.
         out = call(self._exit_layer, layer, (hidden, *arguments), named)
         normed: Tensor = call(self._body.norm, norm, (out[0] if isinstance(out, tuple) else out,))
         return normed
 
 
 def check_memory(bundle: Bundle, folder: Path) -> None:
-    """Raise MemoryShortError unless the fp32 reference and the bundle's weights fit the memory that is free."""
+    """Raise MemoryShortError unless the fp32 reference and the bundle's weights fit into the free memory."""
     import psutil
 
     needed = 4 * count_parameters(folder) + sum(entry.bytes for entry in bundle.manifest.files.values())
@@ -166,8 +159,8 @@ def check_memory(bundle: Bundle, folder: Path) -> None:
 
 
 def count_parameters(folder: Path) -> int:
-    """Elements of all tensors in a model folder's safetensors, from their headers alone."""
-    # A folder may also hold the same weights under the vendor's own names (consolidated.safetensors).
+    """How many elements all tensors in a model folder's safetensors have, from the headers alone."""
+    # model*: some folders hold the same weights a second time, under the vendor's names (consolidated.safetensors).
     paths = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     count = 0
     for path in paths:
@@ -179,31 +172,8 @@ def count_parameters(folder: Path) -> int:
     return count
 
 
-def load_model(folder: Path) -> Any:
-    """The whole model, frozen, in fp32 on the CPU, with eager attention. Raises ModelError."""
-    from transformers import AutoModelForCausalLM
-
-    try:
-        # eager: the one attention that has every family's quirks (sdpa knows no softcap).
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
-        model, report = loaded
-    except Exception as error:  # transformers raises many kinds
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"transformers cannot load {folder}: {reason}", "download the model again") from error
-    if report["missing_keys"]:
-        raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
-    return model.requires_grad_(False).eval()
-
-
 def _layers(body: nn.Module, count: int, folder: Path) -> nn.ModuleList:
-    """The decoder's layers, under whatever name the family keeps them."""
+    """The list of the decoder's layers, whatever the family calls it."""
     for module in body.children():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
@@ -211,6 +181,6 @@ def _layers(body: nn.Module, count: int, folder: Path) -> nn.ModuleList:
 
 
 def _values(tensor: Tensor) -> Values:
-    """The one sequence of a batch [1, …] as numpy."""
+    """The only sequence of a batch [1, …], as an fp32 array."""
     values: Values = tensor[0].float().numpy()
     return values

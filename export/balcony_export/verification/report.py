@@ -1,4 +1,4 @@
-"""What verifying found: one row a stage, as a table, as one line and as JSON."""
+"""The result of verifying a bundle: a row for each stage, as a table, in one line, or as JSON."""
 
 from __future__ import annotations
 
@@ -13,33 +13,38 @@ from balcony_export.verification.measures import number
 
 @dataclass(frozen=True)
 class StageRow:
-    """One comparison. ``absolute`` and ``scaled`` as in Gap; ``kl_nats`` is the mean KL(model ‖ bundle) a token.
-
-    ``limit`` bounds ``scaled``; None: the stage was asked to lose bits, and has only to be finite. ``note`` says what
-    else was found.
-    """
+    """The comparison of one stage."""
 
     stage: str
     compares: str
+    """What was compared, in words."""
     passed: bool
     absolute: float | None = None
+    """See Gap."""
     scaled: float | None = None
     limit: float | None = None
+    """What ``scaled`` may be at most; None: the stage is quantised and only has to be finite."""
     kl_nats: float | None = None
+    """KL(model ‖ bundle), as a mean over positions."""
     note: str = ""
+    """What else was found, in words."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was compared and how it came out. ``positions`` were compared over ``prompts`` sequences."""
+    """What was compared, and the results."""
 
     model: str
     formats: Formats
     prompts: int
+    """How many sequences were compared."""
     positions: int
+    """How many positions these have together."""
     greedy_equal: int
+    """How many greedy tokens were the model's own, of ``greedy_total``."""
     greedy_total: int
     rows: list[StageRow]
+    """In the order in which a fault spreads: trunk, exits, head, full depth, greedy tokens."""
 
     @property
     def passed(self) -> bool:
@@ -48,11 +53,11 @@ class Verification:
 
     @property
     def first_failure(self) -> StageRow | None:
-        """The first row, from the embedding up, that failed."""
+        """The first row that failed, which is where the fault is; None if all passed."""
         return next((row for row in self.rows if not row.passed), None)
 
     def to_json(self) -> str:
-        """All of it as a JSON object; a difference that is not finite is null."""
+        """The report as a JSON object; NaN and infinity become null."""
         failure = self.first_failure
         content: dict[str, Any] = {
             "model": self.model,
@@ -71,7 +76,7 @@ class Verification:
         return json.dumps(content, indent=1, allow_nan=False)
 
     def table(self) -> str:
-        """An aligned table, one line a row."""
+        """The report as an aligned table."""
         lines = [["stage", "compares", "max |Δ|", "scaled", "limit", "KL nats", "", ""]]
         for row in self.rows:
             figures = [figure(value) for value in (row.absolute, row.scaled, row.limit, row.kl_nats)]
@@ -79,7 +84,7 @@ class Verification:
         return table(lines, left=(0, 1, 6, 7))
 
     def line(self) -> str:
-        """One line: the verdict and the figures of the full depth."""
+        """The verdict and the figures of the full depth in one line."""
         full = next(row for row in self.rows if row.stage == "full")
         failure = self.first_failure
         verdict = "verified" if failure is None else f"NOT verified, first at {failure.stage}"
@@ -91,7 +96,7 @@ class Verification:
 
 
 def explain(row: StageRow) -> str:
-    """Why a row failed, in words."""
+    """A sentence on why a row failed."""
     if row.limit is not None:
         why = f"{row.compares} differ by {figure(row.absolute)} (scaled {figure(row.scaled)}, limit {row.limit:g})"
     else:
@@ -100,5 +105,5 @@ def explain(row: StageRow) -> str:
 
 
 def figure(value: float | None) -> str:
-    """Four digits; scientific where a fixed point would show zeros; empty for None."""
+    """The value with four digits, or in scientific notation below 0.001; empty for None."""
     return "" if value is None else f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.4g}"

@@ -1,7 +1,7 @@
-"""Proof that a bundle computes what its model computes: stage by stage, on real prompts, against transformers in fp32.
+"""Verify that a bundle computes what its model computes: stage by stage, on prompts, against transformers in fp32.
 
-A stage whose numbers are all fp32 must equal the reference within LIMIT, scaled as ``Gap`` says; its greedy tokens must
-be the reference's own. A quantised one must be finite, and its divergence is reported. docs/verify.md explains.
+If all numbers of a stage are fp32, it must equal the reference within LIMIT (``scaled`` in Gap), and its greedy tokens
+must be the reference's. A quantised stage must only be finite; how far it diverges is reported. See docs/verify.md.
 """
 
 from __future__ import annotations
@@ -15,24 +15,31 @@ import numpy as np
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats
 from balcony_edge.errors import PromptError
-from balcony_export.verification.bundle_and_reference import Pair, encode_prompts, open_pair
+from balcony_export.verification.bundle_and_reference import (
+    BundleAndReference,
+    encode_prompts,
+    open_both,
+)
 from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, divergence, log_probabilities
 from balcony_export.verification.reference import ReferenceStates
 from balcony_export.verification.report import StageRow, Verification
 
-# Room for sums in another order: random models of 6 layers, sixteen variants of ten families, stay below 6e-6.
+# The same sums in another order differ a little. Random models of 6 layers, in sixteen variants of ten families, differ
+# by less than 6e-6.
 LIMIT = 1e-4
 DEFAULT_PROMPTS = ("Once upon a time", "The capital of France is", "def add(a, b):\n    return")
+# Greedy tokens after each prompt.
 DECODE = 32
 
 
 @dataclass
 class _Compared:
-    """Running figures of one row."""
+    """The running figures of one row."""
 
     stage: str
     compares: str
     exact: bool
+    """Whether all numbers of the stage are fp32, so that it must equal the reference."""
     gap: Gap = field(default_factory=Gap)
     kl: Mean = field(default_factory=Mean)
     note: str = ""
@@ -42,7 +49,7 @@ class _Compared:
         gap, kl = self.gap, self.kl.value if self.kl.count else None
         passed = self.finite
         if gap.scaled is not None:
-            # NaN is below nothing.
+            # False for NaN too.
             passed = passed and (gap.scaled <= LIMIT if self.exact else math.isfinite(gap.scaled))
         note = self.note
         if kl is not None and not math.isfinite(kl):
@@ -55,12 +62,15 @@ class _Compared:
 
 @dataclass
 class _Greedy:
-    """Greedy tokens of both sides. ``ties``: prompts that parted where the model itself could have gone either way."""
+    """The greedy tokens of both sides."""
 
     equal: int = 0
+    """Tokens that were the same on both sides, of ``total``."""
     total: int = 0
     parted: int = 0
+    """Prompts after which both sides did not decode the same."""
     ties: int = 0
+    """Those of them where the model's logits of both tokens were too close to decide."""
 
     def row(self, exact: bool) -> StageRow:
         note = f"{self.equal} of {self.total} tokens equal" + f", {self.ties} parted at a tie" * (self.ties > 0)
@@ -77,11 +87,12 @@ def verify(
     max_kl: float | None = None,
     provider: str = "auto",
 ) -> Verification:
-    """Compare ``bundle`` with the model in ``folder`` on ``prompts`` (ids; default: three short texts).
+    """Compare ``bundle`` with the model in ``folder`` on ``prompts``, lists of ids (None: three short texts).
 
-    Each prompt is continued greedily by ``decode`` tokens on both sides; then every stage is compared on the prompt and
-    the model's own continuation. ``exits``: where trained exits came from. ``max_kl``: nats a token that the full depth
-    may lie from the model. Raises PromptError for a prompt that does not fit, and what ``open_pair`` raises.
+    Both sides decode ``decode`` tokens greedily after each prompt. Then every stage is compared on the prompt and the
+    model's own continuation. ``exits``: the folder of the bundle's trained exits. ``max_kl``: the largest mean KL of
+    the full depth from the model, in nats, that still passes. Raises PromptError for a prompt that does not fit, and
+    what ``open_both`` raises.
     """
     context = bundle.manifest.architecture.context
     if prompts is None:
@@ -91,18 +102,18 @@ def verify(
     longest = max(len(ids) for ids in prompts)
     if longest > context:
         raise PromptError(f"a prompt has {longest} tokens; this bundle's context is {context}", "shorten the prompt")
-    pair = open_pair(bundle, folder, exits, provider, min(context, longest + decode))
-    compared = _rows(pair)
+    both = open_both(bundle, folder, exits, provider, min(context, longest + decode))
+    compared = _rows(both)
     greedy = _Greedy()
     positions = 0
     for ids in prompts:
-        expected = pair.reference.greedy(ids, min(decode, context - len(ids)))
-        found = _decode(pair, ids, expected)
+        expected = both.reference.greedy(ids, min(decode, context - len(ids)))
+        found = _decode(both, ids, expected)
         sequence = [*ids, *expected]
-        trace = pair.reference.trace(sequence)
-        pair.put(sequence)
-        _compare(pair, trace, compared)
-        _judge(pair, greedy, trace, len(ids), expected, found)
+        states = both.reference.states(sequence)
+        both.put(sequence)
+        _compare(both, states, compared)
+        _compare_greedy(both, greedy, states, len(ids), expected, found)
         positions += len(sequence)
     rows = [row.row(max_kl if row.stage == "full" else None) for row in compared.values()]
     return Verification(
@@ -117,34 +128,34 @@ def verify(
 
 
 def is_exact(formats: Formats, exits: bool = False) -> bool:
-    """Whether every number that the full depth (or, with ``exits``, an exit) is made of was kept in fp32."""
-    kept = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
-    return kept == {"fp32"}
+    """Whether every number of the full depth, and with ``exits`` of the exits too, is fp32."""
+    used = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
+    return used == {"fp32"}
 
 
-def _rows(pair: Pair) -> dict[str, _Compared]:
+def _rows(both: BundleAndReference) -> dict[str, _Compared]:
     """The rows to fill, in the order in which a fault spreads: trunk, exits, head, full depth."""
-    formats = pair.bundle.manifest.formats
+    formats = both.bundle.manifest.formats
     exact, exact_exits = is_exact(formats), is_exact(formats, exits=True)
-    rows = [_Compared(stage.name, "hidden", exact) for stage in pair.ladder.trunk]
+    rows = [_Compared(stage.name, "hidden", exact) for stage in both.ladder.trunk]
     rows[-1].compares = "hidden, normed"
-    for split, stage in pair.ladder.exits.items():
+    for split, stage in both.ladder.exits.items():
         row = _Compared(stage.name, "hidden, normed", exact_exits)
-        if not pair.reference.compares_exits:
-            known = bool(pair.bundle.manifest.quality)
+        if not both.reference.compares_exits:
+            known = bool(both.bundle.manifest.quality)
             row.compares, row.note = "finite", "give --exits FOLDER to compare" if known else "not compared"
         rows.append(row)
-        if pair.reference.has_gates:
+        if both.reference.has_gates:
             rows.append(_Compared(f"gate {split}", "logits", exact_exits))
     rows.append(_Compared("head", "logits of one input", exact))
     rows.append(_Compared("full", "logits", exact))
     return {row.stage: row for row in rows}
 
 
-def _decode(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
-    """The bundle's greedy tokens after ``ids``, one by one, up to and including the first that is not expected."""
-    ladder = pair.ladder
-    pair.put(ids)
+def _decode(both: BundleAndReference, ids: list[int], expected: list[int]) -> list[int]:
+    """Decode greedily with the bundle after ``ids``, up to and including the first token that is not the expected."""
+    ladder = both.ladder
+    both.put(ids)
     found: list[int] = []
     for token in expected:
         found.append(int(ladder.next_logits(ladder.full).argmax()))
@@ -154,10 +165,15 @@ def _decode(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
     return found
 
 
-def _judge(
-    pair: Pair, greedy: _Greedy, trace: ReferenceStates, start: int, expected: list[int], found: list[int]
+def _compare_greedy(
+    both: BundleAndReference,
+    greedy: _Greedy,
+    states: ReferenceStates,
+    start: int,
+    expected: list[int],
+    found: list[int],
 ) -> None:
-    """Count equal tokens; where the two part, ask whether the model's own logits decide between the two tokens."""
+    """Count equal tokens. Where the two sides part, count a tie if the model's logits of both tokens are too close."""
     equal = sum(mine == theirs for mine, theirs in zip(found, expected, strict=False))
     greedy.equal += equal
     greedy.total += len(expected)
@@ -165,39 +181,45 @@ def _judge(
         return
     greedy.parted += 1
     position = start + equal - 1
-    row = pair.reference.logits(trace.final[position : position + 1])[0]
-    # Both logits may lie LIMIT off, in opposite directions.
+    row = both.reference.logits(states.final[position : position + 1])[0]
+    # Both logits may be off by LIMIT, in opposite directions.
     greedy.ties += bool(row[expected[equal]] - row[found[equal]] <= 2 * LIMIT * max(1.0, float(np.abs(row).max())))
 
 
-def _compare(pair: Pair, trace: ReferenceStates, rows: dict[str, _Compared]) -> None:
-    """Every stage on the ladder's whole sequence, in one batched pass."""
-    ladder, reference = pair.ladder, pair.reference
+def _compare(both: BundleAndReference, states: ReferenceStates, rows: dict[str, _Compared]) -> None:
+    """Compare every stage on the bundle's whole sequence, in one batched pass."""
+    ladder, reference = both.ladder, both.reference
     length = ladder.length
     ladder.advance(ladder.full, length)
     for stage in ladder.trunk:
-        expected = trace.final if stage.graph.stop == ladder.full else trace.hidden[stage.graph.stop]
-        rows[stage.name].gap.add(pair.outputs(stage), expected)
+        expected = states.final if stage.graph.stop == ladder.full else states.hidden[stage.graph.stop]
+        rows[stage.name].gap.add(both.outputs(stage), expected)
     for split in ladder.exits:
         stage = ladder.advance(split, length)
-        row, found = rows[stage.name], pair.outputs(stage)
+        row, found = rows[stage.name], both.outputs(stage)
         row.finite = row.finite and bool(np.isfinite(found).all())
         if reference.compares_exits:
-            row.gap.add(found, trace.exits[split])
-            _compare_logits(pair, split, trace.exits[split], row)
+            row.gap.add(found, states.exits[split])
+            _compare_logits(both, split, states.exits[split], row)
         if (gate := rows.get(f"gate {split}")) is not None and stage.gates is not None:
-            gate.gap.add(stage.gates.host()[0, :length], reference.gate(split, trace.exits[split])[:, None])
-    _compare_logits(pair, ladder.full, trace.final, rows["full"], rows["head"])
+            gate.gap.add(stage.gates.host()[0, :length], reference.gate(split, states.exits[split])[:, None])
+    _compare_logits(both, ladder.full, states.final, rows["full"], rows["head"])
 
 
-def _compare_logits(pair: Pair, depth: int, normed: Values, row: _Compared, head: _Compared | None = None) -> None:
-    """The divergence at a depth, and for the full one the logits' differences: end to end, and of the head alone."""
-    own = pair.outputs(pair.ladder.advance(depth, len(normed)))
+def _compare_logits(
+    both: BundleAndReference, depth: int, normed: Values, row: _Compared, head: _Compared | None = None
+) -> None:
+    """Compare the logits of a depth, given the reference's normed states [T, hidden].
+
+    Every depth gets the KL. The full one also gets the differences of the logits: from end to end in ``row``, and in
+    ``head`` those of the head alone, with the same input on both sides.
+    """
+    own = both.outputs(both.ladder.advance(depth, len(normed)))
     for start in range(0, len(normed), CHUNK):
         part = slice(start, min(start + CHUNK, len(normed)))
-        expected = pair.reference.logits(normed[part])
-        found = pair.ladder.logits_view(depth, part.start, part.stop)
+        expected = both.reference.logits(normed[part])
+        found = both.ladder.logits_view(depth, part.start, part.stop)
         row.kl.add(divergence(log_probabilities(expected), log_probabilities(found)))
         if head is not None:
             row.gap.add(found, expected)
-            head.gap.add(found, pair.reference.logits(own[part]))
+            head.gap.add(found, both.reference.logits(own[part]))

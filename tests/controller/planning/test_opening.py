@@ -1,4 +1,4 @@
-"""Openings: replies that begin deep on what others have saved."""
+"""Openings: replies that begin deep, paid from savings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEADY = Trace("steady", [0], [Moment()])
 
 
 @pytest.fixture(scope="module")
-def menu() -> PolicyLibrary:
+def library() -> PolicyLibrary:
     return PolicyLibrary(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0)
 
 
@@ -42,39 +42,41 @@ def test_the_length_of_a_reply_is_learnt_and_never_above_what_was_asked_for() ->
     assert found.length == 20
 
 
-def test_replies_open_with_what_buys_most(menu: PolicyLibrary) -> None:
-    opener = menu.opener()
+def test_the_opener_gains_most_for_its_cost(library: PolicyLibrary) -> None:
+    opener = library.opener()
     assert opener.policy.depths[-1] == SHAPE.full
     assert SHALLOW_MS < opener.cost_ms <= FULL_MS
-    least = min(menu.solved.mixed, key=lambda policy: policy.cost_ms[-1])
-    lossless = menu.cheapest_lossless(alone=False)
+    least = min(library.solved.mixed, key=lambda policy: policy.cost_ms[-1])
+    lossless = library.cheapest_lossless(alone=False)
     bought = (opener.agreement - least.agreement[-1]) / (opener.cost_ms - least.cost_ms[-1])
     assert bought >= (1.0 - least.agreement[-1]) / (lossless.cost_ms[0] - least.cost_ms[-1])
 
 
 @given(st.floats(SHALLOW_MS * 1.05, FULL_MS * 0.75), st.integers(20, 2000))
-def test_an_opening_is_worth_something_and_less_in_longer_replies(
-    menu: PolicyLibrary, allowed_ms: float, length: int
+def test_an_opening_gains_agreement_and_less_in_longer_replies(
+    library: PolicyLibrary, allowed_ms: float, length: int
 ) -> None:
-    opener = menu.opener()
-    shallow = next(policy for policy in menu.solved.mixed if policy.depths == (SHAPE.depths[0],))
-    short, long = (opening(n).agreement(opener, shallow, 1.0, allowed_ms) for n in (length, 2 * length))
+    opener = library.opener()
+    shallow = next(policy for policy in library.solved.mixed if policy.depths == (SHAPE.depths[0],))
+    short, long = (
+        opening(n).agreement(opener, shallow, 1.0, allowed_ms, -Opening.SAVED_TOKENS) for n in (length, 2 * length)
+    )
     assert shallow.agreement[-1] - 1e-9 <= long <= short + 1e-9
     assert short <= 1.0
 
 
 @given(st.floats(-18.0, 50.0), st.floats(-18.0, 50.0), st.integers(0, 300))
-def test_the_more_is_owed_the_less_the_rest_may_use(first: float, second: float, shown: int) -> None:
+def test_the_larger_the_debt_the_less_the_rest_may_use(first: float, second: float, emitted: int) -> None:
     found = opening(150)
-    found.count(shown)
+    found.count(emitted)
     low, high = sorted((first, second))
     assert found.share(low) >= found.share(high)
     assert found.share(-found.SAVED_TOKENS) == 1.0
 
 
-def test_an_opening_ends_as_planned_or_when_too_much_is_owed(menu: PolicyLibrary) -> None:
-    opener, found = menu.opener(), opening(150)
-    shallow = next(policy for policy in menu.solved.mixed if policy.depths == (SHAPE.depths[0],))
+def test_an_opening_ends_as_planned_or_when_the_debt_is_too_large(library: PolicyLibrary) -> None:
+    opener, found = library.opener(), opening(150)
+    shallow = next(policy for policy in library.solved.mixed if policy.depths == (SHAPE.depths[0],))
     assert found.plan(opener, shallow, 1.0, 7.0, -found.SAVED_TOKENS)
     assert not found.over(0.0)
     assert found.over(found.OVERSPENT_TOKENS + 0.1)
@@ -95,16 +97,16 @@ def test_under_a_low_budget_replies_begin_deep_and_end_shallow() -> None:
     assert run.mean_ms(100) == pytest.approx(5.2, rel=0.012)
 
 
-def test_openings_are_no_part_of_limits_that_keep_no_account() -> None:
+def test_limits_without_an_account_have_no_openings() -> None:
     for budget in ("6ms@p95", "0.6s@reply"):
         control = governor(budget)
         control.begin({}, 100)
-        assert control._choice._opener is None
+        assert control._selector._opener is None
 
 
-def test_what_waits_at_a_replys_end_is_no_bias_of_the_policy(menu: PolicyLibrary) -> None:
-    fresh = PolicyLibrary(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0, menu.solved)
-    policy = menu.solved.mixed[1]
+def test_what_is_never_caught_up_does_not_bias_the_policy(library: PolicyLibrary) -> None:
+    fresh = PolicyLibrary(SHAPE, CostModel(profiles()), records().quality(), True, lambda _: 0.0, library.solved)
+    policy = library.solved.mixed[1]
     for _ in range(20):
         fresh.learn(policy, 5.0, 6.0 * 100, 100)
         fresh.learn(policy, 0.0, -100.0, 0)
@@ -113,7 +115,7 @@ def test_what_waits_at_a_replys_end_is_no_bias_of_the_policy(menu: PolicyLibrary
     assert 1.05 < fresh.bias(policy) < 1.5
 
 
-def test_solutions_are_values() -> None:
+def test_solved_policies_are_values() -> None:
     made = [SolvedPolicies.of(SHAPE, CostModel(profiles()), records().quality(), rounds) for rounds in (True, False)]
     assert made[0] == SolvedPolicies.of(SHAPE, CostModel(profiles()), records().quality(), True)
     assert len(made[1].lossless) == 1

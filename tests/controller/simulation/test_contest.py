@@ -1,4 +1,4 @@
-"""The contest: baselines and oracles do what they are called, and the controller stands where it should among them."""
+"""The contest: baselines and oracles do what their names say, and the controller ranks among them as it should."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_static_mix_takes_its_share_of_deep_tokens() -> None:
     assert set(run.depth) == {3, 12}
 
 
-def test_a_threshold_shows_what_is_sure_and_the_bonus_makes_it_cheaper() -> None:
+def test_a_threshold_emits_what_is_sure_and_the_bonus_makes_it_cheaper() -> None:
     runs = {bonus: play(Threshold(3, 0.7, bonus), records(), World(STEADY), 2000).charged() for bonus in (True, False)}
     costs = {bonus: elapsed.sum() / tokens.sum() for bonus, (tokens, elapsed, _) in runs.items()}
     assert costs[True] < costs[False]
@@ -45,13 +45,13 @@ def test_rounds_are_lossless() -> None:
         assert play(FixedDrafts(3, length), records(), World(STEADY), 300).agreement() == 1.0
 
 
-def test_the_clairvoyant_never_pays_for_nothing() -> None:
-    """At a low price it is always right; at any price it takes an exit only if that is right or nothing else pays."""
+def test_the_clairvoyant_follows_its_price() -> None:
+    """At a low price it always agrees; at a high price it takes the shallowest exit."""
     cheap = play(Clairvoyant(records(), 1e-6), records(), World(STEADY), 500)
     assert cheap.agreement() == 1.0
     assert cheap.mean_ms() < FULL_MS
-    dear = play(Clairvoyant(records(), 10.0), records(), World(STEADY), 500)
-    assert set(dear.depth) == {3}
+    expensive = play(Clairvoyant(records(), 10.0), records(), World(STEADY), 500)
+    assert set(expensive.depth) == {3}
 
 
 def test_curves_are_read_at_a_cost() -> None:

@@ -48,7 +48,7 @@ def test_an_export_writes_the_card(tmp_path: Path) -> None:
     (folder / "README.md").unlink()
     (folder / "LICENSE").write_text("MIT License\n")
     bundle = export_bundle(
-        folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, choice=ExportOptions(precision="int8")
+        folder, tmp_path / "b", model="owner/stories", exits=DEMO_EXITS, options=ExportOptions(precision="int8")
     )
     assert "README.md" not in bundle.manifest.files
     head, body = split_card((bundle.path / "README.md").read_text())

@@ -7,25 +7,27 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from balcony_edge import AdaptiveSession
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.manifest import Precision
+from balcony_edge.bundle.manifest import Graph, Precision
 from balcony_edge.cli.app import add_plugins
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import BalconyError, BundleError, ExitsError, ModelError
 from balcony_edge.telemetry import FakeSensors
-from balcony_export.bundling.writer import export_bundle, read_weights
+from balcony_export.bundling.writer import export_bundle
 from balcony_export.exits import store
-from balcony_export.exits.gate import Gate, peeking
+from balcony_export.exits.gate import Gate, gate_head
 from balcony_export.graphs.formats import ExportOptions
+from balcony_export.graphs.weights import FILE_NAME
 from balcony_export.model.base import load_base
-from balcony_export.model.checkpoint import Checkpoint, Tensors, TensorSource, joined
-from balcony_export.training.chunked_loss import answers
+from balcony_export.model.checkpoint import Checkpoint, Tensors, TensorSource
+from balcony_export.training.chunked_loss import predictions
 from helpers.families import as_modules
 from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
 
@@ -38,9 +40,22 @@ def same(actual: np.ndarray, expected: np.ndarray) -> None:
     assert actual.tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
+def read_weights(bundle: Bundle, graph: Graph) -> dict[str, np.ndarray]:
+    """The float32 initialisers of a graph as they lie in the weights file."""
+    model = onnx.load(bundle.file(graph.file), load_external_data=False)
+    data = np.memmap(bundle.file(FILE_NAME), np.uint8, "r")
+    found = {}
+    for tensor in model.graph.initializer:
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        if place and tensor.data_type == onnx.TensorProto.FLOAT:
+            start, length = int(place["offset"]), int(place["length"])
+            found[tensor.name] = data[start : start + length].view(np.float32).reshape(tensor.dims)
+    return found
+
+
 def check_layer(found: dict[str, np.ndarray], name: str, source: TensorSource, prefix: str) -> None:
     """One decoder layer in the weights file against its source, tensor by tensor."""
-    qkv = joined(source, [f"{prefix}self_attn.{part}_proj.weight" for part in "qkv"])
+    qkv = np.concatenate([source.tensor(f"{prefix}self_attn.{part}_proj.weight") for part in "qkv"])
     same(found[f"{name}.attn.qkv_proj.weight"], qkv)
     same(found[f"{name}.attn.o_proj.weight"], source.tensor(f"{prefix}self_attn.o_proj.weight"))
     for part in ("gate", "up", "down"):
@@ -80,17 +95,17 @@ def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
     trained = store.load(DEMO_EXITS)
     base = load_base(DEMO_BASE, "fp32", torch.device("cpu"))
     modules = as_modules(base, trained)
-    cut = peeking(base.head, trained.frequent_tokens)
+    cut = gate_head(base.head, trained.frequent_tokens)
     ids = np.random.default_rng(3).integers(1, 2048, 48)
     ladder = Ladder(export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
     ladder.append(ids.tolist())
     with torch.inference_mode():
-        trace = base.trace(torch.from_numpy(ids[None]), trained.splits)
-        for split, normed in zip(trained.splits, modules.normed(trace.hidden, trace.context), strict=True):
+        states = base.states(torch.from_numpy(ids[None]), trained.splits)
+        for split, normed in zip(trained.splits, modules.normed(states.hidden, states.context), strict=True):
             expected = base.head.logits(normed)[0].numpy()
             np.testing.assert_allclose(ladder.logits(split), expected, rtol=0, atol=1e-4)
-            seen = answers(normed[:, -1:], cut)
-            logit = Gate.of(trained.gate(split)).logits(*seen.sureness())
+            seen = predictions(normed[:, -1:], cut)
+            logit = Gate.of(trained.gate(split)).logits(*seen.confidence())
             assert ladder.gate(split) == pytest.approx(logit.item(), abs=1e-4)
             assert ladder.draft(split) == trained.frequent_tokens[int(seen.token)]
 
@@ -103,7 +118,7 @@ def test_quantised_weights_stay_near(tmp_path: Path, precision: Precision, limit
     names: tuple[Precision, ...] = ("fp32", precision)
     for name in names:
         bundle = export_bundle(
-            DEMO_BASE, tmp_path / name, model="demo", splits=[6], choice=ExportOptions(precision=name)
+            DEMO_BASE, tmp_path / name, model="demo", splits=[6], options=ExportOptions(precision=name)
         )
         ladder = Ladder(bundle, Runtime.start("cpu"))
         ladder.append(tokens)

@@ -33,8 +33,8 @@ def test_every_form_holds_the_same_documents(tmp_path: Path) -> None:
     packed = tmp_path / "c.jsonl.gz"
     packed.write_bytes(gzip.compress(rows.read_bytes()))
     for path in (plain, rows, packed):
-        assert list(corpus.documents([path])) == DOCUMENTS
-    assert list(corpus.documents([plain, rows])) == [*DOCUMENTS, *DOCUMENTS]
+        assert list(corpus.read_documents([path])) == DOCUMENTS
+    assert list(corpus.read_documents([plain, rows])) == [*DOCUMENTS, *DOCUMENTS]
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -42,12 +42,12 @@ def test_parquet(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(arrow.table({"url": ["a", "b", "c"], "text": DOCUMENTS}), tmp_path / "a.parquet")
-    assert list(corpus.documents([tmp_path / "a.parquet"])) == DOCUMENTS
+    assert list(corpus.read_documents([tmp_path / "a.parquet"])) == DOCUMENTS
     parquet.write_table(arrow.table({"messages": [TURNS]}), tmp_path / "b.parquet")
-    assert list(corpus.documents([tmp_path / "b.parquet"], render)) == ["user: Hi|assistant: Hello!"]
+    assert list(corpus.read_documents([tmp_path / "b.parquet"], render)) == ["user: Hi|assistant: Hello!"]
     (tmp_path / "c.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"c\.parquet"):
-        list(corpus.documents([tmp_path / "c.parquet"]))
+        list(corpus.read_documents([tmp_path / "c.parquet"]))
 
 
 def test_conversations_are_rendered_and_without_template_refused(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_conversations_are_rendered_and_without_template_refused(tmp_path: Path)
         {"from": "gpt", "value": "Yes"},
     ]
     path = write(tmp_path / "a.jsonl", [{"messages": TURNS}, {"conversations": shared}])
-    assert list(corpus.documents([path], render)) == [
+    assert list(corpus.read_documents([path], render)) == [
         "user: Hi|assistant: Hello!",
         "system: Be kind.|user: Hi|assistant: Yes",
     ]
     with pytest.raises(DataError, match=r"a\.jsonl, line 1 is a conversation"):
-        list(corpus.documents([path]))
+        list(corpus.read_documents([path]))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, words: str) -
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(DataError, match=words) as caught:
-        list(corpus.documents([path], render))
+        list(corpus.read_documents([path], render))
     assert caught.value.hint
 
 
@@ -104,24 +104,24 @@ def test_the_hubs_data_sets_are_streamed_up_to_what_is_used(monkeypatch: pytest.
     data = corpus.load([Path("hub:owner/name:small:test")], Letters(), 0, streamed=1000)
     assert asked == [("owner/name", "small", "test", True)]
     assert 1000 <= len(data.train) + len(data.heldout) < 1200
-    next(corpus.documents([Path("hub:owner/name")]))
+    next(corpus.read_documents([Path("hub:owner/name")]))
     assert asked[-1] == ("owner/name", None, "train", True)
     with pytest.raises(DataError, match="names no data set"):
-        next(corpus.documents([Path("hub:a:b:c:d")]))
+        next(corpus.read_documents([Path("hub:a:b:c:d")]))
 
     def fail(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(DataError, match="no route"):
-        next(corpus.documents([Path("hub:owner/name")]))
+        next(corpus.read_documents([Path("hub:owner/name")]))
 
 
 def test_a_form_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "find_spec", lambda name: None)
     for source in ("a.parquet", "hub:owner/name"):
         with pytest.raises(DataError, match=r"balcony-edge\[data\]"):
-            next(corpus.documents([Path(source)]))
+            next(corpus.read_documents([Path(source)]))
 
 
 def test_a_template_leaves_the_ends_to_the_corpus() -> None:
@@ -145,5 +145,5 @@ def test_a_template_leaves_the_ends_to_the_corpus() -> None:
 
 
 def test_settings_name_data_without_folders() -> None:
-    assert documents.names([Path("/a/b.txt"), Path("hub:o/n"), Path("self")]) == ["b.txt", "hub:o/n", "self"]
+    assert documents.source_names([Path("/a/b.txt"), Path("hub:o/n"), Path("self")]) == ["b.txt", "hub:o/n", "self"]
     assert np.array_equal(corpus.join([[5], []], 2, 1), [1, 5, 2, 1, 2])

@@ -26,7 +26,7 @@ def base(toy: Path) -> Base:
     return load_base(toy, device="cpu")
 
 
-def sample(base: Base, path: Path, tokens: int = 900, seed: int = 0) -> self_text.Rows:
+def sample(base: Base, path: Path, tokens: int = 900, seed: int = 0) -> self_text.TokenRows:
     return self_text.sample(base, tokens, 16, ENDS, seed, path, {"base_sha256": "a"})
 
 

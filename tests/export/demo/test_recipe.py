@@ -22,7 +22,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "PretrainConfig", lambda: TINY)
     monkeypatch.setattr(recipe, "SPLITS", (1, 2))
     monkeypatch.setattr(recipe, "EXIT_LENGTH", 16)
-    monkeypatch.setattr(recipe, "STAGES", ({"steps": 2}, {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5}))
+    monkeypatch.setattr(
+        recipe, "TRAINING_RUNS", ({"steps": 2}, {"only": (2,), "steps": 2, "rows": 2, "temperature": 0.5})
+    )
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     monkeypatch.setattr(pretrain.shutil, "which", lambda _: None)
 
@@ -49,7 +51,7 @@ def test_the_recipe_makes_a_bundle_and_skips_what_stands(text: Path, tmp_path: P
 def test_an_interrupted_base_goes_on_to_the_same_weights(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = recipe.base([text], tmp_path / "whole")
+    whole = recipe.make_base([text], tmp_path / "whole")
     batch = pretrain.corpus.batch
 
     def interrupted(stream: object, step: int, *rest: object) -> object:
@@ -60,9 +62,9 @@ def test_an_interrupted_base_goes_on_to_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(pretrain.corpus, "batch", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            recipe.base([text], tmp_path / "parts")
+            recipe.make_base([text], tmp_path / "parts")
     assert not (tmp_path / "parts" / "base" / "model.safetensors").exists()
-    parts = recipe.base([text], tmp_path / "parts")
+    parts = recipe.make_base([text], tmp_path / "parts")
     first, second = (load_file_bytes(folder) for folder in (whole, parts))
     assert first == second
 
@@ -77,5 +79,5 @@ def test_too_little_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("One day.")
     with pytest.raises(DataError, match="too few"):
-        recipe.base([path], tmp_path / "out")
+        recipe.make_base([path], tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.safetensors"))

@@ -17,13 +17,13 @@ from balcony_export.exits.calibration import (
     Floats,
     auroc,
     bin_edges,
+    bin_shares,
     bin_table,
     calibration_error,
-    crossed,
     logistic,
     sigmoid,
 )
-from balcony_export.exits.gate import MOST_PEEKED, Gate, frequent_tokens, peeking
+from balcony_export.exits.gate import MOST_GATE_ROWS, Gate, frequent_tokens, gate_head
 from balcony_export.model.lm_head import LMHead
 
 SCORED = st.lists(st.tuples(st.integers(0, 20).map(lambda tenths: tenths / 20), st.booleans()), min_size=1, max_size=80)
@@ -54,14 +54,14 @@ def test_gates_look_at_the_most_frequent_tokens(ids: list[int]) -> None:
 
 def test_a_vocabulary_is_never_too_small_or_too_large_to_look_at() -> None:
     assert len(frequent_tokens(np.zeros(3, np.int64), 8)) == 2
-    assert len(frequent_tokens(np.zeros(3, np.int64), 128_256)) == MOST_PEEKED
+    assert len(frequent_tokens(np.zeros(3, np.int64), 128_256)) == MOST_GATE_ROWS
 
 
 @pytest.mark.parametrize(("divisor", "softcap"), [(1.0, 0.0), (8.0, 0.0), (1.0, 3.0)])
-def test_a_peek_gives_the_heads_own_logits_of_its_tokens(divisor: float, softcap: float) -> None:
+def test_a_gate_head_gives_the_heads_own_logits_of_its_tokens(divisor: float, softcap: float) -> None:
     torch.manual_seed(0)
     head, normed = LMHead(torch.randn(11, 6), divisor, softcap), torch.randn(2, 5, 6)
-    torch.testing.assert_close(peeking(head, (1, 4, 5)).logits(normed), head.logits(normed)[..., [1, 4, 5]])
+    torch.testing.assert_close(gate_head(head, (1, 4, 5)).logits(normed), head.logits(normed)[..., [1, 4, 5]])
 
 
 @given(SCORED)
@@ -134,10 +134,10 @@ def test_bin_tables_hold_the_frequencies_of_each_bin(scored: list[tuple[float, b
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=1, max_size=60))
-def test_crossed_bins_are_the_shares_of_one_in_the_other(pairs: list[tuple[int, int]]) -> None:
+def test_bin_shares_are_the_shares_of_one_in_the_other(pairs: list[tuple[int, int]]) -> None:
     assume({here for here, _ in pairs} == {0, 1, 2})
     here, there = np.array(pairs).T
-    for bin_here, row in enumerate(crossed(here, 3, there, 5)):
+    for bin_here, row in enumerate(bin_shares(here, 3, there, 5)):
         inside = [found for place, found in pairs if place == bin_here]
         assert row == pytest.approx([inside.count(bin_there) / len(inside) for bin_there in range(5)], abs=1e-5)
 

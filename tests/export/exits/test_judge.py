@@ -12,7 +12,7 @@ from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_export.exits.calibration import auroc, logistic, sigmoid
 from balcony_export.exits.judge import Evidence, fit_judge
 from balcony_export.model.lm_head import LMHead
-from balcony_export.training.chunked_loss import answers
+from balcony_export.training.chunked_loss import predictions
 
 
 def evidence(rows: int, seed: int = 0) -> tuple[Evidence, np.ndarray, np.ndarray]:
@@ -55,7 +55,7 @@ def test_what_measures_a_judge_does_not_fit_it() -> None:
 def test_answers_are_read_off_the_logits(positions: int, seed: int) -> None:
     torch.manual_seed(seed % 2**31)
     head, normed = LMHead(torch.randn(11, 6), softcap=3.0), torch.randn(2, positions, 6)
-    said, logits = answers(normed, head), head.logits(normed)
+    said, logits = predictions(normed, head), head.logits(normed)
     ordered = logits.sort(-1, descending=True).values
     assert torch.equal(said.token, logits.argmax(-1))
     torch.testing.assert_close(said.margin, ordered[..., 0] - ordered[..., 1])

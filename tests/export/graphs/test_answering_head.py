@@ -25,10 +25,10 @@ TOKENS = 40
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
     folder = tmp_path_factory.mktemp("bundles")
-    choices = {"cpu": ExportOptions(exactness="float"), "cuda": ExportOptions("cuda")}
-    for name, choice in choices.items():
-        export_bundle(DEMO_BASE, folder / name, model="demo", exits=DEMO_EXITS, choice=choice)
-    return {name: Bundle(folder / name) for name in choices}
+    variants = {"cpu": ExportOptions(exactness="float"), "cuda": ExportOptions("cuda")}
+    for name, options in variants.items():
+        export_bundle(DEMO_BASE, folder / name, model="demo", exits=DEMO_EXITS, options=options)
+    return {name: Bundle(folder / name) for name in variants}
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_a_narrow_cache_costs_little(row: str, cache: Cache, limit: float, tmp_p
     text.write_text(" ".join(f"w{index}" for index in rng.integers(3, SIZES["vocab_size"], 60)))
     ladders = []
     for kept in ("fp32", cache):
-        plan = plan_export(tmp_path / "model", exits="init", splits=[2], choice=ExportOptions(cache=kept))
+        plan = plan_export(tmp_path / "model", exits="init", splits=[2], options=ExportOptions(cache=kept))
         shown = text if kept == "int8" else None
         bundle = write_bundle(plan, tmp_path / kept, model=row, cache_text=shown)
         assert plan.dry_run().weight_bytes == bundle.manifest.files["weights.bin"].bytes
@@ -65,7 +65,7 @@ def test_a_narrow_cache_costs_little(row: str, cache: Cache, limit: float, tmp_p
 @needs_new
 def test_an_int8_cache_is_bit_exact_in_any_batch(tiny_model: Path, tmp_path: Path) -> None:
     bundle = export_bundle(
-        tiny_model, tmp_path / "b", model="t", exits="init", splits=[2], choice=ExportOptions(cache="int8")
+        tiny_model, tmp_path / "b", model="t", exits="init", splits=[2], options=ExportOptions(cache="int8")
     )
     ladder = Ladder(bundle, Runtime.start("cpu"))
     ids = np.random.default_rng(8).integers(3, 288, 24).tolist()
@@ -84,13 +84,13 @@ def test_a_text_without_use_leaves_nothing(tiny_model: Path, tmp_path: Path, con
     text = tmp_path / "text"
     if content is not None:
         text.write_bytes(content)
-    plan = plan_export(tiny_model, splits=[2], choice=ExportOptions(cache="int8"))
+    plan = plan_export(tiny_model, splits=[2], options=ExportOptions(cache="int8"))
     with pytest.raises(DataError, match=said):
         write_bundle(plan, tmp_path / "out" / "b", model="t", cache_text=text)
     assert not list(tmp_path.rglob("weights.bin"))
 
 
-@pytest.mark.parametrize("choice", [ExportOptions(cache="bf16"), ExportOptions("cuda", "fp16", cache="fp32")])
-def test_a_cache_that_no_kernel_takes_is_refused(choice: ExportOptions) -> None:
+@pytest.mark.parametrize("options", [ExportOptions(cache="bf16"), ExportOptions("cuda", "fp16", cache="fp32")])
+def test_a_cache_that_no_kernel_takes_is_refused(options: ExportOptions) -> None:
     with pytest.raises(ModelError, match="cannot keep a KV cache"):
-        choice.formats()
+        options.formats()

@@ -81,7 +81,7 @@ def assert_graphs_equal_modules(folder: Path, found: store.Exits, bundle: Bundle
     base = load_base(folder, device="cpu")
     row = torch.from_numpy(np.random.default_rng(5).integers(0, VOCABULARY, (1, LENGTH)))
     ladder = Ladder(bundle, Runtime.start("cpu"))
-    trace = base.trace(row, SPLITS)
+    states = base.states(row, SPLITS)
     # Prompt first, then one position a step.
     ladder.append(row[0, :10].tolist())
     rows: dict[int, list[Any]] = {split: [ladder.logits(split)] for split in SPLITS}
@@ -89,7 +89,7 @@ def assert_graphs_equal_modules(folder: Path, found: store.Exits, bundle: Bundle
         ladder.append([token])
         for split in SPLITS:
             rows[split].append(ladder.next_logits(split)[None].copy())
-    for split, normed in zip(SPLITS, as_modules(base, found).normed(trace.hidden, trace.context), strict=True):
+    for split, normed in zip(SPLITS, as_modules(base, found).normed(states.hidden, states.context), strict=True):
         np.testing.assert_allclose(np.concatenate(rows[split]), base.head.logits(normed)[0], rtol=0, atol=1e-4)
 
 
@@ -125,7 +125,7 @@ def test_an_mlp_exit_of_every_kind_of_family(text: Path, tmp_path: Path, row: st
 def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_path: Path, width: Width) -> None:
     found = trained(llama, text, tmp_path / "exits", width=width)
     bundle = export_bundle(
-        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=ExportOptions(precision="fp32")
+        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", options=ExportOptions(precision="fp32")
     )
     assert {graph.caches for graph in bundle.manifest.exits} == {1 if width == "layer" else 0}
     assert verify(bundle, llama, [[3, 4, 5]], decode=4, exits=tmp_path / "exits").passed
@@ -144,7 +144,7 @@ def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_pa
 def test_an_int8_cache_leaves_exits_without_attention_alone(llama: Path, text: Path, tmp_path: Path) -> None:
     trained(llama, text, tmp_path / "exits", width="mlp")
     bundle = export_bundle(
-        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", choice=ExportOptions(cache="int8")
+        llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", options=ExportOptions(cache="int8")
     )
     ladder = Ladder(bundle, Runtime.start("cpu"))
     ladder.append([3, 4, 5])

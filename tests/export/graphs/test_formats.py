@@ -10,7 +10,7 @@ from balcony_export.graphs.formats import ExportOptions
 
 
 @pytest.mark.parametrize(
-    ("choice", "block_size", "exactness"),
+    ("options", "block_size", "exactness"),
     [
         (ExportOptions(), 64, "bit"),
         (ExportOptions(precision="fp16"), 64, "bit"),
@@ -28,10 +28,10 @@ from balcony_export.graphs.formats import ExportOptions
     ],
 )
 def test_blocks_are_as_large_as_exactness_leaves_them(
-    choice: ExportOptions, block_size: int, exactness: Exactness
+    options: ExportOptions, block_size: int, exactness: Exactness
 ) -> None:
-    assert choice.formats().block_size == block_size
-    assert choice.attention() == exactness
+    assert options.formats().block_size == block_size
+    assert options.attention() == exactness
 
 
 @pytest.mark.parametrize("size", [8, 48, 100, 512])

@@ -32,7 +32,7 @@ def test_the_uncut_graph_is_the_segments_in_a_row(tiny_bundles: MakeBundle, prec
 
 def test_it_costs_no_weights(tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path) -> None:
     bundle = tiny_bundles("fp32", "bit")
-    uncut = export_bundle(tiny_model, tmp_path / "b", model="tiny", splits=[], choice=ExportOptions())
+    uncut = export_bundle(tiny_model, tmp_path / "b", model="tiny", splits=[], options=ExportOptions())
     files = bundle.manifest.files
     assert files[interchange.GRAPH_NAME].bytes < files["weights.bin"].bytes / 10
     assert files[interchange.GRAPH_NAME].sha256 == uncut.manifest.files[interchange.GRAPH_NAME].sha256

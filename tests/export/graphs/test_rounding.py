@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper
 
 from balcony_edge.engine.runtime import Runtime
-from balcony_export.graphs.rounding import Blocks, block_of, rounded
+from balcony_export.graphs.rounding import Blocks, block_of, round_blocks
 from balcony_export.model.checkpoint import Array
 
 
@@ -44,7 +44,7 @@ def test_the_runtime_multiplies_by_nearly_the_weight(
 ) -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((40, inputs)).astype(np.float32)
-    parts = rounded(weight, blocks(bits, size, symmetric))
+    parts = round_blocks(weight, blocks(bits, size, symmetric))
     names = ["packed", "scales", "zeros"][: len(parts)]
     node = helper.make_node(
         "MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", K=inputs, N=40, bits=bits, block_size=size
@@ -75,7 +75,7 @@ def test_the_runtime_multiplies_by_nearly_the_weight(
 )
 def test_searched_scales_are_never_worse_than_plain_ones(values: Array, size: int, unit: float) -> None:
     weight = (values * np.float32(unit)).astype(np.float32)
-    back = read(rounded(weight, blocks(4, size)), 80)
+    back = read(round_blocks(weight, blocks(4, size)), 80)
     assert np.isfinite(back).all()
     scale = max(1e-30, float(np.abs(weight).max()))
     mine = np.square((back - weight).astype(np.float64) / scale).sum()
@@ -85,7 +85,7 @@ def test_searched_scales_are_never_worse_than_plain_ones(values: Array, size: in
 
 def test_searched_scales_lose_a_tenth_less_of_gaussian_weights() -> None:
     weight = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
-    mine = np.square(read(rounded(weight, blocks(4, 64)), 512) - weight).mean()
+    mine = np.square(read(round_blocks(weight, blocks(4, 64)), 512) - weight).mean()
     assert mine < 0.93 * np.square(plain(weight, 64) - weight).mean()
 
 
@@ -93,12 +93,12 @@ def test_what_4_bits_can_hold_stays_as_it_is() -> None:
     numbers = np.random.default_rng(0).integers(-8, 8, (5, 64)).astype(np.float32)
     numbers[:, ::32] = -8.0
     weight = numbers * np.float32(0.25)
-    assert np.array_equal(read(rounded(weight, blocks(4, 32)), 64), weight)
+    assert np.array_equal(read(round_blocks(weight, blocks(4, 32)), 64), weight)
 
 
 def test_rows_do_not_depend_on_the_piece_that_they_are_rounded_in() -> None:
     weight = np.random.default_rng(0).standard_normal((300, 1024)).astype(np.float32)
-    whole, alone = rounded(weight, blocks(4, 64)), rounded(weight[170:171], blocks(4, 64))
+    whole, alone = round_blocks(weight, blocks(4, 64)), round_blocks(weight[170:171], blocks(4, 64))
     assert all(np.array_equal(a[170:171], b) for a, b in zip(whole, alone, strict=True))
 
 

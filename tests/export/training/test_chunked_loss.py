@@ -11,9 +11,9 @@ from torch.nn import functional
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training import chunked_loss as chunking
 from balcony_export.training.chunked_loss import (
-    answers,
     chunk_positions,
     chunked_loss,
+    likeliest_tokens,
     mean_kl,
     next_tokens,
     predictions,
@@ -84,7 +84,7 @@ def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int], seed: int) -> None:
     _, (teacher,), (weight,) = tensors(shape, seed)
-    assert torch.equal(predictions(teacher, LMHead(weight)), (teacher @ weight.T).argmax(-1))
+    assert torch.equal(likeliest_tokens(teacher, LMHead(weight)), (teacher @ weight.T).argmax(-1))
 
 
 @settings(deadline=None, max_examples=20)
@@ -97,11 +97,11 @@ def test_one_comparison_is_all_that_could_be_asked_by_itself(
     ids = torch.randint(weight.shape[0], shape[:2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunking, "chunk_positions", lambda head: 4)
-        found = chunking.compared(exits, teacher, head, next_tokens(ids))
-    assert torch.equal(found.full, predictions(teacher, head))
+        found = chunking.compare(exits, teacher, head, next_tokens(ids))
+    assert torch.equal(found.full, likeliest_tokens(teacher, head))
     assert found.kl_nats == pytest.approx(mean_kl(exits, teacher, head), rel=1e-5, abs=1e-6)
     for exit, said in zip(exits, found.exits, strict=True):
-        for value, expected in zip(said, answers(exit, head), strict=True):
+        for value, expected in zip(said, predictions(exit, head), strict=True):
             torch.testing.assert_close(value, expected)
     plain = functional.cross_entropy(
         textbook_logits(teacher, head)[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="sum"

@@ -20,7 +20,7 @@ from balcony_export.exits.balcony import build
 from balcony_export.model import architectures
 from balcony_export.model.base import Base, load_base, load_tokenizer
 from balcony_export.training import loop, quality, run, run_folder
-from balcony_export.training.chunked_loss import predictions
+from balcony_export.training.chunked_loss import likeliest_tokens
 from balcony_export.training.loop import TrainConfig
 from balcony_export.training.run import Job, train_exits
 from helpers.in_process import invoke
@@ -51,14 +51,14 @@ def train(*arguments: str) -> None:
 # --- what is trained ---
 
 
-def test_a_trace_is_what_transformers_computes(base: Base) -> None:
+def test_states_are_what_transformers_computes(base: Base) -> None:
     tokens = torch.randint(64, (3, 20))
-    trace = base.trace(tokens, [1, 3])
+    states = base.states(tokens, [1, 3])
     with torch.no_grad():
         reference = base.model(input_ids=tokens, output_hidden_states=True)
     for split in (1, 3):
-        torch.testing.assert_close(trace.hidden[split], reference.hidden_states[split])
-    torch.testing.assert_close(base.head.logits(trace.final), reference.logits)
+        torch.testing.assert_close(states.hidden[split], reference.hidden_states[split])
+    torch.testing.assert_close(base.head.logits(states.final), reference.logits)
 
 
 def test_an_exit_starts_as_a_copy_of_the_last_layer(base: Base) -> None:
@@ -85,8 +85,8 @@ def test_an_exit_sees_no_later_token(base: Base) -> None:
     changed[0, 8:] = (changed[0, 8:] + 1) % 64
     outputs = []
     for row in (tokens, changed):
-        trace = base.trace(row, [2])
-        outputs.append(balconies.normed(trace.hidden, trace.context)[0].detach())
+        states = base.states(row, [2])
+        outputs.append(balconies.normed(states.hidden, states.context)[0].detach())
     torch.testing.assert_close(outputs[0][:, :8], outputs[1][:, :8])
     assert not torch.allclose(outputs[0][:, 8:], outputs[1][:, 8:])
 
@@ -153,11 +153,11 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     base = load_base(job.folder, device="cpu")
     data = corpus.load(job.texts, load_tokenizer(job.folder), 2, 1)
     own, beginning = quality.own_text(base, corpus.sequences(data.heldout, CONFIG.length))
-    trace = base.trace(torch.from_numpy(own), CONFIG.splits)
+    states = base.states(torch.from_numpy(own), CONFIG.splits)
     balconies = build(base, CONFIG.splits, CONFIG.norm_start)
     balconies.load(trained)
     with torch.no_grad():
-        normed = balconies.at(2)(trace.hidden[2], trace.context)[:, beginning - 1 :]
+        normed = balconies.at(2)(states.hidden[2], states.context)[:, beginning - 1 :]
         looked = torch.log_softmax(base.head.logits(normed)[..., list(trained.frequent_tokens)].double(), -1)
     second, top = np.partition(looked.numpy(), -2)[..., -2:].transpose(2, 0, 1)
     gate = trained.gate(2)
@@ -170,7 +170,7 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     # A position on an edge may fall to either side of it.
     np.testing.assert_allclose(shares, bins["share"], atol=0.15)
     drafts = np.asarray(trained.frequent_tokens)[looked.numpy().argmax(-1)]
-    right = drafts == predictions(trace.final, base.head)[:, beginning - 1 :].numpy()
+    right = drafts == likeliest_tokens(states.final, base.head)[:, beginning - 1 :].numpy()
     assert np.dot(bins["share"], bins["drafted"]) == pytest.approx(right.mean(), abs=0.01)
 
 
@@ -221,13 +221,13 @@ def test_short_text_makes_short_sequences(job: Job, tmp_path: Path) -> None:
 
 def test_bf16_keeps_the_exits_in_fp32(job: Job, base: Base) -> None:
     half = load_base(job.folder, "bf16", "cpu")
-    trace = half.trace(torch.randint(64, (2, 16)), [1])
+    states = half.states(torch.randint(64, (2, 16)), [1])
     assert half.head.weight.dtype == torch.bfloat16
-    assert trace.hidden[1].dtype == torch.float32
+    assert states.hidden[1].dtype == torch.float32
     trained = train_exits(job, replace(CONFIG, dtype="bf16", steps=2))
     assert trained.norm(1).dtype == np.float32
-    full = base.trace(torch.arange(16)[None], [1]).hidden[1]
-    torch.testing.assert_close(half.trace(torch.arange(16)[None], [1]).hidden[1], full, rtol=0.05, atol=0.05)
+    full = base.states(torch.arange(16)[None], [1]).hidden[1]
+    torch.testing.assert_close(half.states(torch.arange(16)[None], [1]).hidden[1], full, rtol=0.05, atol=0.05)
 
 
 def copy_with(folder: Path, target: Path, **changes: object) -> Path:

@@ -19,10 +19,10 @@ from balcony_export.cli.train import train
 from balcony_export.demo.tokenizer import train_tokenizer
 from balcony_export.exits import store
 from balcony_export.exits.balcony import build
-from balcony_export.exits.gate import Gate, peeking
+from balcony_export.exits.gate import Gate, gate_head
 from balcony_export.model.base import load_base
 from balcony_export.model.families import FAMILIES
-from balcony_export.training.chunked_loss import answers
+from balcony_export.training.chunked_loss import predictions
 from helpers.families import ROWS, SIZES, SPLITS, as_modules, make_model
 from helpers.in_process import invoke
 
@@ -60,31 +60,31 @@ def near(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
 
 
-def test_a_trace_is_what_transformers_computes(family: Family) -> None:
+def test_states_are_what_transformers_computes(family: Family) -> None:
     folder, model = family
     base = load_base(folder, device="cpu")
     with torch.no_grad():
         expected = model(tokens(3), output_hidden_states=True)
-        trace = base.trace(tokens(3), SPLITS)
+        states = base.states(tokens(3), SPLITS)
         for split in SPLITS:
-            near(trace.hidden[split], expected.hidden_states[split])
-        near(trace.final, expected.hidden_states[-1])
-        near(base.head.logits(trace.final), expected.logits)
+            near(states.hidden[split], expected.hidden_states[split])
+        near(states.final, expected.hidden_states[-1])
+        near(base.head.logits(states.final), expected.logits)
         # The exit before the last layer starts as that layer and the final norm: the whole model again.
-        (normed,) = build(base, SPLITS[-1:], "final").normed(trace.hidden, trace.context)
+        (normed,) = build(base, SPLITS[-1:], "final").normed(states.hidden, states.context)
         near(base.head.logits(normed), expected.logits)
 
 
 def test_bf16_keeps_hidden_states_in_fp32(family: Family) -> None:
     base = load_base(family[0], "bf16", "cpu")
     balconies = build(base, SPLITS, "final")
-    trace = base.trace(tokens(2), SPLITS)
+    states = base.states(tokens(2), SPLITS)
     with base.autocast():
-        normed = balconies.normed(trace.hidden, trace.context)
+        normed = balconies.normed(states.hidden, states.context)
     assert base.head.weight.dtype == torch.bfloat16
-    for states in (*trace.hidden.values(), trace.final, *normed):
-        assert states.dtype == torch.float32
-        assert states.isfinite().all()
+    for values in (*states.hidden.values(), states.final, *normed):
+        assert values.dtype == torch.float32
+        assert values.isfinite().all()
 
 
 def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_trained_exits_are_the_exported_ones(family: Family, text: Path, tmp_pat
     ladder = Ladder(Bundle(bundle_to), Runtime.start("cpu"))
     row = tokens(1)
     ladder.append(row[0].tolist())
-    trace = base.trace(row, SPLITS)
-    for split, normed in zip(SPLITS, balconies.normed(trace.hidden, trace.context), strict=True):
+    states = base.states(row, SPLITS)
+    for split, normed in zip(SPLITS, balconies.normed(states.hidden, states.context), strict=True):
         np.testing.assert_allclose(ladder.logits(split), base.head.logits(normed)[0], rtol=0, atol=1e-4)
-        # The gate's peek knows what a family does to its logits too.
-        looked = answers(normed[:, -1:], peeking(base.head, trained.frequent_tokens))
-        logit = Gate.of(trained.gate(split)).logits(*looked.sureness())
+        # The gate head knows what a family does to its logits too.
+        looked = predictions(normed[:, -1:], gate_head(base.head, trained.frequent_tokens))
+        logit = Gate.of(trained.gate(split)).logits(*looked.confidence())
         assert ladder.gate(split) == pytest.approx(logit.item(), rel=1e-3, abs=1e-3)
         assert ladder.draft(split) == trained.frequent_tokens[int(looked.token)]
 

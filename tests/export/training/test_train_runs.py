@@ -246,9 +246,9 @@ def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.Monk
         assert np.array_equal(trained.tensors[f"exits.{name}"], seen[step][name].numpy())
     identity = json.loads(metadata(job.out / "state" / "best-1.safetensors")["config"])
     kept = Best(job.out / "state", identity)
-    assert kept.found(1) == (2.0, 4)
-    assert kept.found(2) == (4.0, 6)
-    assert Best(job.out / "state", {"another": "run"}).found(1) is None
+    assert kept.lowest(1) == (2.0, 4)
+    assert kept.lowest(2) == (4.0, 6)
+    assert Best(job.out / "state", {"another": "run"}).lowest(1) is None
 
 
 def test_without_looks_the_last_exits_are_kept(job: Job) -> None:

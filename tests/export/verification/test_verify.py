@@ -22,11 +22,11 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import MANIFEST_NAME, Precision, file_entry
 from balcony_edge.cli.app import add_plugins
 from balcony_edge.errors import DataError, PromptError, ProviderError, VerifyError
-from balcony_export.bundling import self_check as guarding
+from balcony_export.bundling import self_check
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.weights import FILE_NAME
-from balcony_export.verification.precision import measure
+from balcony_export.verification.precision import measure_precision
 from balcony_export.verification.reference import MemoryShortError, Reference, count_parameters
 from balcony_export.verification.report import explain
 from balcony_export.verification.verify import LIMIT, verify
@@ -127,12 +127,12 @@ def test_families_with_quirks_pass(tmp_path: Path, family: str) -> None:
     assert {"exit 1", "exit 3"} <= {row.stage for row in found.rows if row.limit == LIMIT}
     whole = model.eval()(torch.tensor([[3, 14, 15]])).logits[0].detach().numpy()
     reference = Reference(folder, [1])
-    np.testing.assert_allclose(reference.logits(reference.trace([3, 14, 15]).final), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(reference.logits(reference.states([3, 14, 15]).final), whole, rtol=0, atol=1e-6)
 
 
 def test_trained_exits_and_gates_are_compared_where_their_folder_is_given(tmp_path: Path) -> None:
-    choice = ExportOptions(precision="fp32", exits="int8")
-    bundle = export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS, splits=[3], choice=choice)
+    options = ExportOptions(precision="fp32", exits="int8")
+    bundle = export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS, splits=[3], options=options)
     ids = [[5, 17, 250, 3, 88, 41]]
     rows = {row.stage: row for row in verify(bundle, DEMO_BASE, ids, 4, exits=DEMO_EXITS).rows}
     assert all(row.passed for row in rows.values())
@@ -169,17 +169,17 @@ def test_the_first_bad_stage_is_named(
 def test_values_that_are_not_finite_fail_at_any_precision(
     tiny_bundles: MakeBundle, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from balcony_export.verification.bundle_and_reference import Pair
+    from balcony_export.verification.bundle_and_reference import BundleAndReference
 
-    real = Pair.outputs
+    real = BundleAndReference.outputs
 
-    def broken(pair: Pair, stage: Any) -> Any:
-        values = real(pair, stage).copy()
+    def broken(both: BundleAndReference, stage: Any) -> Any:
+        values = real(both, stage).copy()
         if stage.name == "segment 2-4":
             values[1, 0] = np.nan
         return values
 
-    monkeypatch.setattr(Pair, "outputs", broken)
+    monkeypatch.setattr(BundleAndReference, "outputs", broken)
     found = verify(tiny_bundles("int8", "bit"), tiny_model, PROMPTS, 2)
     assert found.first_failure is not None
     assert found.first_failure.stage == "segment 2-4"
@@ -191,13 +191,13 @@ def test_values_that_are_not_finite_fail_at_any_precision(
 def test_a_greedy_token_that_is_not_the_models_fails_unless_the_model_has_a_tie(
     tiny_bundles: MakeBundle, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tie: bool
 ) -> None:
-    from balcony_export.verification.bundle_and_reference import Pair
+    from balcony_export.verification.bundle_and_reference import BundleAndReference
 
     logits = Reference.logits
 
-    def second(pair: Pair, ids: list[int], expected: list[int]) -> list[int]:
+    def second(both: BundleAndReference, ids: list[int], expected: list[int]) -> list[int]:
         """The right token, then the other one of the two best."""
-        row = logits(pair.reference, pair.reference.trace([*ids, *expected]).final)[len(ids)]
+        row = logits(both.reference, both.reference.states([*ids, *expected]).final)[len(ids)]
         return [expected[0], next(int(token) for token in np.argsort(row)[-2:] if token != expected[1])]
 
     def level(reference: Reference, normed: Any) -> Any:
@@ -272,7 +272,7 @@ def test_a_reference_that_does_not_fit_is_refused_before_it_is_loaded(
 def test_what_precision_costs_on_a_text(tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n<|endoftext|>\nthe lazy fox\n" * 3)
-    exact = measure(tiny_bundles("fp32", "bit"), tiny_model, [text], window=16)
+    exact = measure_precision(tiny_bundles("fp32", "bit"), tiny_model, [text], window=16)
     model, full, *exits = exact.rows
     assert [row.name for row in exits] == ["bundle, exit 4", "bundle, exit 2", "bundle, exit 1"]
     assert (model.kl_nats, model.agreement) == (None, None)
@@ -280,7 +280,7 @@ def test_what_precision_costs_on_a_text(tiny_bundles: MakeBundle, tiny_model: Pa
     assert full.kl_nats == pytest.approx(0.0, abs=1e-6)
     assert full.perplexity == pytest.approx(model.perplexity, rel=1e-4)
     assert exact.window == 16
-    rounded = measure(tiny_bundles("int4", "bit"), tiny_model, [text], window=16)
+    rounded = measure_precision(tiny_bundles("int4", "bit"), tiny_model, [text], window=16)
     assert rounded.rows[0] == model
     assert rounded.positions == exact.positions
     assert rounded.rows[1].kl_nats is not None
@@ -301,13 +301,13 @@ def test_the_texts_perplexity_is_that_of_its_tokens(
     text.write_text(codec.decode(codec.encode("the quick brown fox jumps over the lazy dog " * 9)[:tokens]))
     ids = torch.tensor([codec.encode(text.read_text().strip())])
     loss = AutoModelForCausalLM.from_pretrained(tiny_model)(ids, labels=ids).loss.item()
-    assert measure(bundle, tiny_model, [text]).rows[0].perplexity == pytest.approx(np.exp(loss), rel=1e-4)
+    assert measure_precision(bundle, tiny_model, [text]).rows[0].perplexity == pytest.approx(np.exp(loss), rel=1e-4)
 
 
 def test_a_text_without_anything_to_predict(tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("\n")
     with pytest.raises(DataError, match="two tokens"):
-        measure(tiny_bundles("fp32", "bit"), tiny_model, [tmp_path / "empty.txt"])
+        measure_precision(tiny_bundles("fp32", "bit"), tiny_model, [tmp_path / "empty.txt"])
 
 
 # --- the verbs ----------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_a_provider_that_is_not_here_is_no_failure(
     def refuse(*_: Any, **__: Any) -> None:
         raise ProviderError("this ONNX Runtime has no CUDA provider")
 
-    monkeypatch.setattr(guarding, "verify", refuse)
+    monkeypatch.setattr(self_check, "verify", refuse)
     said: list[str] = []
-    guarding.guard(tiny_model, None, "balcony-edge verify b m", said.append)(tiny_bundles("fp32", "bit"))
+    self_check.self_check(tiny_model, None, "balcony-edge verify b m", said.append)(tiny_bundles("fp32", "bit"))
     assert said[0].startswith("verify skipped: this ONNX Runtime has no CUDA provider")

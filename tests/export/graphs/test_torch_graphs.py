@@ -25,11 +25,11 @@ TRACED = [
 
 @pytest.mark.parametrize("family", TRACED)
 def test_traced_segments_and_exits_equal_transformers(family: str, tmp_path: Path) -> None:
-    from balcony_export.bundling.traced_bundle import export_traced
+    from balcony_export.bundling.torch_bundle import export_through_torch
 
     model = make_model(tmp_path / "model", family, {"num_hidden_layers": 2})
     out = tmp_path / "b"
-    bundle, found = export_traced(tmp_path / "model", out, model=family, init_exits=True, splits=[1])
+    bundle, found = export_through_torch(tmp_path / "model", out, model=family, init_exits=True, splits=[1])
     assert found.passed
     assert {row.stage for row in found.rows} >= {"segment 0-1", "exit 1", "head", "full", "greedy"}
     ladder = Ladder(bundle, Runtime.start("cpu"))
@@ -50,14 +50,14 @@ def test_traced_segments_and_exits_equal_transformers(family: str, tmp_path: Pat
 
 
 def test_a_model_that_comes_out_wrong_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from balcony_export.bundling.traced_bundle import export_traced
-    from balcony_export.graphs import traced
+    from balcony_export.bundling.torch_bundle import export_through_torch
+    from balcony_export.graphs import torch_graphs
 
     make_model(tmp_path / "model", "stablelm", {"num_hidden_layers": 2})
-    forward = traced.TracedHead.forward
-    monkeypatch.setattr(traced.TracedHead, "forward", lambda self, x: forward(self, x) * 1.01)
+    forward = torch_graphs.HeadModule.forward
+    monkeypatch.setattr(torch_graphs.HeadModule, "forward", lambda self, x: forward(self, x) * 1.01)
     with pytest.raises(VerifyError, match="head is the first stage that fails"):
-        export_traced(tmp_path / "model", tmp_path / "out" / "b", model="m", splits=[1])
+        export_through_torch(tmp_path / "model", tmp_path / "out" / "b", model="m", splits=[1])
     assert not list(tmp_path.rglob("weights.bin"))
 
 
@@ -70,20 +70,20 @@ def test_a_model_that_comes_out_wrong_is_not_kept(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_what_pieces_cannot_hold_is_refused(family: str, differences: dict, said: str, tmp_path: Path) -> None:
-    from balcony_export.bundling.traced_bundle import export_traced
+    from balcony_export.bundling.torch_bundle import export_through_torch
 
     make_model(tmp_path / "model", family, differences)
     with pytest.raises(ModelError, match=said):
-        export_traced(tmp_path / "model", tmp_path / "b", model="m")
+        export_through_torch(tmp_path / "model", tmp_path / "b", model="m")
     assert not (tmp_path / "b").exists()
 
 
 def test_a_window_bounds_the_context(tmp_path: Path) -> None:
-    from balcony_export.bundling.traced_bundle import export_traced
+    from balcony_export.bundling.torch_bundle import export_through_torch
 
     make_model(tmp_path / "model", "starcoder2", {"sliding_window": 40})
     with pytest.raises(ModelError, match="exact to 40 positions, not 100"):
-        export_traced(tmp_path / "model", tmp_path / "b", model="m", context=100)
+        export_through_torch(tmp_path / "model", tmp_path / "b", model="m", context=100)
 
 
 def test_an_unknown_family_is_told_of_both_ways(tmp_path: Path) -> None:

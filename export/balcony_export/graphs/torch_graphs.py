@@ -1,8 +1,9 @@
-"""Families without graphs of their own: transformers' code cut into pieces and traced by torch's ONNX exporter.
+"""Graphs of families that have none of their own, made from transformers' code by torch's ONNX exporter.
 
-Each piece is the model's own forward with only some of its layers in place, over caches that the engine owns: new keys
-and values are scattered into their slots, and a mask hides the slots behind. fp32 on the CPU only, and slower than
-hand-built graphs (attention looks at every slot); a bundle is kept only if it proves equal to the model.
+Each graph is the model's own forward with some of its layers, over KV caches that the engine owns. New keys and values
+are scattered into their slots, and a mask hides the slots that are not filled yet. These graphs run in fp32 on the CPU
+only, and slower than hand-built ones, because attention reads every slot. Whoever uses them must check that they equal
+the model.
 """
 
 from __future__ import annotations
@@ -20,21 +21,25 @@ from torch import Tensor, nn
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.weights import WeightFile
+from balcony_export.model.transformers_model import PassThrough, first_line
 
 OPSET = 23
-# Shorter tensors stay inside the graph.
+# Tensors below this size stay inside the graph.
 EXTERNAL_BYTES = 1024
 
 
-class Piece(NamedTuple):
-    """One traced graph and the weight bytes that a token reads in it."""
+class TorchGraph(NamedTuple):
+    """One exported graph, and how many bytes of weights a token reads in it."""
 
     content: bytes
     weight_bytes: int
 
 
 class Slots:
-    """The cache as layers of transformers see it: ``update`` writes at ``start`` into tensors [1, KV, slots, D]."""
+    """A KV cache for transformers' layers: ``update`` writes from slot ``start`` on.
+
+    ``past``: keys and values of each layer from ``first_layer`` on, [1, KV heads, slots, head size] each.
+    """
 
     def __init__(self, start: Tensor, past: list[tuple[Tensor, Tensor]], first_layer: int) -> None:
         self._start = start
@@ -43,7 +48,7 @@ class Slots:
         self.present: dict[int, tuple[Tensor, Tensor]] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """All keys and values, the new ones in place."""
+        """Write new keys and values of a layer; returns all of its keys and values."""
         slots = (self._start + torch.arange(keys.shape[2])).reshape(1, 1, -1, 1)
         old_keys, old_values = self._past[layer - self._first]
         self.present[layer - self._first] = (
@@ -53,12 +58,12 @@ class Slots:
         return self.present[layer - self._first]
 
     def get_seq_length(self, *_: Any) -> int:
-        """Not asked for where positions are given."""
+        """Required of a cache by transformers; its value is not used where positions are given."""
         return 0
 
 
-class Trunk(nn.Module):
-    """Layers ``start+1 … stop`` of a decoder; with ``normed`` also its last norm."""
+class TrunkModule(nn.Module):
+    """Layers ``start+1 … stop`` of a decoder, and with ``normed`` its final norm."""
 
     def __init__(self, body: Any, start: int, stop: int, normed: bool) -> None:
         super().__init__()
@@ -67,7 +72,11 @@ class Trunk(nn.Module):
         self._normed = normed
 
     def forward(self, x: Tensor, position: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
-        """Hidden states, then the caches as keys and values by turns."""
+        """Hidden states [1, S, hidden], then each layer's keys and values.
+
+        ``x``: token ids or hidden states of S positions, of which ``position`` [1] is the first. ``past``: keys and
+        values in the order in which they are returned.
+        """
         start, stop = self._range
         seen = position + torch.arange(x.shape[1])
         hidden = torch.arange(past[0].shape[2])[None] > seen[:, None]
@@ -92,21 +101,24 @@ class Trunk(nn.Module):
             body.layers, body.norm = layers, norm
 
 
-class TracedHead(nn.Module):
-    """Normed hidden states to logits, by the model's own forward around a decoder that hands on its input."""
+class HeadModule(nn.Module):
+    """The model's own head: its forward, around a decoder that only passes on its input (see PassThrough)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [1, S, V]."""
+        """Logits [1, S, V] of normed hidden states [1, S, hidden]."""
         logits: Tensor = self.model(inputs_embeds=x, use_cache=False).logits
         return logits
 
 
 def read_architecture(model: Any, context: int | None) -> Architecture:
-    """The numbers of a loaded model. Raises ModelError for one whose parts do not lie where pieces need them."""
+    """The sizes of a loaded model, for at most ``context`` positions; None: as many as are exact.
+
+    Raises ModelError for a model that cannot be cut into graphs here, or for more positions than are exact.
+    """
     config, body = model.config, getattr(model, str(model.base_model_prefix), None)
     family = str(config.model_type)
     layers = getattr(body, "layers", None)
@@ -138,21 +150,21 @@ def read_architecture(model: Any, context: int | None) -> Architecture:
     )
 
 
-def trace_exit(model: Any, arch: Architecture, weights: WeightFile) -> Piece:
-    """An untrained exit: the last layer and the norm."""
-    return trace_trunk(model, arch, weights, arch.layers - 1, arch.layers)
+def exit_graph(model: Any, arch: Architecture, weights: WeightFile) -> TorchGraph:
+    """The graph of an untrained exit: the model's last layer and its final norm."""
+    return trunk_graph(model, arch, weights, arch.layers - 1, arch.layers)
 
 
-def trace_trunk(model: Any, arch: Architecture, weights: WeightFile, start: int, stop: int) -> Piece:
-    """Layers ``start+1 … stop`` on token ids (from the first layer on) or hidden states."""
+def trunk_graph(model: Any, arch: Architecture, weights: WeightFile, start: int, stop: int) -> TorchGraph:
+    """The graph of layers ``start+1 … stop``. Its input is token ids if ``start`` is 0, otherwise hidden states."""
     first = start == 0
     positions = 5
     x = torch.arange(positions)[None] % arch.vocabulary if first else torch.randn(1, positions, arch.hidden)
     past = [torch.zeros(1, arch.kv_heads, 24, arch.head_dim) for _ in range(2 * (stop - start))]
     names = [f"{part}.{index}" for index in range(stop - start) for part in ("key", "value")]
     slots = torch.export.Dim("slots", min=2)
-    return _trace(
-        Trunk(getattr(model, str(model.base_model_prefix)), start, stop, stop == arch.layers),
+    return _export(
+        TrunkModule(getattr(model, str(model.base_model_prefix)), start, stop, stop == arch.layers),
         (x, torch.tensor([3]), *past),
         ["input_ids" if first else "hidden", "position", *(f"past_{name}" for name in names)],
         ["hidden_out", *(f"present_{name}" for name in names)],
@@ -161,18 +173,19 @@ def trace_trunk(model: Any, arch: Architecture, weights: WeightFile, start: int,
     )
 
 
-def trace_head(model: Any, arch: Architecture, weights: WeightFile) -> Piece:
-    """The shared head. The model's decoder is gone afterwards."""
-    from balcony_export.verification.reference import PassThrough
+def head_graph(model: Any, arch: Architecture, weights: WeightFile) -> TorchGraph:
+    """The graph of the head. Replaces the decoder in ``model``, which cannot be used for anything else afterwards."""
 
     setattr(model, str(model.base_model_prefix), PassThrough())
     example = torch.randn(1, 5, arch.hidden)
-    return _trace(TracedHead(model), (example,), ["hidden"], ["logits"], ({1: torch.export.Dim("positions")},), weights)
+    return _export(
+        HeadModule(model), (example,), ["hidden"], ["logits"], ({1: torch.export.Dim("positions")},), weights
+    )
 
 
-def _trace(
+def _export(
     module: nn.Module, example: tuple[Any, ...], inputs: list[str], outputs: list[str], shapes: Any, weights: WeightFile
-) -> Piece:
+) -> TorchGraph:
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -183,23 +196,22 @@ def _trace(
                 input_names=inputs,
                 output_names=outputs,
                 dynamic_shapes=shapes,
-                # Folded constants would be second homes of weights; ONNX Runtime folds at load.
+                # Optimising folds constants, which would store weights a second time. ONNX Runtime folds at load.
                 optimize=False,
                 verbose=False,
             )
         assert program is not None
         graph = program.model_proto
     except Exception as error:  # torch's exporter raises many kinds
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(
-            f"torch's exporter cannot trace this model: {reason}", "use a family that has graphs of its own"
+            f"torch's exporter cannot trace this model: {first_line(error)}", "use a family that has graphs of its own"
         ) from error
     _strip(graph)
-    return Piece(graph.SerializeToString(), _move_out(graph, weights))
+    return TorchGraph(graph.SerializeToString(), _move_out(graph, weights))
 
 
 def _strip(graph: onnx.ModelProto) -> None:
-    """Take out the stack traces and shapes of tracing: nine tenths of the file, and paths of this machine."""
+    """Remove the exporter's notes: stack traces and shapes. They are nine tenths of the file and hold local paths."""
     for part in (graph.graph, *graph.functions):
         del part.metadata_props[:]
         del part.value_info[:]
@@ -211,7 +223,10 @@ def _strip(graph: onnx.ModelProto) -> None:
 
 
 def _move_out(graph: onnx.ModelProto, weights: WeightFile) -> int:
-    """Give every large tensor its one home, found again by its content; returns the bytes that one token reads."""
+    """Move every large tensor into the weights file; returns how many bytes of them one token reads.
+
+    Tensors are named by their content there, so one that several graphs use is stored once.
+    """
     looked_up = {node.input[0] for node in graph.graph.node if node.op_type == "Gather"}
     read = 0
     for tensor in graph.graph.initializer:
@@ -220,21 +235,24 @@ def _move_out(graph: onnx.ModelProto, weights: WeightFile) -> int:
             continue
         if not np.isfinite(values).all():
             raise ModelError(f"{tensor.name} has values that are NaN or infinite", "download the model again")
-        home = weights.add(
+        stored = weights.add(
             hashlib.sha256(values.tobytes()).hexdigest() + str(values.shape),
             values.shape,
             "fp32",
             lambda start, stop, values=values: values[start:stop],  # type: ignore[misc]
         )
         name = tensor.name
-        tensor.CopyFrom(weights.initializer(home))
+        tensor.CopyFrom(weights.initializer(stored))
         tensor.name = name
         read += 0 if name in looked_up else values.nbytes
     return read
 
 
 def _cache_shape(model: Any, body: Any) -> tuple[int, int]:
-    """Heads and head size of the keys and values, as the layers make them."""
+    """(KV heads, head size) of the keys and values that the layers make, found by running one token.
+
+    Raises ModelError if the layers need another kind of cache or have caches of several shapes.
+    """
     shapes = set()
 
     class Probe(Slots):

@@ -1,4 +1,7 @@
-"""A bundle of a family without graphs of its own, kept only if it proves equal to its model."""
+"""``balcony-edge export --through-torch``: a bundle whose graphs are made by torch's exporter.
+
+This is for families that have no graphs of their own. The bundle is kept only if it equals its model.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from balcony_export.model.architectures import check_splits, read_config
 from balcony_export.model.checkpoint import Checkpoint
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.generation_config import check_tokenizer, read_generation
-from balcony_export.verification.reference import load_model
+from balcony_export.model.transformers_model import load_frozen
 from balcony_export.verification.report import Verification, explain
 from balcony_export.verification.verify import verify
 
 
-def export_traced(
+def export_through_torch(
     folder: Path,
     out: Path,
     *,
@@ -34,40 +37,41 @@ def export_traced(
     splits: list[int] | None = None,
     context: int | None = None,
 ) -> tuple[Bundle, Verification]:
-    """Trace the model in ``folder`` to the bundle ``out``, in fp32 for the CPU; what it returns was verified.
+    """Export the model in ``folder`` to the bundle ``out``, in fp32 for the CPU; returns it and how it was verified.
 
-    Holds the whole model in memory, twice while it is verified. Raises ModelError for a model that cannot be traced or
-    that has graphs of its own, VerifyError for one whose traced pieces are not the model.
+    ``splits`` None: after each quarter of the layers. ``init_exits``: with untrained exits there. The whole model is in
+    memory, twice while it is verified. Raises ModelError for a model that torch cannot export or that has graphs of its
+    own, VerifyError if the exported graphs do not equal the model.
     """
     _check(folder)
     with _quietly():
-        # torch's exporter and transformers take seconds to import, and warn of what does not matter here.
-        from balcony_export.graphs import traced
+        # Imported here because torch's exporter takes seconds to import. Its many warnings do not matter here.
+        from balcony_export.graphs import torch_graphs
 
-        loaded = load_model(folder)
-        arch = traced.read_architecture(loaded, context)
+        loaded = load_frozen(folder)
+        arch = torch_graphs.read_architecture(loaded, context)
         chosen = check_splits(splits, arch.layers) if splits else []
         if splits is None:
             chosen = sorted({max(1, arch.layers * part // 4) for part in (1, 2, 3)} - {arch.layers})
         with whole_folder(out) as work:
             graphs = []
 
-            def keep(entry: Graph, piece: traced.Piece) -> None:
-                (work / entry.file).write_bytes(piece.content)
-                graphs.append(entry.model_copy(update={"weight_bytes": piece.weight_bytes}))
+            def keep(entry: Graph, made: torch_graphs.TorchGraph) -> None:
+                (work / entry.file).write_bytes(made.content)
+                graphs.append(entry.model_copy(update={"weight_bytes": made.weight_bytes}))
 
             with closing(WeightFile(work)) as weights:
                 for start, stop in pairwise([0, *chosen, arch.layers]):
                     entry = Graph(
                         kind="segment", file=f"segment_{start}_{stop}.onnx", start=start, stop=stop, caches=stop - start
                     )
-                    keep(entry, traced.trace_trunk(loaded, arch, weights, start, stop))
+                    keep(entry, torch_graphs.trunk_graph(loaded, arch, weights, start, stop))
                 if init_exits and chosen:
-                    # One graph serves all: they are copies of one layer.
-                    piece = traced.trace_exit(loaded, arch, weights)
+                    # All exits are copies of one layer, so they have the same graph.
+                    made = torch_graphs.exit_graph(loaded, arch, weights)
                     for split in chosen:
-                        keep(Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, caches=1), piece)
-                keep(Graph(kind="head", file="head.onnx"), traced.trace_head(loaded, arch, weights))
+                        keep(Graph(kind="exit", file=f"exit_{split}.onnx", start=split, stop=split, caches=1), made)
+                keep(Graph(kind="head", file="head.onnx"), torch_graphs.head_graph(loaded, arch, weights))
             del loaded
             copy_small_files(folder, work)
             bundle = seal(
@@ -92,18 +96,20 @@ def export_traced(
 
 
 def _check(folder: Path) -> None:
+    """Raise ModelError for a model that should not or cannot be exported this way."""
     if find_spec("onnxscript") is None:
         raise ModelError("torch's exporter needs the package onnxscript", "run pip install 'balcony-edge[export]'")
     name = read_config(folder).get("model_type")
     if name in FAMILIES:
         raise ModelError(f"{name} models have graphs of their own, which are faster", "leave --through-torch out")
-    # Refuses pickles, adapters and broken files by name.
+    # Raises for pickles, adapters and broken files, with a message that names them.
     Checkpoint(folder)
     check_tokenizer(folder)
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
+    """Silence the warnings and logs of torch's exporter and transformers inside the block."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "transformers")]
     before = [logger.level for logger in loggers]
     try:

@@ -1,0 +1,55 @@
+"""The base as transformers runs it: loaded frozen, and cut down to its head where only the head shall run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from balcony_edge.errors import ModelError
+
+
+class PassThrough(nn.Module):
+    """Takes the place of a model's decoder and returns what it is given, so that only the family's own head runs."""
+
+    def forward(self, inputs_embeds: Tensor | None = None, **_: Any) -> Any:
+        """The given hidden states [rows, length, hidden] as a decoder's output."""
+        from transformers.modeling_outputs import BaseModelOutputWithPast
+
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = True) -> Any:
+    """The causal language model in ``folder``: on the CPU, without gradients, in evaluation mode.
+
+    Only safetensors are read, and no code of the folder runs. ``eager``: use the plain attention, the only one that
+    has every family's quirks (sdpa knows no softcap); otherwise transformers picks the fastest for the family. Raises
+    ModelError if transformers cannot load the folder or the weights are not whole.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="eager" if eager else None,
+            output_loading_info=True,
+        )
+        model, report = loaded
+    except Exception as error:  # transformers raises many kinds: no weights, broken weights, no memory
+        raise ModelError(
+            f"cannot load the model in {folder}: {first_line(error)}",
+            "give a folder with config.json and whole model.safetensors",
+        ) from error
+    if report["missing_keys"]:
+        raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
+    return model.requires_grad_(False).eval()
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that says something, or the name of its class."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
