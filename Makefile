@@ -45,8 +45,8 @@ gpu: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python -m pytest -q tests/engine/test_providers.py
 	$(DEV_VENV)/bin/python benchmarks/depths.py --provider cuda --precision fp16
 	$(DEV_VENV)/bin/python benchmarks/depths.py --provider cuda --precision int4
-	$(DEV_VENV)/bin/python benchmarks/lossless.py --provider cuda --precision fp16 --shape smollm2-135m --drafts 3
-	$(DEV_VENV)/bin/balcony-edge bench runs/lossless/smollm2-135m-fp16-cuda --provider cuda -p 128 -n 128
+	$(DEV_VENV)/bin/python benchmarks/lossless.py --provider cuda --precision bf16 --shape smollm2-135m --drafts 3
+	$(DEV_VENV)/bin/balcony-edge bench runs/lossless/smollm2-135m-bf16-cuda --provider cuda -p 128 -n 128
 	$(DEV_VENV)/bin/python benchmarks/contention.py --provider cuda
 
 # The built wheel in an environment that holds nothing else of the project.

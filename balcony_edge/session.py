@@ -95,10 +95,12 @@ class AdaptiveSession:
             raise BudgetError(f"an agreement of at least {min_agreement} makes no sense", "--min-agreement 0.9")
         self.bundle = open_bundle(bundle)
         manifest = self.bundle.manifest
-        self.runtime = runtime = Runtime.start(provider, threads)
+        self.runtime = runtime = Runtime.start(provider, threads, manifest.formats)
         self.codec = TextCodec(self.bundle)
         self.ladder = Ladder(self.bundle, runtime, max_context)
-        self.ladder.padded = bool(speculate) and not batching_is_bit_exact(self.ladder)
+        # Padding helps the CPU's attention; elsewhere nothing is known to need it.
+        if speculate and runtime.provider == "cpu":
+            self.ladder.padded = not batching_is_bit_exact(self.ladder)
         self.ladder_profile = load_or_measure(self.bundle, runtime, self.ladder)
         if speculate and not self.ladder_profile.bit_exact:
             raise BundleError(

@@ -2,7 +2,7 @@
 
     python benchmarks/lossless.py [--precision fp32] [--tokens 10000] [--model MODEL --exits EXITS]
     python benchmarks/lossless.py --shape smollm2-135m --drafts 3
-    python benchmarks/lossless.py --shape smollm2-135m --drafts 3 --provider cuda --precision fp16
+    python benchmarks/lossless.py --shape smollm2-135m --drafts 3 --provider cuda --precision bf16
 
 Exports the model at each precision, then answers prompts in turn by plain full depth and by the session's own lossless
 mode (the governor drafts where it pays), both under a governor as in every session; then by plain full depth and by
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("export/demo/base"))
     parser.add_argument("--exits", type=Path, default=Path("export/demo/exits"))
-    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int4"], action="append")
+    parser.add_argument("--precision", choices=["fp32", "fp16", "bf16", "int8", "int4"], action="append")
     parser.add_argument("--tokens", type=int, default=10_000)
     parser.add_argument("--shape", choices=SHAPES)
     parser.add_argument(

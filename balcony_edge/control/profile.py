@@ -12,10 +12,13 @@ import json
 import os
 import platform
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
@@ -25,7 +28,13 @@ from balcony_edge.control.stage_times import StageTimes, measure, some_ids
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
+# How positions are fed to see whether a batch has the bits of single positions. A CPU's kernels treat all batches alike
+# (tested at many sizes); cuBLAS chooses another kernel at one size or another, so each size of a round is tried.
+BATCHES: dict[str, tuple[tuple[int, ...], ...]] = {
+    "cpu": ((9,), (2, 7)),
+    "cuda": ((40,), (2, 3, 4, 5, 6, 20), (7, 8, 9, 16), (10, 11, 12, 7), (13, 14, 13), (15, 25)),
+}
 # How far rounds may lie from their median (as a share of it), and how often a machine that is never quiet is measured.
 MOST_DISAGREEMENT = 0.1
 MOST_MEASURED = 3
@@ -108,7 +117,7 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
         return known
     fresh = measure(ladder)
     if known is None:
-        found = LadderProfile(fresh.profiles, batching_is_bit_exact(ladder), fresh.disagreement)
+        found = LadderProfile(fresh.profiles, batching_is_bit_exact(ladder, runtime.provider), fresh.disagreement)
     else:
         better = fresh if fresh.disagreement < known.disagreement else StageTimes(known.profiles, known.disagreement)
         found = LadderProfile(better.profiles, known.bit_exact, better.disagreement, known.measured + 1)
@@ -116,31 +125,37 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
     return found
 
 
-def batching_is_bit_exact(ladder: Ladder, positions: int = 9) -> bool:
+def batching_is_bit_exact(ladder: Ladder, provider: str = "cpu") -> bool:
     """Whether this machine computes the same bits for positions that are fed one by one and fed together.
 
     If so, catch-up and verification are lossless to the last bit; else they are exact only up to rounding. Compares
-    outputs and caches of every stage, and the full depth's logits, over ``positions``. The ladder is empty afterwards.
+    outputs and caches of every stage, and the head's logits for as many rows at once, in BATCHES. The ladder is empty
+    afterwards.
     """
-    positions = min(positions, ladder.context)
+    positions = min(sum(BATCHES[provider][0]), ladder.context)
     ids = some_ids(ladder, positions)
-    answers = []
-    for steps in ([1] * positions, [positions], [2, positions - 2] if positions > 2 else [positions]):
-        ladder.rewind(0)
-        logits = np.empty(0, np.float32)
-        done = 0
-        for step in steps:
-            ladder.append(ids[done : done + step])
-            done += step
-            for depth in ladder.depths:
-                logits = ladder.next_logits(depth).copy()
-        hidden = [stage.outputs.host()[0, :positions].copy() for stage in ladder.stages]
-        caches = [cache[:, :, :positions].copy() for stage in ladder.stages for cache in stage.cache_arrays()]
-        answers.append([logits, *hidden, *caches])
+    singles = _computed(ladder, ids, (1,) * positions)
+    for batches in BATCHES[provider]:
+        fitting = batches if sum(batches) <= positions else (positions,)
+        if not all(map(np.array_equal, singles, _computed(ladder, ids, fitting))):
+            return False
+    return True
+
+
+def _computed(ladder: Ladder, ids: list[int], batches: Sequence[int]) -> list[npt.NDArray[Any]]:
+    """Logits at full depth, outputs and caches of every stage after feeding ``ids`` in ``batches``."""
     ladder.rewind(0)
-    return all(
-        np.array_equal(first, other) for answer in answers[1:] for first, other in zip(answers[0], answer, strict=True)
-    )
+    logits, done = [], 0
+    for size in batches:
+        ladder.append(ids[done : done + size])
+        for depth in ladder.depths:
+            ladder.advance(depth, ladder.length)
+        logits.append(ladder.logits_view(ladder.full, done, done + size).copy())
+        done += size
+    hidden = [stage.outputs.host()[0, :done].copy() for stage in ladder.stages]
+    caches = [cache[:, :, :done].copy() for stage in ladder.stages for cache in stage.cache_arrays()]
+    ladder.rewind(0)
+    return [np.concatenate(logits), *hidden, *caches]
 
 
 def cpu_model() -> str:

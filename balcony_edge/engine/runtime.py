@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.manifest import Graph
+from balcony_edge.bundle.manifest import Formats, Graph
 from balcony_edge.engine.heap import return_freed_memory
 from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
@@ -20,6 +20,9 @@ from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 MINIMUM_VERSION = (1, 23)
+# What CUDA's attention computes with (ONNX Runtime 1.31). For fp32 it falls back to the CPU in silence, where inputs
+# that were bound once on the GPU are not copied again: wrong tokens, seen on an H200.
+CUDA_ACTIVATIONS = ("fp16", "bf16")
 # From this version on, a sliding window of attention counts the token itself.
 WINDOW_COUNTS_ITSELF = (1, 24)
 
@@ -105,12 +108,14 @@ class Runtime:
     threads: int
 
     @classmethod
-    def start(cls, provider: str = "auto", threads: int | None = None) -> Runtime:
+    def start(cls, provider: str = "auto", threads: int | None = None, formats: Formats | None = None) -> Runtime:
         """Choose a provider, and set up the thread pool and scratch memory that all sessions of the process share.
 
         Args:
-            provider: "cpu", "cuda", or "auto": CUDA if the installed runtime lists it and there is an NVIDIA device.
+            provider: "cpu", "cuda", or "auto": CUDA if the installed runtime lists it, there is an NVIDIA device and
+                CUDA computes with the bundle's ``formats``.
             threads: size of the pool; None means one per physical core. The pool is made once per process.
+            formats: those of the bundle that will run; None: not known yet.
 
         Raises:
             ProviderError: the provider is unknown or not available, or the pool already has another size.
@@ -126,8 +131,12 @@ class Runtime:
                 "pip uninstall -y onnxruntime && pip install 'balcony-edge[gpu]'",
             )
         if provider == "auto":
-            provider = "cuda" if PROVIDERS["cuda"] in ort.get_available_providers() and has_nvidia_device() else "cpu"
+            fits = formats is None or formats.activations in CUDA_ACTIVATIONS
+            is_there = PROVIDERS["cuda"] in ort.get_available_providers() and has_nvidia_device()
+            provider = "cuda" if fits and is_there else "cpu"
         if provider == "cuda":
+            if formats is not None:
+                _check_attention(formats)
             preload_cuda(ort)
         if _pool_threads is None:
             _pool_threads = threads or default_threads()
@@ -145,7 +154,7 @@ class Runtime:
         """An ONNX Runtime session for one graph of a bundle, from the file that fits the installed version.
 
         Raises:
-            ProviderError: the bundle was built for another provider or a newer version.
+            ProviderError: this provider cannot compute with the bundle's formats, or it needs a newer version.
             BundleError: the graph cannot be loaded.
         """
         formats, minimum, version = bundle.manifest.formats, bundle.manifest.minimum_onnxruntime, _version()
@@ -160,6 +169,8 @@ class Runtime:
                 f"{bundle.path} was exported for CUDA with bf16 activations, which the CPU cannot compute",
                 "run it with --provider cuda, or export it again with --provider cpu",
             )
+        if self.provider == "cuda":
+            _check_attention(formats)
         legacy = graph.legacy_file if version < WINDOW_COUNTS_ITSELF else None
         return self.session(bundle.file(legacy or graph.file))
 
@@ -193,6 +204,16 @@ class Runtime:
                 "check the CUDA and cuDNN versions that this onnxruntime-gpu needs, or use --provider cpu",
             )
         return session
+
+
+def _check_attention(formats: Formats) -> None:
+    """Raise ProviderError unless CUDA's attention computes with the activations of a bundle."""
+    if formats.activations not in CUDA_ACTIVATIONS:
+        raise ProviderError(
+            f"this bundle computes with {formats.activations} activations, for which CUDA has no attention",
+            "run it with --provider cpu, or export it for the GPU: "
+            "balcony-edge export MODEL --provider cuda --precision fp16",
+        )
 
 
 def _version(module: Any = None) -> tuple[int, int]:

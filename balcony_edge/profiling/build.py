@@ -53,7 +53,7 @@ def measure_device(
         DeviceProfileError: the device profile to start from is missing or malformed.
     """
     opened = open_bundle(bundle)
-    runtime = Runtime.start(provider, threads)
+    runtime = Runtime.start(provider, threads, opened.manifest.formats)
     ladder = Ladder(opened, runtime)
     identity = identify(nvml=runtime.provider == "cuda")
     found = find_profile(identity, profile)

@@ -5,15 +5,24 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge import Bundle
-from balcony_edge.control.profile import MOST_MEASURED, LadderProfile, cache_file, load_or_measure
+from balcony_edge.control.profile import (
+    BATCHES,
+    MOST_MEASURED,
+    LadderProfile,
+    batching_is_bit_exact,
+    cache_file,
+    load_or_measure,
+)
 from balcony_edge.control.stage_times import StageTimes, Stopwatch, measure, time_batch, time_single
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.sampling import Logits
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +145,20 @@ def test_a_cache_that_cannot_be_written_is_no_error(
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / "file"))
     assert load_or_measure(Bundle.demo(), runtime, ladder).profiles
+
+
+def test_a_kernel_that_differs_at_one_batch_size_is_noticed(ladder: Ladder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuBLAS gave other bits at some sizes only (seen with bf16 on an H200): each size of a round is tried there."""
+    assert {size for batches in BATCHES["cuda"] for size in batches} >= set(range(2, 17))
+    exact = batching_is_bit_exact(ladder, "cuda")
+    rows = ladder.logits_view
+
+    def differing(depth: int, start: int, stop: int) -> Logits:
+        found = rows(depth, start, stop)
+        if stop - start == 11:
+            found[0, 0] = np.nextafter(found[0, 0], np.float32(np.inf))
+        return found
+
+    monkeypatch.setattr(ladder, "logits_view", differing)
+    assert batching_is_bit_exact(ladder) is exact
+    assert not batching_is_bit_exact(ladder, "cuda")

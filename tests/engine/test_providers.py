@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balcony_edge.bundle.manifest import Precision, Provider
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from helpers.schedules import check_history, fresh_logits, run_schedule, schedules
 from helpers.uncut import reference, reference_logits
 
-# CUDA multiplies fp32 with the 10 bits of TF32.
-TOLERANCES = {"cpu": 1e-4, "cuda": 2e-2}
+# How far logits may lie from another history's or another provider's, by provider and precision.
+PLACES: dict[tuple[Provider, Precision], float] = {("cpu", "fp32"): 1e-4, ("cuda", "fp16"): 0.25, ("cuda", "int8"): 1.0}
 
 
 class Placed(NamedTuple):
@@ -28,18 +29,19 @@ class Placed(NamedTuple):
     on_cpu: Ladder
 
 
-@pytest.fixture(scope="module", params=TOLERANCES)
+@pytest.fixture(scope="module", params=PLACES, ids="-".join)
 def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Placed:
-    """The tiny model with untrained exits, at fp32."""
-    provider = request.param
+    """The tiny model with untrained exits."""
+    provider, precision = request.param
     if provider == "cuda" and Runtime.start("auto").provider != "cuda":
         pytest.skip("no CUDA here")
     from balcony_export.bundling.writer import export_bundle
     from balcony_export.graphs.formats import ExportOptions
 
-    out = tmp_path_factory.mktemp(provider) / "bundle"
-    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], options=ExportOptions(provider))
-    return Placed(Ladder(made, Runtime.start(provider)), TOLERANCES[provider], Ladder(made, Runtime.start("cpu")))
+    out = tmp_path_factory.mktemp(f"{provider}-{precision}") / "bundle"
+    options = ExportOptions(provider, precision)
+    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], options=options)
+    return Placed(Ladder(made, Runtime.start(provider)), PLACES[request.param], Ladder(made, Runtime.start("cpu")))
 
 
 @given(data=st.data())
@@ -76,6 +78,8 @@ def test_answers_are_those_of_the_logits(placed: Placed, rng: np.random.Generato
     ladder = placed.ladder
     tokens = rng.integers(0, ladder.vocabulary, 20).tolist()
     for depth in ladder.depths:
-        expected = fresh_logits(ladder, tokens, depth).argmax(axis=1)
+        logits = fresh_logits(ladder, tokens, depth)
         answers = ladder.answers(depth, 0, len(tokens))
-        assert [answers.token(row) for row in range(len(tokens))] == expected.tolist()
+        # Of equals a GPU's TopK gives any.
+        for row, expected in enumerate(logits.max(axis=1)):
+            assert logits[row, answers.token(row)] == expected

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from balcony_edge import Bundle, BundleError, ProviderError, RuntimeMissingError
+from balcony_edge import AdaptiveSession, Bundle, BundleError, ProviderError, RuntimeMissingError
 from balcony_edge.bundle.open import open_bundle
 from balcony_edge.engine import runtime
 from balcony_edge.engine.runtime import Runtime
+from balcony_edge.telemetry import FakeSensors
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, installed: list[str], module: object) -> None:
@@ -66,6 +67,21 @@ def test_cuda_is_an_error_where_it_is_not_had() -> None:
     graph = Bundle.demo().manifest.head
     with pytest.raises(ProviderError, match="CUDA"):
         Runtime.start("cuda").session(Bundle.demo().file(graph.file))
+
+
+def test_what_cuda_has_no_attention_for_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's attention knows no fp32: "auto" keeps away from it, and asking for it is an error, never wrong tokens."""
+    ort, demo = runtime.onnxruntime(), Bundle.demo()
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(runtime.PROVIDERS.values()))
+    monkeypatch.setattr(runtime, "has_nvidia_device", lambda: True)
+    assert demo.manifest.formats.activations == "fp32"
+    assert Runtime.start("auto", formats=demo.manifest.formats).provider == "cpu"
+    half = demo.manifest.formats.model_copy(update={"activations": "fp16"})
+    assert Runtime.start("auto", formats=half).provider == "cuda"
+    with pytest.raises(ProviderError, match=r"(?s)fp32 activations.*--provider cpu"):
+        AdaptiveSession(demo, provider="cuda", sensors=FakeSensors())
+    with AdaptiveSession(demo, sensors=FakeSensors()) as session:
+        assert session.runtime.provider == "cpu"
 
 
 def test_a_graph_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:

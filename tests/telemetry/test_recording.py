@@ -175,3 +175,23 @@ def test_a_full_disk_is_explained(tmp_path: Path) -> None:
 def test_a_player_has_the_pollers_interface() -> None:
     public = {name for name in vars(Poller) if not name.startswith("_")} - {"poll_once"} | {"__enter__", "__exit__"}
     assert all(hasattr(Player, name) for name in public)
+
+
+def test_a_real_gpus_recording_is_consistent_in_itself(clock: FakeClock) -> None:
+    """An H200 idle, decoding from the tenth to the twenty-fifth second, idle again (watch --record, 5 and 2 Hz)."""
+    player = Player(Path(__file__).parent / "recordings" / "h200-decoding.jsonl", clock=clock)
+    powers, energies, loads = [], [], []
+    with player:
+        for _ in range(int(player.duration_s * 4)):
+            snapshot = player.snapshot
+            powers.append(snapshot.power_w.value)
+            energies.append((snapshot.energy_j.time_s, snapshot.energy_j.value))
+            loads.append(snapshot.gpu_load.value)
+            clock.advance(0.25)
+    assert {reading.source for name, reading in snapshot if name in ("gpu_load", "power_w", "energy_j")} == {"nvml"}
+    (begun_s, first_j), (ended_s, last_j) = energies[1], energies[-1]
+    assert (last_j - first_j) / (ended_s - begun_s) == pytest.approx(sum(powers) / len(powers), rel=0.02)
+    assert max(loads[:36]) < 0.01 < 0.2 < min(loads[50:90])
+    assert loads[-1] < 0.01
+    assert snapshot.temperature_limit_c.text == "slowdown"
+    assert snapshot.battery_level.reason == "no battery"

@@ -17,7 +17,6 @@ ACTIVATION_TYPES: dict[tuple[Provider, Precision], Activations] = {
     ("cpu", "fp16"): "fp32",
     ("cpu", "int8"): "fp32",
     ("cpu", "int4"): "fp32",
-    ("cuda", "fp32"): "fp32",
     ("cuda", "fp16"): "fp16",
     ("cuda", "bf16"): "bf16",
     ("cuda", "int8"): "fp16",
