@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 
 def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the console script's function in a process of its own."""
+    """Run the console script's function in a process of its own.
+
+    Its clock is the machine's, so it keeps its profiles apart from those of this process, which are steady.
+    """
     paths = os.pathsep.join(path for path in sys.path if path)
+    cache = str(Path(os.environ["BALCONY_CACHE_DIR"]) / "of-children")
     return subprocess.run(
         [sys.executable, "-c", "from balcony_edge.cli.app import main; main()", *arguments],
         input=stdin,
@@ -17,7 +22,7 @@ def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
         text=True,
         timeout=300,
         check=False,
-        env=os.environ | {"PYTHONPATH": paths} | environment,
+        env=os.environ | {"PYTHONPATH": paths, "BALCONY_CACHE_DIR": cache} | environment,
     )
 
 

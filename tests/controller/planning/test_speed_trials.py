@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_controller.planning.speed_trials import Key, SpeedTrials
+from helpers.effort import examples
 
 PLAIN: Key = (12,)
 ROUNDS: Key = (3, 12)
@@ -70,7 +71,7 @@ def test_it_begins_with_what_the_calibration_says_is_the_cheapest() -> None:
     assert SpeedTrials({PLAIN: 10.0, ROUNDS: 12.0}).now == PLAIN
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.floats(0.6, 0.95), st.floats(0.0, 0.2))
 def test_drafting_that_only_the_calibration_recommends_costs_no_more_than_two_per_cent(
     seed: int, calibrated: float, noise: float
@@ -80,7 +81,7 @@ def test_drafting_that_only_the_calibration_recommends_costs_no_more_than_two_pe
     assert pace.best == PLAIN
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.floats(1.02, 3.0))
 def test_over_many_tokens_rounds_that_do_not_pay_cost_at_most_two_per_cent(seed: int, dearer: float) -> None:
     """However much dearer they are, by little too: what cannot be told apart costs little."""
@@ -88,7 +89,7 @@ def test_over_many_tokens_rounds_that_do_not_pay_cost_at_most_two_per_cent(seed:
     assert world.decode(pace, 8000) <= 1.02 * PLAIN_MS
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.floats(1.05, 1.5), st.floats(0.0, 0.2))
 def test_rounds_that_pay_are_found_though_the_calibration_speaks_against_them(
     seed: int, calibrated: float, noise: float
