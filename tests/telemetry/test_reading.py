@@ -13,7 +13,7 @@ from balcony_edge.telemetry.reading import UNITS
 
 def test_the_package_exports_what_it_promises() -> None:
     assert sorted(telemetry.__all__) == [
-        *("FakeSensors", "Player", "Reading", "Recorder", "Sampler", "Sensors", "Snapshot")
+        *("FakeSensors", "Player", "Poller", "Reading", "Recorder", "Sensors", "Snapshot")
     ]
     assert all(hasattr(telemetry, name) for name in telemetry.__all__)
 
