@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -16,6 +17,10 @@ class StillTime:
         self.now_s = 1000.0
         self.pollers: list[telemetry.Poller] = []
 
+    def __getattr__(self, name: str) -> Any:
+        """What else that module has."""
+        return getattr(time, name)
+
     def monotonic(self) -> float:
         """Seconds."""
         return self.now_s
@@ -29,34 +34,34 @@ class StillTime:
 
 def still(patch: pytest.MonkeyPatch, *modules: str) -> StillTime:
     """Let time stand still in ``modules``, and in the pollers and players that are made from now on."""
-    time = StillTime()
+    stopped = StillTime()
 
     class ByHand(telemetry.Poller):
         """Asks its sensors as it starts, and whenever somebody waits."""
 
         def __init__(self, *given: Any, **settings: Any) -> None:
-            super().__init__(*given, **{"clock": time.monotonic} | settings)
+            super().__init__(*given, **{"clock": stopped.monotonic} | settings)
 
         def start(self) -> ByHand:
-            if self not in time.pollers:
-                time.pollers.append(self)
+            if self not in stopped.pollers:
+                stopped.pollers.append(self)
             self.sample_once()
             return self
 
         def stop(self) -> None:
-            if self in time.pollers:
-                time.pollers.remove(self)
+            if self in stopped.pollers:
+                stopped.pollers.remove(self)
             super().stop()
 
     class Played(telemetry.Player):
         """A recording on this time."""
 
         def __init__(self, *given: Any, **settings: Any) -> None:
-            super().__init__(*given, **{"clock": time.monotonic} | settings)
+            super().__init__(*given, **{"clock": stopped.monotonic} | settings)
 
     patch.setattr(telemetry, "Poller", ByHand)
     patch.setattr(telemetry, "Player", Played)
     for module in modules:
-        patch.setattr(f"{module}.time", time)
+        patch.setattr(f"{module}.time", stopped)
         patch.setattr(f"{module}.Poller", ByHand, raising=False)
-    return time
+    return stopped
