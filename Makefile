@@ -22,6 +22,7 @@ test: lint types coverage
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .
 	$(DEV_VENV)/bin/ruff format --check .
+	$(DEV_VENV)/bin/lint-imports
 	$(DEV_VENV)/bin/python docs/generate_cli.py --check
 
 types: $(DEV_VENV)/.ready
@@ -30,8 +31,11 @@ types: $(DEV_VENV)/.ready
 coverage: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered
 
+# The page of the command line written anew, then the site into site/; a broken link fails. docs/families.md has a
+# command of its own (half a minute): python docs/generate_families.py
 docs: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python docs/generate_cli.py
+	NO_MKDOCS_2_WARNING=1 $(DEV_VENV)/bin/python -m mkdocs build --strict --quiet
 
 bench: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python benchmarks/budget.py
@@ -64,4 +68,4 @@ $(DEV_VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv-run .venv-dev .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage
+	rm -rf .venv-run .venv-dev .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage site

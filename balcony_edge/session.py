@@ -27,7 +27,7 @@ from balcony_edge.bundle.open import open_bundle
 from balcony_edge.control.adapter import ladder_shape, quality_model
 from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
-from balcony_edge.control.signals import first_look, require, signals_of
+from balcony_edge.control.signals import SignalFeed, first_look, require
 from balcony_edge.decoding.loop import Checked, Emitted
 from balcony_edge.decoding.reply import Figures, Reply, Surroundings, Token
 from balcony_edge.decoding.text import TextCodec
@@ -100,10 +100,9 @@ class AdaptiveSession:
         )
         self._power_model = power_model
         self.ends = frozenset(manifest.generation.eos_token_ids)
-        self._seen: Snapshot | None = None
-        self._signals = Signals()
         # An open NVML handle keeps a laptop's GPU awake: only where that GPU decodes.
         self._sensors: Sensors = sensors or Poller(nvml=runtime.provider == "cuda")
+        self._feed = SignalFeed(self._sensors)
         self._sensors.start()
         self._log = log
         try:
@@ -153,11 +152,7 @@ class AdaptiveSession:
         or settings that cannot be run.
         """
         sampler = Sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
-        if max_new_tokens < 1:
-            raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
-        ids = self._prompt_ids(prompt)
-        self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
-        return iter(self.reply(ids, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
+        return iter(self.reply(prompt, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` as in ``stream``."""
@@ -165,7 +160,7 @@ class AdaptiveSession:
 
     def reply(
         self,
-        ids: Sequence[int],
+        prompt: str | Sequence[int],
         max_new_tokens: int = 128,
         *,
         decider: Decider | None = None,
@@ -173,14 +168,18 @@ class AdaptiveSession:
         ends: frozenset[int] | None = None,
         fresh: bool = False,
     ) -> Reply:
-        """One reply to checked token ids, as an object: iterate over it, then read its figures.
+        """One reply as an object: iterate over it for its tokens, then read its figures.
 
-        ``decider``: who decides about depth, the governor by default; ``sampler``: greedy by default; ``ends``: the
-        ids that end it, the bundle's by default; ``fresh``: nothing in the caches is used again. The reply takes the
-        session's ladder when its first token is asked for: one that still runs then ends.
+        ``prompt``: text or token ids. ``decider``: who decides about depth, the governor by default; ``sampler``:
+        greedy by default; ``ends``: the ids that end it, the bundle's by default; ``fresh``: nothing in the caches is
+        used again. The reply takes the session's ladder when its first token is asked for; one that still runs then
+        ends. Raises PromptError at once for a prompt or a length that cannot be run.
         """
+        if max_new_tokens < 1:
+            raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
+        ids = self._prompt_ids(prompt)
+        self.ladder.expect(min(len(ids) + max_new_tokens, self.ladder.context))
         governed = decider is None or decider is self.governor
-        on_step = self._write_log if governed and self._log is not None else None
         return Reply(
             self.ladder,
             self.governor if decider is None else decider,
@@ -188,9 +187,14 @@ class AdaptiveSession:
             ids,
             self.ends if ends is None else ends,
             max_new_tokens,
-            text=self.codec.stream(list(ids)),
+            text=self.codec.stream(ids),
             fresh=fresh,
-            around=Surroundings(self._take, self._look, on_step),
+            around=Surroundings(
+                self._take,
+                # What others have heard, the governor has not.
+                self._feed.look if governed else SignalFeed(self._sensors).look,
+                self._write_log if governed and self._log is not None else None,
+            ),
         )
 
     def logits(self, token_ids: Sequence[int], depth: int | str = "full") -> npt.NDArray[np.float32]:
@@ -294,24 +298,15 @@ class AdaptiveSession:
         self.end_reply()
         self._reply = reply
 
-    def _look(self) -> Signals | None:
-        """A new look at the machine; None where the sensors have said nothing new."""
-        snapshot = self._sensors.snapshot
-        if snapshot is self._seen:
-            return None
-        self._seen = snapshot
-        self._signals = signals_of(snapshot)
-        return self._signals
-
     def _write_log(self, step: Step[Emitted]) -> None:
         assert self._log is not None
-        self._log.step(self.governor, [item.depth for item in step.emitted], step.elapsed_ms, self._signals)
+        self._log.step(self.governor, [item.depth for item in step.emitted], step.elapsed_ms, self._feed.signals)
 
     def _require(self, budget: Budget) -> None:
         """Refuse a budget whose signals this device lacks; the first look then is the governor's too."""
         if missing(budget, Signals()):
             require(budget, first_look(self._sensors), self._power_model)
-            if (signals := self._look()) is not None:
+            if (signals := self._feed.look()) is not None:
                 self.governor.observe_signals(signals)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from balcony_controller import Confidence
+from balcony_controller import Confidence, FixedDepth, FixedDrafts
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
 from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_edge.control.adapter import quality_model
@@ -243,3 +243,20 @@ def test_a_bundles_judges_reach_the_controller() -> None:
     assert model.judged(3, -2.0, unsure) == pytest.approx(0.1)
     score = 0.5 * -2.0 + 1.0 * -9.0 + 0.1 * 0.1 + 0.2 * -0.7 + 0.3
     assert score < np.log(0.3 / 0.7)
+
+
+def test_a_reply_is_an_object_with_figures() -> None:
+    with AdaptiveSession(sensors=FakeSensors(), provider="cpu") as session:
+        plain = session.reply("Once upon a time", 20, decider=FixedDepth(session.ladder.full))
+        tokens = list(plain)
+        assert [token.id for token in tokens] == plain.tokens[: len(tokens)]
+        assert plain.figures.depth_counts == {session.ladder.full: len(tokens)}
+        assert plain.figures.tokens == len(tokens) == plain.figures.timed_tokens + 1
+        with pytest.raises(RuntimeError, match="once"):
+            list(plain)
+        drafted = session.reply(plain.ids, 20, decider=FixedDrafts(3, 3), fresh=True)
+        assert [token.id for token in drafted] == [token.id for token in tokens]
+        assert drafted.figures.reused_tokens == 0
+        assert 0 < drafted.accepted <= drafted.drafted
+        with pytest.raises(PromptError, match="outside the vocabulary"):
+            session.reply([10**6])

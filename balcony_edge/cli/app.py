@@ -27,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="One frozen language model at many depths, under a budget.",
+    help="Run one frozen language model at many depths, under a budget of time, power or battery.",
 )
 for verb in (run, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
     app.command()(verb)
@@ -41,7 +41,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
 ) -> None:
     pass
 

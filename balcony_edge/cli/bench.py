@@ -23,28 +23,35 @@ class Output(str, Enum):
 
 def bench(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name); none: the embedded demo.")
+        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option("-p", "--n-prompt", min=1, help="Tokens of the prompt.")] = 512,
-    new_tokens: Annotated[int, typer.Option("-n", "--n-gen", min=2, help="Tokens to decode.")] = 128,
-    rounds: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="Rounds through all modes.")] = 5,
+    prompt_tokens: Annotated[
+        int, typer.Option("-p", "--n-prompt", min=1, help="Length of the prompt, in tokens.")
+    ] = 512,
+    new_tokens: Annotated[int, typer.Option("-n", "--n-gen", min=2, help="Number of tokens to decode.")] = 128,
+    rounds: Annotated[int, typer.Option("-r", "--repetitions", min=1, help="How often to measure every mode.")] = 5,
     budget: Annotated[
         list[str] | None,
-        typer.Option(help="Measure adaptive decoding under this budget, as 25ms. Repeatable; default: two in between."),
+        typer.Option(help="Also decode under this budget, such as 25ms. Repeatable. Default: two in between."),
     ] = None,
-    output: Annotated[Output, typer.Option("-o", "--output", help="md, json or csv.")] = Output.MD,
+    output: Annotated[Output, typer.Option("-o", "--output", help="Form of the result.")] = Output.MD,
     provider: Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[
         int | None, typer.Option("-t", "--threads", envvar="BALCONY_THREADS", min=1, help="CPU threads.")
     ] = None,
     speculate: Annotated[
-        bool | None, typer.Option("--speculate/--no-speculate", help="As of run; default: where it is bit-exact here.")
+        bool | None,
+        typer.Option(
+            "--speculate/--no-speculate", help="Lossless drafting, as in run. Default: if it is bit-exact here."
+        ),
     ] = None,
-    max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
+    max_context: Annotated[
+        int | None, typer.Option(min=2, help="Largest number of positions. Fewer need less memory.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
 ) -> None:
-    """Measure a bundle on this machine: one row per exit, full depth, lossless speculation and budgets."""
+    """Measure how fast a bundle is on this machine. A row each: exits, full depth, lossless drafting, budgets."""
     from balcony_edge.bundle.open import open_bundle
     from balcony_edge.measure.bench import bench as measure
     from balcony_edge.session import AdaptiveSession, parse_budget

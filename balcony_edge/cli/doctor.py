@@ -10,16 +10,16 @@ import typer
 
 from balcony_edge.cli.watch import BATTERY, ROOT
 
-PROFILE = "The name of a device profile or a TOML file; default: the one that fits."
+PROFILE = "A device profile: a name or a TOML file. Default: the one that fits."
 
 
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     profile: Annotated[str | None, typer.Option(envvar="BALCONY_PROFILE", help=PROFILE)] = None,
     battery: Annotated[Path | None, typer.Option(help=BATTERY)] = None,
     root: Annotated[Path, typer.Option(help=ROOT)] = Path("/"),
 ) -> None:
-    """Examine this device. Exit code 0: all is well, 1: a warning, 2: something does not work."""
+    """Examine this device and say what to do about problems. Exit code 0: fine, 1: a warning, 2: something fails."""
     from balcony_edge.doctor.diagnosis import diagnose
     from balcony_edge.doctor.text import lines
 

@@ -10,13 +10,13 @@ import typer
 
 
 def explain(
-    log: Annotated[Path, typer.Argument(help="A log that run --log has written.")],
+    log: Annotated[Path, typer.Argument(help="A decision log, written by run --log.")],
     plot: Annotated[
-        Path | None, typer.Option(help="Draw depth, cost and debt over the tokens into this file (png, svg, pdf).")
+        Path | None, typer.Option(help="Draw depth, cost and debt along the tokens into this file (png, svg, pdf).")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures as one JSON document.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one JSON document.")] = False,
 ) -> None:
-    """Say what the controller decided in a run, and why."""
+    """Explain what the controller decided in a run, and why."""
     from balcony_edge.control.explain import figures, paragraph, read_log
     from balcony_edge.measure import plots
 

@@ -17,13 +17,13 @@ BASIS = "estimated from weight traffic"
 
 def inspect(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name); none: the embedded demo.")
+        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document, with the whole manifest.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with the whole manifest.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
 ) -> None:
-    """Verify a bundle and say what is in it: base, depths and their costs, quality, files."""
+    """Check a bundle and print what is in it: base, depths, their costs and quality, files."""
     opened = open_bundle(bundle, revision=revision, offline=offline)
     typer.echo(json.dumps(describe(opened), indent=1) if as_json else text(opened))
 

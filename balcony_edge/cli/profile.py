@@ -11,23 +11,29 @@ import typer
 
 def profile(
     bundle: Annotated[
-        str | None, typer.Argument(help="Whose stages to measure: a bundle folder; none: the embedded demo.")
+        str | None, typer.Argument(help="The bundle folder whose stages to measure. Default: the built-in demo.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Write it to this file and not to stdout.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Write the profile to this file instead of stdout.")
+    ] = None,
     install: Annotated[
-        bool, typer.Option("--install", help="Write it where doctor and sessions find this machine's profile.")
+        bool, typer.Option("--install", help="Write the profile to where doctor and sessions find it.")
     ] = False,
     provider: Annotated[
-        str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda; cuda is an error where it is not had.")
+        str,
+        typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
     ] = "auto",
     threads: Annotated[
-        int | None, typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores.")
+        int | None, typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads. Default: one per physical core.")
     ] = None,
-    base: Annotated[str | None, typer.Option(help="The profile to start from; default: the one that fits.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The device profile to start from. Default: the one that fits.")
+    ] = None,
 ) -> None:
-    """Measure this machine (memory bandwidth, every stage's cost, energy) and write its profile as TOML.
+    """Measure this machine and write its device profile as TOML.
 
-    Takes about half a minute; let nothing else run meanwhile. The file names no serial number and no user: share it.
+    It measures memory bandwidth, the cost of every stage, and energy. That takes about half a minute: let nothing else
+    run meanwhile. The file names no serial number and no user, so you can share it.
     """
     from balcony_edge.profiling.build import install as write
     from balcony_edge.profiling.build import measure_device

@@ -19,30 +19,41 @@ if TYPE_CHECKING:
 def replay(
     trace: Annotated[
         list[str] | None,
-        typer.Argument(help="Traces: names of shipped ones, or JSON files. None: all that ship with the project."),
+        typer.Argument(help="Load traces: names of built-in ones, or JSON files. Default: all built-in ones."),
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="Records made with --record; default: those of the demo bundle.")
+        Path | None, typer.Option(help="A file made with --record. Default: records of the demo.")
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="A latency budget, as 25ms. Repeatable; default: --budgets of them.")
+        list[str] | None,
+        typer.Option(help="A budget of time, such as 25ms. Repeatable. Default: as many as --budgets says."),
     ] = None,
-    budgets: Annotated[int, typer.Option(min=1, help="Budgets a trace, between the shallowest exit and full.")] = 6,
-    tokens: Annotated[int, typer.Option(min=200, help="Tokens to replay.")] = 6000,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+    budgets: Annotated[
+        int, typer.Option(min=1, help="Number of budgets for each trace, between the shallowest exit and full depth.")
+    ] = 6,
+    tokens: Annotated[int, typer.Option(min=200, help="Number of tokens to replay.")] = 6000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Draw the first trace (frontier; depth, cost over time) into this file (png, svg, pdf)."),
+        typer.Option(
+            help="Draw the first trace into this file (png, svg, pdf): agreement by cost, and depth along the tokens."
+        ),
     ] = None,
     record: Annotated[
-        str | None, typer.Option("--record", metavar="BUNDLE", help="Instead: make records of a bundle, or of demo.")
+        str | None,
+        typer.Option(
+            "--record", metavar="BUNDLE", help="Do something else: make records of this bundle (or of demo), into -o."
+        ),
     ] = None,
     replies: Annotated[
-        int | None, typer.Option(min=1, help="Of how many replies to make records; default: all prompts there are.")
+        int | None,
+        typer.Option(min=1, help="Number of replies to make records of. Default: one for every built-in prompt."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Where --record writes (.json or .json.gz).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The file that --record writes (.json or .json.gz).")
+    ] = None,
 ) -> None:
-    """Replay recorded decodes under load, power and heat: the controller, fixed policies and two oracles."""
+    """Compare the controller with other ways to choose depths. Recorded replies, a simulated device under load."""
     if record is not None:
         _record(record, replies, out)
         return

@@ -14,75 +14,94 @@ from balcony_edge.errors import PromptError
 
 def run(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name); none: the embedded demo.")
+        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
     ] = None,
-    source: Annotated[str | None, typer.Argument(metavar="[-]", help="-: the prompt comes from stdin.")] = None,
-    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt; - reads stdin.")] = None,
+    source: Annotated[str | None, typer.Argument(metavar="[-]", help="- reads the prompt from stdin.")] = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. - reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
     budget: Annotated[
         str,
         typer.Option(
             envvar="BALCONY_BUDGET",
-            help="25ms (mean per token), 40tok/s, 25ms@p95, 2s@reply, 8W, 0.4J (per token), 3h (battery), "
-            "battery=20%@3h, gpu=60%, several joined by commas, or full (lossless).",
+            help="What a token may cost: 25ms (on average), 40tok/s, 25ms@p95 (95 of 100 tokens), 2s@reply (the whole "
+            "reply), 8W, 0.4J (a token), 3h (battery), battery=20%@3h (left then), gpu=60% (total load). Join several "
+            "with commas. full: no limit, lossless.",
         ),
     ] = "full",
     min_agreement: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the full model's tokens that no budget may push below.")
+        float,
+        typer.Option(
+            min=0.0, max=1.0, help="Least share of tokens that must be the full model's. It wins over the budget."
+        ),
     ] = 0.0,
     max_temp: Annotated[
-        float | None, typer.Option(help="°C above which only the shallowest exit runs, with pauses.")
+        float | None, typer.Option(help="Above this temperature (°C) only the shallowest exit runs, with pauses.")
     ] = None,
     min_battery: Annotated[
-        float | None, typer.Option(min=0.0, max=1.0, help="Level below which only the shallowest exit runs.")
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Below this battery level (0 to 1) only the shallowest exit runs."),
     ] = None,
     power_model: Annotated[
         str | None,
-        typer.Option(help="IDLE:ACTIVE watts, or profile: what to go by where no sensor tells the power."),
+        typer.Option(
+            help="Watts to assume if no sensor tells the power: IDLE:ACTIVE, or profile (the device profile's)."
+        ),
     ] = None,
-    log: Annotated[Path | None, typer.Option(help="Write each decision to a file, one JSON line a step.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Write a decision log to this file, one JSON line a step (see explain).")
+    ] = None,
     trace: Annotated[Path | None, typer.Option(hidden=True, help="The former name of --log.")] = None,
-    max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Tokens at the most.")] = 256,
-    temp: Annotated[float, typer.Option(envvar="BALCONY_TEMP", help="Temperature; 0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0 keeps all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the likeliest tokens of this total probability.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="Keep tokens at least this share as likely as the likeliest.")] = 0.0,
-    repeat_penalty: Annotated[float, typer.Option(help="Above 1: make tokens that were there less likely.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Seed of sampling; the same seed, the same text.")] = None,
+    max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Largest number of new tokens.")] = 256,
+    temp: Annotated[
+        float, typer.Option(envvar="BALCONY_TEMP", help="Sampling temperature. 0: always the likeliest token (greedy).")
+    ] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Sample from the k likeliest tokens only. 0: from all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Sample from the likeliest tokens that together have this probability.")
+    ] = 1.0,
+    min_p: Annotated[
+        float, typer.Option(help="Sample only tokens at least this share as likely as the likeliest.")
+    ] = 0.0,
+    repeat_penalty: Annotated[
+        float, typer.Option(help="Above 1: make tokens less likely that were there before.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed for sampling: the same seed gives the same text.")] = None,
     provider: Annotated[
         str,
-        typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda; cuda is an error where it is not had."),
+        typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
     ] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads; default: physical cores."),
+        typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads. Default: one per physical core."),
     ] = None,
     speculate: Annotated[
         bool | None,
         typer.Option(
             "--speculate/--no-speculate",
-            help="Let exits draft for the full model, losslessly; default: where it pays and is bit-exact here.",
+            help="Lossless drafting: exits draft, the full model verifies. Default: where faster and bit-exact here.",
         ),
     ] = None,
     chat_template: Annotated[
-        bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's chat template if it has one.")
+        bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's chat template, if it has one.")
     ] = True,
     audit: Annotated[
         bool,
-        typer.Option("--audit/--no-audit", help="After the reply, measure how many tokens are the full model's."),
+        typer.Option("--audit/--no-audit", help="Measure after the reply how many of its tokens are the full model's."),
     ] = True,
     prompt_cache: Annotated[
         Path | None,
         typer.Option(
             "--prompt-cache",
-            help="Keep the prompt's caches in this file (made if it is not there): a later start skips what it holds.",
+            help="Keep the caches of the prompt in this file, so that a later start can skip them. Made if missing.",
         ),
     ] = None,
-    max_context: Annotated[int | None, typer.Option(min=2, help="Positions at the most (less memory).")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
+    max_context: Annotated[
+        int | None, typer.Option(min=2, help="Largest number of positions. Fewer need less memory.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
 ) -> None:
-    """Stream a reply under a budget: text to stdout, one line of figures to stderr."""
+    """Stream a reply under a budget: the text to stdout, a line of figures to stderr."""
     if bundle == "-" and source is None:
         bundle, source = None, "-"
     if source not in (None, "-"):

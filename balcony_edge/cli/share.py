@@ -14,10 +14,10 @@ def push(
     bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
     repo: Annotated[str, typer.Argument(help=REPO)],
     private: Annotated[
-        bool, typer.Option("--private", help="If the repository is new, make it private; else it is as it is.")
+        bool, typer.Option("--private", help="Make a new repository private. One that exists stays as it is.")
     ] = False,
 ) -> None:
-    """Verify a bundle and share it, with its model card; prints where it is."""
+    """Check a bundle and share it with its model card. Prints where it is."""
     from balcony_edge.bundle import hub
     from balcony_edge.bundle.folder import Bundle
 
@@ -29,7 +29,7 @@ def pull(
     out: Annotated[Path, typer.Option("-o", "--out", help="The bundle folder to write.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
 ) -> None:
-    """Get a shared bundle, verified; prints the folder."""
+    """Get a shared bundle and check it. Prints the folder."""
     from balcony_edge.bundle import hub
 
     hub.pull(repo, out, revision)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from balcony_edge.telemetry import Player, Poller, Snapshot
 
-ROOT = "Read this folder in place of /: a copy of another device's /sys, /proc and /etc."
-BATTERY = "A JSON file in which a robot tells of its own battery: level, power_w, on_mains, energy_wh."
+ROOT = "Read this folder instead of /: a copy of another device's /sys, /proc and /etc."
+BATTERY = "A JSON file with a robot's own battery: level, power_w, on_mains, energy_wh."
 _BARS = "▁▂▃▄▅▆▇█"
 _HISTORY = 24
 
@@ -27,14 +27,18 @@ Show = Callable[["Snapshot", float], None]
 
 def watch(
     interval: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 0.5,
-    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="End after so many looks.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document a line, signals as doctor's.")] = False,
-    record: Annotated[Path | None, typer.Option(help="Also write a recording that can be played and sent.")] = None,
-    play: Annotated[Path | None, typer.Option(help="Show a recording and not this device.")] = None,
+    count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="End after this many looks.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON document a line, with signals as in doctor.")
+    ] = False,
+    record: Annotated[
+        Path | None, typer.Option(help="Also write a recording to this new file, for --play or to send.")
+    ] = None,
+    play: Annotated[Path | None, typer.Option(help="Show this recording instead of this device.")] = None,
     battery: Annotated[Path | None, typer.Option(help=BATTERY)] = None,
     root: Annotated[Path, typer.Option(help=ROOT)] = Path("/"),
 ) -> None:
-    """Show all signals of this device until Ctrl-C; without a terminal one line per look."""
+    """Show all signals of this device live, until Ctrl-C. Without a terminal: one line per look."""
     from balcony_edge.telemetry import Player, Poller, Recorder
     from balcony_edge.telemetry.device import describe_device
 

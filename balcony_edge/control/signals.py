@@ -34,6 +34,24 @@ def signals_of(snapshot: Snapshot) -> Signals:
     )
 
 
+class SignalFeed:
+    """One decider's looks at the machine: each snapshot is passed on once. ``signals`` are the latest passed on."""
+
+    def __init__(self, sensors: Sensors) -> None:
+        self._sensors = sensors
+        self._seen: Snapshot | None = None
+        self.signals = Signals()
+
+    def look(self) -> Signals | None:
+        """The signals, or None where the sensors have said nothing new."""
+        snapshot = self._sensors.snapshot
+        if snapshot is self._seen:
+            return None
+        self._seen = snapshot
+        self.signals = signals_of(snapshot)
+        return self.signals
+
+
 def first_look(sensors: Sensors, wait_s: float = 2.0) -> Snapshot:
     """The first snapshot in which every sensor was asked; what has not answered by then is unknown."""
     until = time.monotonic() + wait_s

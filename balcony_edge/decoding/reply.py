@@ -94,7 +94,7 @@ class Reply:
         self._decoder: Decoder | None = None
         self._pieces: list[str] = []
         self._begun: float | None = None
-        self._stopped = self._taken = False
+        self._stopped = self._taken = self._is_read = False
 
     # --- what came of it ---
 
@@ -136,10 +136,10 @@ class Reply:
     # --- decoding ---
 
     def __iter__(self) -> Iterator[Token]:
-        figures = self.figures
+        figures, self._is_read = self.figures, self._text is not None
         for step in self.steps():
             latency_ms = step.elapsed_ms
-            pieces = self._pieces if self._text is not None else [""] * len(step.emitted)
+            pieces = self._pieces if self._is_read else [""] * len(step.emitted)
             for piece, (token, depth, drafted_at) in zip(pieces, step.emitted, strict=True):
                 if token in self._ends:
                     return
@@ -151,7 +151,12 @@ class Reply:
                 latency_ms = 0.0
 
     def steps(self) -> Iterator[Step[Emitted]]:
-        """The reply step by step, for who times it. ``figures`` then count no tokens by depth."""
+        """The reply step by step, for who times it: no text is made, and ``figures`` count no tokens by depth.
+
+        A reply is decoded once: RuntimeError the second time.
+        """
+        if self._decoder is not None:
+            raise RuntimeError("a reply is decoded once: ask the session for another")
         self._begun = time.perf_counter()
         self._around.take(self)
         ladder, sampler, figures = self._ladder, self._sampler, self.figures
@@ -208,6 +213,6 @@ class Reply:
         ends, text = self._ends, self._text
         if emitted[-1].token in ends:
             self._stopped = True
-        if text is not None:
+        if self._is_read and text is not None:
             self._pieces = [text.step(item.token) if item.token not in ends else "" for item in emitted]
         return emitted, (time.perf_counter() - begun) * 1e3

@@ -1,7 +1,7 @@
 """Moves weights into huge pages: decoding reads all of them for every token, and looks up each page's address anew.
 
 ONNX Runtime packs weights into ordinary memory, which most systems put into pages of 4 KB unless a program asks for
-others ("madvise"). What that is worth: docs/speed.md. Linux only; where the system's setting is "never", or the
+others ("madvise"). What that is worth: docs/measurements.md. Linux only; where the system's setting is "never", or the
 environment says ``BALCONY_HUGE_PAGES=0``, nothing happens.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from balcony_controller import Limits, PowerModel
 from balcony_edge import AdaptiveSession, BudgetError, PromptError
 from balcony_edge.cli.bench import comma_separated, markdown
 from balcony_edge.measure.bench import TEXT, bench
@@ -51,6 +52,29 @@ def test_lossless_ways_agree_and_exits_do_less(found: dict[str, Any]) -> None:
     assert 0.2 < cheapest["agreement"] < 1.0
     assert lossless["agreement"] == 1.0
     assert rows(found, "full")[0]["traffic_share"] == pytest.approx(1.0)
+
+
+def test_a_budget_in_watts_pauses_as_a_live_reply_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 14 W while decoding and 4 W at rest, 8 W allow decoding two fifths of the time."""
+    pauses: list[float] = []
+    monkeypatch.setattr("balcony_edge.decoding.reply.time.sleep", pauses.append)
+    power = PowerModel(4.0, 14.0)
+    with AdaptiveSession(sensors=FakeSensors(), provider="cpu", speculate=False, power_model=power) as session:
+        row = rows(bench(session, 16, 40, 1, budgets=("8W",)), "adaptive")[0]
+        assert session.governor.pause_ms > 0.0
+    assert row["budget"] == "8W"
+    # One before each step but the first of the reply that is timed.
+    assert len(pauses) == 39
+    assert all(pause > 0.0 for pause in pauses)
+
+
+def test_a_governor_hears_the_sensors_while_it_is_measured() -> None:
+    heat = FakeSensors()
+    heat.set(temperature_c=95.0)
+    with AdaptiveSession(sensors=heat, provider="cpu", limits=Limits(temperature_c=90.0)) as session:
+        row = rows(bench(session, 16, 20, 1, budgets=("1000ms",)), "adaptive")[0]
+        assert session.governor.cut
+    assert row["agreement"] < 1.0
 
 
 class Meter:

@@ -12,28 +12,28 @@ import typer
 
 def evaluate(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name); none: the embedded demo.")
+        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option(help="Text to measure on (plain, .xz or .gz). Several files may follow.")
+        list[Path] | None, typer.Option(help="Text to measure on (plain, .xz or .gz). Several files can follow.")
     ] = None,
     budget: Annotated[
-        list[str] | None, typer.Option(help="Also decode under this budget, as 25ms. Repeatable.")
+        list[str] | None, typer.Option(help="Also decode under this budget, such as 25ms. Repeatable.")
     ] = None,
-    documents: Annotated[int | None, typer.Option(min=1, help="Documents at the most.")] = None,
+    documents: Annotated[int | None, typer.Option(min=1, help="Largest number of documents.")] = None,
     heldout: Annotated[
-        bool, typer.Option("--heldout/--all", help="Only the documents that training leaves out, or all of them.")
+        bool, typer.Option("--heldout/--all", help="Use only the documents that training left out, or all of them.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")] = False,
     plot: Annotated[
         Path | None, typer.Option(help="Draw agreement against cost into this file (png, svg, pdf).")
     ] = None,
     provider: Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a bundle on the Hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the caches hold.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
 ) -> None:
-    """Measure a bundle on a text: perplexity, KL, agreement and gate of every exit, and what budgets make of them."""
+    """Measure how good a bundle is on a text. Perplexity, KL, agreement and gate of every exit; budgets too."""
     from balcony_edge.bundle.open import open_bundle
     from balcony_edge.errors import DataError
     from balcony_edge.measure import plots

@@ -14,55 +14,63 @@ from balcony_export.extras import require_workstation
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="A Hugging Face model folder or Hub id.")],
+    model: Annotated[str, typer.Argument(help="The base: a Hugging Face model folder or a Hub id.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The bundle folder to write.")] = None,
     exits: Annotated[
-        str, typer.Option(help="A folder of trained exits; init: copies of the last layer, to try speeds; none.")
+        str,
+        typer.Option(help="A folder of trained exits. init: copies of the last layer, to try speeds. none: no exits."),
     ] = "none",
     splits: Annotated[
-        str | None, typer.Option(help="Layers after which exits hang, as 3,6,9; none. Default: those of the exits.")
+        str | None,
+        typer.Option(help="Layers after which to cut, such as 3,6,9, or none. Default: where the exits are."),
     ] = None,
-    precision: Annotated[Precision, typer.Option(help="Weights of the base; exits and head follow.")] = "fp32",
-    exit_precision: Annotated[Precision | None, typer.Option(help="Weights of the exits.")] = None,
-    head: Annotated[Precision | None, typer.Option(help="Weights of the LM head and the embedding.")] = None,
-    cache: Annotated[Cache | None, typer.Option(help="Keys and values. Default: as the provider computes.")] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of the base's weights. Exits and head follow it.")
+    ] = "fp32",
+    exit_precision: Annotated[Precision | None, typer.Option(help="Precision of the exits' weights.")] = None,
+    head: Annotated[Precision | None, typer.Option(help="Precision of the LM head and the embedding.")] = None,
+    cache: Annotated[
+        Cache | None, typer.Option(help="Precision of keys and values. Default: the one that the provider computes in.")
+    ] = None,
     cache_text: Annotated[
-        Path | None, typer.Option(help="A text that shows an int8 cache its range. Default: a built-in page.")
+        Path | None, typer.Option(help="Text from which an int8 cache takes its scales. Default: a built-in page.")
     ] = None,
     provider: Annotated[Provider, typer.Option(help="The ONNX Runtime provider to build the graphs for.")] = "cpu",
     block_size: Annotated[
         int | None,
-        typer.Option(min=16, help="Weights that share a scale, at the most. Default: int8 64; int4 128, bit-exact 32."),
+        typer.Option(min=16, help="Most weights that share a scale. Default: int8 64; int4 128, or 32 if bit-exact."),
     ] = None,
     asymmetric: Annotated[
-        bool, typer.Option("--asymmetric", help="Zero points beside the scales (int8, int4).")
+        bool, typer.Option("--asymmetric", help="Store zero points beside the scales (int8, int4).")
     ] = False,
     exactness: Annotated[
         Exactness | None,
         typer.Option(
-            help="bit: one position and many give the same bits, as lossless speculation asks (the CPU's default but "
-            "for int4; about 4 % slower, int4 more); float: within 1e-4."
+            help="bit: a position gets the same bits alone and among others, as lossless drafting needs (the default "
+            "on CPUs, except for int4; about 4 % slower, int4 more). float: equal within 1e-4."
         ),
     ] = None,
-    context: Annotated[int | None, typer.Option(min=1, help="Positions, at most the model's own.")] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of positions, at most the model's own.")
+    ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify/--no-verify", help="Compare with the model on a short prompt at the end."),
+        typer.Option("--verify/--no-verify", help="At the end, compare the bundle with the model on a short prompt."),
     ] = True,
     through_torch: Annotated[
         bool,
         typer.Option(
             "--through-torch",
-            help="For families without graphs of their own: torch's exporter (fp32, CPU, slower; always verified).",
+            help="Use torch's exporter, for families without graphs of our own (fp32, CPU, slower; always verified).",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print layers, exit costs and file sizes; read and write no weights.")
+        bool, typer.Option("--dry-run", help="Only print layers, exit costs and file sizes. Read and write no weights.")
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="Hub revision.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
 ) -> None:
-    """Split a frozen base into ONNX segments, with one Balcony exit graph per split and one shared head."""
+    """Make a bundle from a frozen base and its exits. ONNX segments of the base, an exit a split, one shared head."""
     require_workstation()
     from balcony_export.bundling.dry_run import describe
     from balcony_export.bundling.writer import plan_export, write_bundle

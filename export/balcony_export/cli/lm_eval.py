@@ -14,10 +14,10 @@ GROUP = "lm_eval.models"
 
 
 def lm_eval(context: typer.Context) -> None:
-    """Run the LM-Evaluation-Harness on bundles; all that follows is its own command line.
+    """Run the LM-Evaluation-Harness on bundles. Everything that follows is the harness's own command line.
 
-    As in: balcony-edge lm-eval --model balcony --model_args bundle=bundle/,budget=25ms --tasks arc_easy. In place of
-    the budget, depth=8 or depth=full (the default).
+    For example: balcony-edge lm-eval --model balcony --model_args bundle=bundle/,budget=25ms --tasks arc_easy.
+    Instead of a budget you can give depth=8, or depth=full (the default).
     """
     if find_spec("lm_eval") is None:
         raise BalconyError("the LM-Evaluation-Harness is not installed", "pip install 'balcony-edge[eval]'")

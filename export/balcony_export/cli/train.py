@@ -18,89 +18,94 @@ def train(
     model: Annotated[str, typer.Argument(help="The base: a model folder or a Hub id. It is never changed.")],
     splits: Annotated[
         str,
-        typer.Option(help="After how many base layers an exit hangs, as in 3,6,9; auto:3 spaces three by their costs."),
+        typer.Option(help="Layers of the base after which exits hang, such as 3,6,9. auto:3 spaces three by cost."),
     ],
     data: Annotated[
         list[Path],
         typer.Option(
-            help="Training data, repeatable: text (UTF-8; documents end in a line <|endoftext|>) or .jsonl with text "
-            "or messages, plain, .xz or .gz; .parquet; hub:owner/name:config:split; or self: the base's own samples."
+            help="Training data. Repeatable. UTF-8 text with a line <|endoftext|> after each document, or .jsonl (text "
+            "or messages), both also .xz or .gz; .parquet; hub:owner/name:config:split; self: the base's own samples."
         ),
     ],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder for the exits.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the exits to.")],
     preset: Annotated[
         str,
-        typer.Option(help="What the other options start from: default, or paper (its choices, rates and size)."),
+        typer.Option(help="What the other options start from: default, or paper (the Balcony paper's settings)."),
     ] = "default",
     max_steps: Annotated[
-        int | None, typer.Option(min=1, help="Training steps of the exits. Default: 1000.", show_default=False)
+        int | None, typer.Option(min=1, help="Number of training steps. Default: 1000.", show_default=False)
     ] = None,
     heldout: Annotated[
         list[Path] | None,
-        typer.Option(help="Text to calibrate and measure on; without it a fiftieth of the documents. Repeatable."),
+        typer.Option(help="Text to calibrate and measure on. Repeatable. Default: a fiftieth of the documents."),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Sequences per step. Default: 16.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Sequences in a step. Default: 16.")] = None,
     accumulate: Annotated[
-        int, typer.Option(min=1, help="Pieces that a step's rows are taken in, one after the other: less memory.")
+        int, typer.Option(min=1, help="Work through a step's sequences in this many pieces: takes less memory.")
     ] = 1,
     length: Annotated[
         int | None,
-        typer.Option(min=8, help="Tokens per sequence. Default: 512, or the model's context if shorter."),
+        typer.Option(min=8, help="Tokens in a sequence. Default: 512, or the model's context if shorter."),
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate of the exits. Default: 5e-4 * sqrt(4096 / hidden size)."),
+        typer.Option(help="Highest learning rate. Default: 5e-4 * sqrt(4096 / hidden size)."),
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option(help="What the exits lower: kl (default), reverse-kl, js, topk-kl, or ce (to the text)."),
+        typer.Option(help="The loss: kl (default), reverse-kl, js, topk-kl, or ce (cross-entropy to the text)."),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="Divides the logits of both sides in the loss. Default: 1.")
+        float | None, typer.Option(help="What the logits of both sides are divided by in the loss. Default: 1.")
     ] = None,
     width: Annotated[
         str | None,
-        typer.Option(help="What an exit has before its norm: layer (default), mlp (no KV cache), or norm (nothing)."),
+        typer.Option(help="What stands before an exit's norm: layer (default), mlp (no KV cache), or norm (nothing)."),
     ] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="Which base layer an exit starts as: last (default), or next (the one after the split)."),
+        typer.Option(help="The base layer that an exit starts as: last (default), or next (the one after the split)."),
     ] = None,
     norm_start: Annotated[
         str | None,
         typer.Option(
-            help="What an exit's norm starts as: final (the base's; default) or layer (the next layer's input norm)."
+            help="What an exit's norm starts as: final (the base's; default), or layer (the next layer's input norm)."
         ),
     ] = None,
     begin: Annotated[
         Path | None,
-        typer.Option("--from", help="A folder of trained exits to go on from: longer, or on other text."),
+        typer.Option("--from", help="A folder of trained exits to go on from, for longer or on other text."),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(help="Train the exits of these splits alone; the others stay as --from has them.")
+        str | None, typer.Option(help="Train only the exits of these splits. The others stay as --from has them.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs; the exits' weights stay fp32.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto takes the GPU if there is one; or cpu, cuda, cuda:1, …")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Fixes the batches and the gates' beginnings.")] = 0,
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs. The exits' weights stay fp32.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda, cuda:1, …")] = "auto",
+    seed: Annotated[int, typer.Option(min=0, help="Seed: fixes the batches, and the samples of --data self.")] = 0,
     shard_base: Annotated[
-        bool, typer.Option("--shard-base", help="Several processes share the base's layers (FSDP): for large bases.")
+        bool, typer.Option("--shard-base", help="Share a large base's layers between several processes (FSDP).")
     ] = False,
     self_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Tokens to sample for --data self. Default: what the run takes in, 2 million at most."
+            min=1, help="Tokens to sample for --data self. Default: as many as the run uses, 2 million at most."
         ),
     ] = None,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between two saved states to resume from.")] = 200,
+    save_every: Annotated[
+        int, typer.Option(min=1, help="Steps between two saved states, from which an interrupted run goes on.")
+    ] = 200,
     look_every: Annotated[
-        int, typer.Option(min=0, help="Steps between looks at held-out text; the best exits are kept. 0: the last.")
+        int,
+        typer.Option(
+            min=0, help="Steps between measurements on held-out text. Each exit ends as at its best. 0: as at the end."
+        ),
     ] = 100,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
 ) -> None:
-    """Train early exits for a frozen base by self-distillation.
+    """Train early exits for a frozen base, by self-distillation.
 
-    Run the same command again after an interruption: it goes on where the last saved state left off. On several GPUs:
+    After an interruption run the same command again: it goes on from the last saved state. On several GPUs:
     accelerate launch -m balcony_edge train …
     """
     require_workstation()

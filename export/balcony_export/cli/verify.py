@@ -16,33 +16,37 @@ if TYPE_CHECKING:
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
-    model: Annotated[str, typer.Argument(help="The model that it was exported from: a folder or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="The model that it was made from: a folder or a Hub id.")],
     prompt: Annotated[
-        list[str] | None, typer.Option("-p", "--prompt", help="Compare on this prompt. Repeatable. Default: three.")
+        list[str] | None,
+        typer.Option("-p", "--prompt", help="Compare on this prompt. Repeatable. Default: three built-in ones."),
     ] = None,
     file: Annotated[
         list[Path] | None, typer.Option("-f", "--file", help="Read a prompt from a file. Repeatable.")
     ] = None,
-    tokens: Annotated[int, typer.Option(min=0, help="Greedy tokens after each prompt.")] = 32,
+    tokens: Annotated[int, typer.Option(min=0, help="Number of greedy tokens after each prompt.")] = 32,
     exits: Annotated[
-        Path | None, typer.Option(help="The trained exits of the bundle, to compare exits and gates with.")
+        Path | None, typer.Option(help="The folder of trained exits, to compare exits and gates too.")
     ] = None,
     max_kl: Annotated[
-        float | None, typer.Option(min=0, help="Fail if the full depth lies further from the model (nats a token).")
+        float | None,
+        typer.Option(min=0, help="Fail if full depth has a higher KL from the model than this (nats a token)."),
     ] = None,
     text: Annotated[
         list[Path] | None,
-        typer.Option(help="Instead: what precision and exits cost on this text (plain, .xz, .gz). Repeatable."),
+        typer.Option(
+            help="Do something else: measure what precision and exits cost on this text (plain, .xz, .gz). Repeatable."
+        ),
     ] = None,
-    window: Annotated[int, typer.Option(min=2, help="Tokens per sequence of --text.")] = 1024,
-    json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
+    window: Annotated[int, typer.Option(min=2, help="Tokens in a sequence of --text.")] = 1024,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     provider: Annotated[
-        str, typer.Option(help="cpu or cuda runs the bundle; auto: the one that it was exported for.")
+        str, typer.Option(help="What runs the bundle: cpu, cuda, or auto (the one it was exported for).")
     ] = "auto",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use only what the Hub cache holds.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
 ) -> None:
-    """Compare a bundle, stage by stage, with its model in fp32. Exit code 1 if a stage fails."""
+    """Check that a bundle computes what its model does in fp32, stage by stage. Exit code 1 if a stage fails."""
     require_workstation()
     from balcony_edge.bundle.folder import Bundle
     from balcony_export.model import download
