@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Exactness, Precision
+from balcony_edge.engine.runtime import default_threads
 from helpers.effort import LONG, QUICK
 from helpers.once import common, once
 from helpers.places import DEMO_BASE, DEMO_EXITS, SHARED, MakeBundle
@@ -25,6 +27,10 @@ settings.register_profile("quick", deadline=None, suppress_health_check=HEALTH, 
 settings.register_profile("long", settings.get_profile("quick"), max_examples=LONG)
 settings.load_profile("quick")
 
+# Each process of a run has its share of the cores; more threads would spin against those of the others.
+THREADS = max(1, default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -35,6 +41,7 @@ def _steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BALCONY_CACHE_DIR", str(common(tmp_path_factory) / "cache"))
+        patch.setattr("balcony_edge.engine.runtime.default_threads", lambda: THREADS)
         patch.setattr("balcony_edge.control.stage_times.LIMIT_S", 0.0)
         patch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", math.inf)
         steady(patch)
@@ -64,11 +71,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
     def make(folder: Path) -> None:
-        train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 3, 288, folder, 96)
+        base = folder / "base"
+        base.mkdir(parents=True)
+        train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 3, 288, base, 96)
         torch.manual_seed(7)
-        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+        transformers.LlamaForCausalLM(config).save_pretrained(base)
 
-    return once(tmp_path_factory, "tiny", make)
+    return once(tmp_path_factory, "tiny", make) / "base"
 
 
 @pytest.fixture(scope="session")
