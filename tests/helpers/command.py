@@ -26,7 +26,7 @@ def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
         env=os.environ | {"PYTHONPATH": paths, "BALCONY_CACHE_DIR": cache} | environment,
     )

@@ -96,7 +96,7 @@ def test_ctrl_c_is_the_usual_end_and_the_recording_is_whole(board: Board, tmp_pa
     # The first looks may come before the sensors have been asked.
     assert any("29.4 W" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     player = Player(path, clock=clock).start()
