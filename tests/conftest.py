@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,18 @@ def stories260k() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared checkpoint stories260K is not here")
     return folder
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """For long simulations of what shorter tests cover: a tracer makes them take six times as long.
+
+    pytest-cov's own no_cover has no effect in the processes of pytest-xdist.
+    """
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
 
 
 @pytest.fixture

@@ -212,6 +212,6 @@ def test_the_explain_command(log: Path, tmp_path: Path) -> None:
 
 def test_traces_spread_over_processes_give_the_same_rows() -> None:
     known, _ = load()
-    traces = find_traces(["steady", "step 2x"], 100)
-    spread = contest_rows(known, traces, 1, 100)
-    assert spread == list(contest(known, traces, 1, 100))
+    traces = find_traces(["steady", "step 2x"], 150)
+    spread = contest_rows(known, traces, 1, 150)
+    assert spread == list(contest(known, traces, 1, 150))

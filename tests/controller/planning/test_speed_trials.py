@@ -146,7 +146,7 @@ def test_when_what_is_in_force_gets_dearer_plain_is_tried_soon() -> None:
         assert pace.best == PLAIN
 
 
-@pytest.mark.no_cover
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("true", [0.77, 0.97, 1.0, 1.03, 1.3])
 def test_noise_does_not_make_it_flap(true: float) -> None:
     tokens = 20_000
