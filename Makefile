@@ -1,6 +1,7 @@
 # Each target sets up all it needs, in a virtual environment of its own.
 #   make demo    light install, streams a story under a budget
-#   make test    full install, all checks and tests
+#   make test    full install, all checks and tests; properties are tried on few examples
+#   make test-long  the same properties on many examples, and the tests marked long
 #   make gpu     on a machine with CUDA: its tests, then exits, lossless decoding and contention measured on it
 #   make lint | types | docs | bench | wheel-test | clean
 
@@ -11,13 +12,19 @@ DEV_VENV := .venv-dev
 RUNTIME ?= $(shell if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then echo gpu; else echo cpu; fi)
 BUDGET ?= 1ms
 PROMPT ?= Once upon a time
+# Processes that tests are spread over.
+JOBS ?= $(shell nproc)
+SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test lint types docs coverage bench gpu wheel-test clean
+.PHONY: demo test test-long lint types docs coverage bench gpu wheel-test clean
 
 demo: $(RUN_VENV)/.ready
 	$(RUN_VENV)/bin/balcony-edge run --budget $(BUDGET) -p "$(PROMPT)" --temp 0.7 --top-p 0.9 --seed 7
 
 test: lint types coverage
+
+test-long: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "long or hypothesis" --hypothesis-profile long
 
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .
@@ -29,7 +36,7 @@ types: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/mypy
 
 coverage: $(DEV_VENV)/.ready
-	$(DEV_VENV)/bin/python -m pytest --cov --cov-report=term:skip-covered
+	$(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "not long" --cov --cov-report=term:skip-covered
 
 # The page of the command line written anew, then the site into site/; a broken link fails. docs/families.md has a
 # command of its own (half a minute): python docs/generate_families.py
@@ -47,15 +54,15 @@ gpu: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python benchmarks/depths.py --provider cuda --precision int4
 	$(DEV_VENV)/bin/python benchmarks/lossless.py --provider cuda --precision bf16 --shape smollm2-135m --drafts 3
 	$(DEV_VENV)/bin/balcony-edge bench runs/lossless/smollm2-135m-bf16-cuda --provider cuda -p 128 -n 128
-	$(DEV_VENV)/bin/python benchmarks/contention.py --provider cuda
+	$(DEV_VENV)/bin/python benchmarks/contention.py runs/lossless/smollm2-135m-bf16-cuda --provider cuda
 
 # The built wheel in an environment that holds nothing else of the project.
 wheel-test: $(DEV_VENV)/.ready
 	rm -rf dist .venv-wheel
 	$(DEV_VENV)/bin/python -m build --wheel --outdir dist
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME),plot]" pytest hypothesis
-	.venv-wheel/bin/pytest -q -p no:cacheprovider -o pythonpath=tests --ignore=tests/export tests
+	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME),plot]" pytest pytest-xdist hypothesis
+	.venv-wheel/bin/pytest -q $(SPREAD) -m "not long" -p no:cacheprovider -o pythonpath=tests --ignore=tests/export tests
 
 $(RUN_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN_VENV)

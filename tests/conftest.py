@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,19 +15,38 @@ from hypothesis import HealthCheck, settings
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Exactness, Precision
-from helpers.places import SHARED, MakeBundle
+from balcony_edge.engine.runtime import default_threads
+from helpers.effort import LONG, QUICK
+from helpers.once import common, once
+from helpers.places import DEMO_BASE, DEMO_EXITS, SHARED, MakeBundle
+from helpers.steady import steady
 
-# Deadlines measure the machine, not the code.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-settings.load_profile("default")
+# "quick" is what tests run with; ``make test-long`` asks for --hypothesis-profile=long. Both try the same examples each
+# time. Deadlines, and health checks of how long data takes to make, measure the machine and not the code.
+HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+settings.register_profile("quick", deadline=None, suppress_health_check=HEALTH, derandomize=True, max_examples=QUICK)
+settings.register_profile("long", settings.get_profile("quick"), max_examples=LONG)
+settings.load_profile("quick")
+
+# Each process of a run has its share of the cores; more threads would spin against those of the others.
+THREADS = max(1, default_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrations of tests stay out of the user's cache; one folder for all, so that each bundle pays once."""
-    monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-    monkeypatch.setattr("balcony_edge.control.stage_times.LIMIT_S", 0.0)
-    monkeypatch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", math.inf)
+@pytest.fixture(scope="session", autouse=True)
+def _steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests decode depends on no clock, and their profiles stay out of the user's cache.
+
+    For the session: also what a module's fixtures do is steady. One cache for all processes, so that each bundle pays
+    once.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BALCONY_CACHE_DIR", str(common(tmp_path_factory) / "cache"))
+        patch.setattr("balcony_edge.engine.runtime.default_threads", lambda: THREADS)
+        patch.setattr("balcony_edge.control.stage_times.LIMIT_S", 0.0)
+        patch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", math.inf)
+        steady(patch)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +56,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers = pytest.importorskip("transformers")
     from balcony_export.demo.tokenizer import train_tokenizer
 
-    folder = tmp_path_factory.mktemp("tiny") / "base"
-    train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 3, 288, folder, 96)
-    torch.manual_seed(7)
     config = transformers.LlamaConfig(
         vocab_size=288,
         hidden_size=64,
@@ -50,8 +70,15 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         eos_token_id=0,
         initializer_range=0.3,
     )
-    transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        base = folder / "base"
+        base.mkdir(parents=True)
+        train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 3, 288, base, 96)
+        torch.manual_seed(7)
+        transformers.LlamaForCausalLM(config).save_pretrained(base)
+
+    return once(tmp_path_factory, "tiny", make) / "base"
 
 
 @pytest.fixture(scope="session")
@@ -60,23 +87,27 @@ def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     from balcony_export.bundling.writer import export_bundle
     from balcony_export.graphs.formats import ExportOptions
 
-    made: dict[tuple[Precision, Exactness], Bundle] = {}
+    @functools.cache
+    def made(precision: Precision, exactness: Exactness) -> Bundle:
+        def make(folder: Path) -> None:
+            options = ExportOptions(precision=precision, exactness=exactness)
+            export_bundle(tiny_model, folder, model=str(tiny_model), exits="init", splits=[1, 2, 4], options=options)
 
-    def make(precision: Precision, exactness: Exactness) -> Bundle:
-        key = (precision, exactness)
-        if key not in made:
-            out = tmp_path_factory.mktemp("bundles") / f"{precision}-{exactness}"
-            made[key] = export_bundle(
-                tiny_model,
-                out,
-                model=str(tiny_model),
-                exits="init",
-                splits=[1, 2, 4],
-                options=ExportOptions(precision=precision, exactness=exactness),
-            )
-        return made[key]
+        return Bundle(once(tmp_path_factory, f"tiny-{precision}-{exactness}", make))
 
-    return make
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_export(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The demo's base and trained exits, exported with nothing chosen: fp32."""
+    pytest.importorskip("torch")
+    from balcony_export.bundling.writer import export_bundle
+
+    def make(folder: Path) -> None:
+        export_bundle(DEMO_BASE, folder, model="demo", exits=DEMO_EXITS)
+
+    return Bundle(once(tmp_path_factory, "demo", make))
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +117,18 @@ def stories260k() -> Path:
     if not folder.is_dir():
         pytest.skip("the shared checkpoint stories260K is not here")
     return folder
+
+
+@pytest.fixture
+def untraced() -> Iterator[None]:
+    """For long simulations of what shorter tests cover: a tracer makes them take six times as long.
+
+    pytest-cov's own no_cover has no effect in the processes of pytest-xdist.
+    """
+    tracer = sys.gettrace()
+    sys.settrace(None)
+    yield
+    sys.settrace(tracer)
 
 
 @pytest.fixture

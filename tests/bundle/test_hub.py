@@ -16,7 +16,7 @@ from balcony_edge.bundle.card import split_card
 from balcony_edge.bundle.hub import FolderHome, home, pull, push
 from balcony_edge.bundle.hub_errors import require_client
 from balcony_edge.bundle.open import open_bundle
-from helpers.command import cli, fails
+from helpers.command import cli, fails, here
 from helpers.stub_hub import TOKEN, StubHub, stub_hub
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -100,8 +100,8 @@ def test_a_broken_bundle_is_neither_sent_nor_taken(bundle: Path, tmp_path: Path)
     push(Bundle(bundle), str(tmp_path / "m"))
     for folder in (bundle, tmp_path / "m"):
         (folder / "head.onnx").write_bytes(b"x")
-    fails(cli("push", str(bundle), str(tmp_path / "n")), "head.onnx")
-    fails(cli("pull", str(tmp_path / "m"), "-o", str(tmp_path / "out")), "head.onnx")
+    fails(here("push", str(bundle), str(tmp_path / "n")), "head.onnx")
+    fails(here("pull", str(tmp_path / "m"), "-o", str(tmp_path / "out")), "head.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "m"]
 
 

@@ -12,7 +12,7 @@ from balcony_edge import Bundle
 from balcony_edge.cli.inspect import text
 from balcony_edge.measure.traffic import depth_costs
 from balcony_edge.tables import table
-from helpers.command import cli, fails
+from helpers.command import cli, fails, here
 
 
 def test_the_text_names_all_that_matters() -> None:
@@ -30,7 +30,7 @@ def test_the_text_names_all_that_matters() -> None:
 
 
 def test_json_is_one_document() -> None:
-    result = cli("inspect", str(Bundle.demo().path), "--json")
+    result = here("inspect", str(Bundle.demo().path), "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert document["manifest"] == Bundle.demo().manifest.model_dump(mode="json")
@@ -42,8 +42,8 @@ def test_json_is_one_document() -> None:
 def test_a_broken_bundle_is_refused(tmp_path: Path) -> None:
     shutil.copytree(Bundle.demo().path, tmp_path / "b")
     (tmp_path / "b" / "weights.bin").write_bytes(b"")
-    fails(cli("inspect", str(tmp_path / "b"), "--json"), "weights.bin", "truncated")
-    fails(cli("inspect", "nowhere"), "nowhere")
+    fails(here("inspect", str(tmp_path / "b"), "--json"), "weights.bin", "truncated")
+    fails(here("inspect", "nowhere"), "nowhere")
 
 
 def test_an_exit_that_nobody_measured_is_unknown(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from balcony_controller import Budget, Confidence, Limits, Outcome, Signals, Ver
 from balcony_controller.loads import MOST_SAVED_TOKENS
 from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Moment, Trace, shipped
+from helpers.effort import examples
 from helpers.fakes import FULL_MS, SHALLOW_MS, SHAPE, governor, records
 
 STEADY = Trace("steady", [0], [Moment()])
@@ -54,7 +55,7 @@ def test_a_budget_below_every_exit_takes_the_shallowest() -> None:
     assert set(run.depth) == {3}
 
 
-@settings(max_examples=12)
+@settings(max_examples=examples(12))
 @given(st.floats(1.06 * SHALLOW_MS, 0.75 * FULL_MS), st.integers(0, 1000))
 @example(5.5390625, 883)
 def test_the_mean_cost_is_the_budget(budget_ms: float, seed: int) -> None:
@@ -232,7 +233,7 @@ readings = st.builds(
 BUDGETS = ("full", "8ms", "9ms@p95", "8ms,9W", "0.2J", "3h", "battery=20%@1h", "gpu=60%", "1s@reply", "1ms")
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.sampled_from(BUDGETS), st.lists(st.tuples(readings, odd, odd, st.booleans()), min_size=1, max_size=30))
 def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
     budget: str, events: list[tuple[Signals, float | None, float | None, bool]]
@@ -273,7 +274,7 @@ def test_no_signals_make_the_governor_raise_stall_or_exceed_a_hard_limit(
         assert math.isfinite(control.overspend_ms)
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.floats(3.0, 14.0), st.floats(1.01, 2.0))
 def test_tightening_a_budget_never_raises_the_expected_cost(budget_ms: float, ratio: float) -> None:
     costs = []

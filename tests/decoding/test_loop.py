@@ -18,6 +18,7 @@ from balcony_edge.engine.answers import confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler, distribution
 from balcony_edge.engine.stage import Head
+from helpers.effort import examples
 from helpers.exact import exact_ladder
 from helpers.places import MakeBundle
 from helpers.random_governor import RandomGovernor
@@ -131,7 +132,7 @@ def test_sampled_tokens_are_drafted_by_the_head(ladder: Ladder) -> None:
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 40))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_lossless_verdicts_give_the_greedy_tokens_of_the_full_model(ladder: Ladder, seed: int, count: int) -> None:
     expected = plain(ladder, count)
     decoder = decode(ladder, RandomGovernor(ladder.depths, seed), count)
@@ -140,7 +141,7 @@ def test_lossless_verdicts_give_the_greedy_tokens_of_the_full_model(ladder: Ladd
 
 
 @given(seed=st.integers(0, 2**32), count=st.integers(1, 40))
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_the_model_forgets_what_was_drafted_rejected_or_shown(ladder: Ladder, seed: int, count: int) -> None:
     """Every depth's logits after any decoding are those of the tokens alone."""
     decoder = decode(ladder, RandomGovernor(ladder.depths, seed, list(Verdict)), count)
@@ -152,7 +153,7 @@ def test_the_model_forgets_what_was_drafted_rejected_or_shown(ladder: Ladder, se
 
 
 @given(seed=st.integers(0, 2**32))
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
     governor = RandomGovernor(ladder.depths, seed, list(Verdict))
     decoder = decode(ladder, governor, 30)

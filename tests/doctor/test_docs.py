@@ -12,6 +12,7 @@ from balcony_edge.telemetry.presentation import SIGNALS
 from balcony_profiles import DeviceProfile, names
 from helpers.boards import BOARDS, Tree
 from helpers.places import ROOT
+from helpers.still import still
 
 if not (ROOT / "docs").is_dir():
     pytest.skip("the pages are not here", allow_module_level=True)
@@ -22,7 +23,8 @@ def stable(text: list[str]) -> list[str]:
     return [line for line in text if not line.strip().startswith(("energy.total", "balcony-edge "))]
 
 
-def test_the_sample_of_a_jetson_is_what_doctor_says(tmp_path: Path) -> None:
+def test_the_sample_of_a_jetson_is_what_doctor_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    still(monkeypatch, "balcony_edge.doctor.diagnosis")
     page = (ROOT / "docs" / "telemetry.md").read_text(encoding="utf-8")
     (sample,) = [part for part in page.split("```") if "Orin NX" in part and part.startswith("text\n")]
     said = [line for line, _ in lines(diagnose(Tree(tmp_path).write(BOARDS["orin-nx"]).root))]

@@ -18,7 +18,14 @@ from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
 from balcony_edge.telemetry.presentation import SIGNALS
 from balcony_profiles import load
 from helpers.boards import BOARDS, Tree
-from helpers.command import cli, fails
+from helpers.command import cli, fails, here
+from helpers.still import still
+
+
+@pytest.fixture(autouse=True)
+def _still_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sensors are asked before they are looked at, and nobody waits."""
+    still(monkeypatch, "balcony_edge.doctor.diagnosis")
 
 
 def board(name: str, path: Path) -> Tree:
@@ -214,17 +221,17 @@ def test_the_text_names_everything_once(tmp_path: Path) -> None:
 
 def test_the_command_on_a_board_has_the_severity_as_its_exit_code(tmp_path: Path) -> None:
     root = str(board("orin-nx", tmp_path / "a").root)
-    result = cli("doctor", "--root", root)
+    result = here("doctor", "--root", root)
     assert result.returncode == 1, result.stderr
     assert "29.4 W" in result.stdout
-    document = json.loads(cli("doctor", "--json", "--root", root).stdout)
+    document = json.loads(here("doctor", "--json", "--root", root).stdout)
     assert document["profile"]["by"] == "device tree p3767-0000"
-    fine = cli("doctor", "--json", "--root", str(board("orin-nano-super", tmp_path / "b").root))
+    fine = here("doctor", "--json", "--root", str(board("orin-nano-super", tmp_path / "b").root))
     assert (fine.returncode, json.loads(fine.stdout)["severity"]) == (0, "info")
 
 
 def test_the_command_on_this_machine_tries_the_providers() -> None:
-    result = cli("doctor", "--json")
+    result = here("doctor", "--json")
     document = json.loads(result.stdout)
     assert result.returncode == {"info": 0, "warning": 1, "error": 2}[document["severity"]]
     providers = {entry["name"]: entry["works"] for entry in document["runtime"]["providers"]}
@@ -242,7 +249,7 @@ def test_a_profile_can_be_asked_for_by_name_file_and_environment(tmp_path: Path)
     assert found is not None
     assert found.title == "Mine"
     fails(cli("doctor", "--profile", "nonsense"), "nonsense", "orin-nano-8gb")
-    fails(cli("doctor", BALCONY_PROFILE=str(tmp_path / "none.toml")), "none.toml")
+    fails(here("doctor", BALCONY_PROFILE=str(tmp_path / "none.toml")), "none.toml")
 
 
 def test_the_users_own_measured_profile_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

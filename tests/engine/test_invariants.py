@@ -14,7 +14,8 @@ from balcony_edge.bundle.manifest import Precision
 from balcony_edge.control.profile import batching_is_bit_exact
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from helpers.places import DEMO_BASE, DEMO_EXITS, MakeBundle
+from helpers.effort import examples
+from helpers.places import DEMO_BASE, MakeBundle
 from helpers.schedules import Step, check_history, fresh_logits, schedules
 from helpers.uncut import reference, reference_logits
 
@@ -36,17 +37,13 @@ def demo() -> Ladder:
 
 
 @pytest.fixture(scope="module")
-def demo_fp32(tmp_path_factory: pytest.TempPathFactory) -> Ladder:
+def demo_fp32(demo_export: Bundle) -> Ladder:
     """The demo's checkpoint and exits, exported at fp32."""
-    pytest.importorskip("torch")
-    from balcony_export.bundling.writer import export_bundle
-
-    out = tmp_path_factory.mktemp("demo") / "fp32"
-    return Ladder(export_bundle(DEMO_BASE, out, model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
+    return Ladder(demo_export, Runtime.start("cpu"))
 
 
 @given(data=st.data())
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @pytest.mark.parametrize(("precision", "exactness"), [("fp32", "bit"), ("fp32", "float"), ("int8", "bit")])
 def test_logits_depend_on_the_tokens_alone(
     ladders: dict[tuple[str, str], Ladder], precision: str, exactness: str, data: st.DataObject
@@ -58,7 +55,7 @@ def test_logits_depend_on_the_tokens_alone(
 
 
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_the_demo_bundle_forgets_its_history(demo: Ladder, data: st.DataObject) -> None:
     schedule = data.draw(schedules(demo.vocabulary, len(demo.depths)))
     # Where this machine's int8 kernels are not bit-exact, one rounding can move a logit visibly.
@@ -66,7 +63,7 @@ def test_the_demo_bundle_forgets_its_history(demo: Ladder, data: st.DataObject) 
 
 
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_the_demo_at_fp32_forgets_its_history(demo_fp32: Ladder, data: st.DataObject) -> None:
     schedule = data.draw(schedules(demo_fp32.vocabulary, len(demo_fp32.depths)))
     check_history(demo_fp32, schedule, FLOAT_EXACT)

@@ -14,6 +14,7 @@ from balcony_edge.bundle.manifest import Precision, Provider
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from helpers.effort import examples
 from helpers.schedules import check_history, fresh_logits, run_schedule, schedules
 from helpers.uncut import reference, reference_logits
 
@@ -45,14 +46,14 @@ def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
 
 
 @given(data=st.data())
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 def test_logits_depend_on_the_tokens_alone(placed: Placed, data: st.DataObject) -> None:
     ladder = placed.ladder
     check_history(ladder, data.draw(schedules(ladder.vocabulary, len(ladder.depths))), placed.tolerance)
 
 
 @given(data=st.data())
-@settings(max_examples=10)
+@settings(max_examples=examples(10))
 def test_a_sequence_moves_from_provider_to_provider(
     placed: Placed, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

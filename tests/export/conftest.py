@@ -14,6 +14,7 @@ from tokenizers.pre_tokenizers import Split
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from balcony_export.training import run_folder
+from helpers.once import once
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ .,!?'\n"
 
@@ -42,7 +43,10 @@ def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder: 4 layers, hidden 32, one token a letter."""
-    folder = tmp_path_factory.mktemp("toy")
+    return once(tmp_path_factory, "toy", make_toy)
+
+
+def make_toy(folder: Path) -> None:
     names = ["<unk>", "<s>", "</s>", *LETTERS]
     letters = Tokenizer(WordLevel({name: index for index, name in enumerate(names)}, unk_token="<unk>"))
     letters.pre_tokenizer = Split(Regex(r"[\s\S]"), "isolated")
@@ -64,7 +68,6 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def python(code: str, *arguments: str, before: list[str] | None = None, **enviro
         env=os.environ | {"PYTHONPATH": paths} | environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=500,
         check=False,
     )
     assert result.returncode == 0, result.stderr

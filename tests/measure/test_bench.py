@@ -16,7 +16,7 @@ from balcony_edge import AdaptiveSession, BudgetError, PromptError
 from balcony_edge.cli.bench import comma_separated, markdown
 from balcony_edge.measure.bench import TEXT, bench
 from balcony_edge.telemetry import FakeSensors, Reading, Snapshot
-from helpers.command import cli, fails
+from helpers.command import fails, here
 
 
 @pytest.fixture(scope="module")
@@ -115,14 +115,14 @@ def test_forms(found: dict[str, Any]) -> None:
 
 
 def test_the_command_line() -> None:
-    result = cli("bench", "-p", "8", "-n", "4", "-r", "1", "-o", "json", "--budget", "50ms")
+    result = here("bench", "-p", "8", "-n", "4", "-r", "1", "-o", "json", "--budget", "50ms")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout)
     assert {row["mode"] for row in document["rows"]} >= {"exit", "full", "adaptive"}
     assert document["machine"]["threads"] >= 1
-    fails(cli("bench", "--budget", "8 parsecs"), "parsecs")
-    fails(cli("bench", "nowhere"), "nowhere")
-    assert cli("bench", "-o", "xml").returncode == 2
+    fails(here("bench", "--budget", "8 parsecs"), "parsecs")
+    fails(here("bench", "nowhere"), "nowhere")
+    assert here("bench", "-o", "xml").returncode == 2
 
 
 def test_what_cannot_be_measured() -> None:

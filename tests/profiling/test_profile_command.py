@@ -15,7 +15,15 @@ from balcony_edge.profiling.build import _matching, install, measure_device
 from balcony_edge.profiling.energy import measure_power
 from balcony_edge.telemetry import FakeSensors
 from balcony_profiles import Identity, Matching, load_file
-from helpers.command import cli, fails
+from helpers.command import cli, fails, here
+from helpers.still import still
+
+
+@pytest.fixture(autouse=True)
+def _still_time_and_small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sensors are asked before they are looked at; what is read for the bandwidth is small."""
+    still(monkeypatch, "balcony_edge.profiling.build", "balcony_edge.doctor.diagnosis")
+    monkeypatch.setattr("balcony_edge.profiling.bandwidth.LARGEST_BYTES", 64 << 20)
 
 
 def ticking(step_s: float = 0.5) -> Callable[[], float]:
@@ -77,6 +85,7 @@ def test_without_a_meter_or_with_one_that_goes_away_there_is_no_power() -> None:
 
 def test_a_measured_profile_has_what_this_machine_said() -> None:
     meter = Meter()
+    meter.set(memory_available_bytes=512 << 20)
     profile = measure_device(None, provider="cpu", sensors=meter, power_window_s=0.0)
     measured = profile.measured
     assert measured is not None
@@ -92,22 +101,22 @@ def test_a_measured_profile_has_what_this_machine_said() -> None:
 def test_the_command_writes_a_profile_that_this_machine_is_found_by(tmp_path: Path) -> None:
     pytest.importorskip("tomli_w")
     folder = str(tmp_path / "profiles")
-    result = cli("profile", "-o", str(tmp_path / "mine.toml"), "--install", BALCONY_PROFILE_DIR=folder)
+    result = here("profile", "-o", str(tmp_path / "mine.toml"), "--install", BALCONY_PROFILE_DIR=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
     profile = load_file(tmp_path / "mine.toml")
     assert profile.memory_bandwidth_gb_s is not None
     (installed,) = Path(folder).iterdir()
-    found = json.loads(cli("doctor", "--json", BALCONY_PROFILE_DIR=folder).stdout)
+    found = json.loads(here("doctor", "--json", BALCONY_PROFILE_DIR=folder).stdout)
     assert found["profile"]["name"] == installed.stem
     assert found["profile"]["title"] == profile.title
     assert not any("holds no figures" in problem["what"] for problem in found["problems"])
 
 
 def test_bad_input(tmp_path: Path) -> None:
-    fails(cli("profile", str(tmp_path / "nowhere")), "nowhere")
+    fails(here("profile", str(tmp_path / "nowhere")), "nowhere")
     fails(cli("profile", "--provider", "tpu"), "tpu")
-    fails(cli("profile", "--base", "nonsense"), "nonsense")
+    fails(here("profile", "--base", "nonsense"), "nonsense")
     with pytest.raises(DeviceProfileError, match="cannot write"):
         install("x", Path("/dev/null/mine.toml"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_edge.telemetry.injected import InjectedBattery
@@ -96,7 +96,6 @@ JSON: st.SearchStrategy[object] = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(JSON)
 def test_any_object_gives_plausible_values_or_reasons(thing: object) -> None:
     source: Callable[[], object] = lambda: thing  # noqa: E731

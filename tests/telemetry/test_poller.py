@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_edge.telemetry import Poller, Reading
@@ -229,7 +229,6 @@ def test_the_gpu_load_is_smoothed_and_the_clock_is_not(clock: FakeClock) -> None
 STEPS = st.lists(st.tuples(st.none() | st.floats(1.0, 100.0), st.sampled_from([0.1, 0.5, 1.0, 1.5, 4.0])), max_size=30)
 
 
-@settings(deadline=None)
 @given(STEPS)
 def test_a_shown_value_is_the_last_one_read_and_never_old(
     make_clock: type[FakeClock], steps: list[tuple[float | None, float]]

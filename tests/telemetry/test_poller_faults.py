@@ -21,7 +21,7 @@ from balcony_edge.telemetry.sources import Source
 if TYPE_CHECKING:
     from conftest import FakeClock
 
-WAIT_S = 10  # a limit for events that come at once, never a duration
+WAIT_S = 60  # a limit for events that come at once, never a duration
 
 
 def source(clock: Callable[[], float], signal: str, value: float, asked: list[float], name: str = "good") -> Source:
@@ -47,12 +47,17 @@ class Hanging:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.clock, self.hang, self.entered, self.go = clock, False, threading.Event(), threading.Event()
+        self.asked = False
 
     def read(self) -> Reading:
-        if self.hang:
-            self.entered.set()
-            assert self.go.wait(WAIT_S)
-        return Reading(13.9, "W", self.clock(), "i2c")
+        self.asked = True
+        try:
+            if self.hang:
+                self.entered.set()
+                assert self.go.wait(WAIT_S)
+            return Reading(13.9, "W", self.clock(), "i2c")
+        finally:
+            self.asked = False
 
 
 @pytest.fixture
@@ -72,16 +77,16 @@ def test_a_hung_sensor_becomes_unknown_and_the_others_stay_fresh(clock: FakeCloc
         clock.advance(0.6)
         assert hanging.entered.wait(WAIT_S)
         clock.advance(HUNG_S + 0.1)  # the thread hangs; only looking at the snapshot can notice
-        first = poller.snapshot
-        assert first.power_w.value is None
-        assert "has not answered for 2" in first.power_w.reason
+        assert poller.snapshot.power_w.value is None
+        assert eventually(lambda: "has not answered for 2" in poller.snapshot.power_w.reason)
         assert eventually(lambda: poller.snapshot.temperature_c.value == 60.0)
         assert "it has not answered for" in poller.snapshot.power_w.reason
         hanging.hang = False
         hanging.go.set()
 
         def recovered() -> bool:
-            clock.advance(0.1)
+            # A thread that the machine holds up is no sensor that hangs.
+            clock.advance(0.0 if hanging.asked else 0.1)
             return poller.snapshot.power_w.value == 13.9
 
         assert eventually(recovered)
@@ -199,17 +204,18 @@ reader, writer = os.pipe()
 child = os.fork()
 if child == 0:
     first = sensors.snapshot
-    limit = time.monotonic() + 20
-    while not sensors.snapshot.power_w.known and time.monotonic() < limit:
+    limit = time.monotonic() + 100
+    while not (last := sensors.snapshot).power_w.known and time.monotonic() < limit:
         time.sleep(0.005)
-    last = sensors.snapshot
     sensors.stop()
     os.write(writer, json.dumps([first.power_w.value, first.power_w.reason, last.power_w.value]).encode())
     os._exit(0)
 os.close(writer)
 answer = os.read(reader, 4096).decode()
 os.waitpid(child, 0)
-print(json.dumps([json.loads(answer), sensors.snapshot.power_w.value]))
+while not (now := sensors.snapshot).power_w.known:
+    time.sleep(0.005)
+print(json.dumps([json.loads(answer), now.power_w.value]))
 sensors.stop()
 """
 
@@ -221,7 +227,7 @@ def test_a_forked_child_starts_anew_and_the_parent_goes_on(board: Callable[[str]
         env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=500,
         check=True,
     )
     (first, reason, last), parent = json.loads(result.stdout)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import pytest
 from balcony_edge.telemetry import Poller, Reading
 from balcony_edge.telemetry.sources import Source
 
-WAIT_S = 10  # a limit for events that come at once, never a duration
+WAIT_S = 60  # a limit for events that come at once, never a duration
 
 
 class Gate:
@@ -37,7 +38,7 @@ def gate() -> Iterator[Gate]:
 
 
 def test_starting_asks_nothing_in_the_callers_thread(gate: Gate) -> None:
-    poller = Poller([gate.source])
+    poller = Poller([gate.source], clock=lambda: 0.0)
     assert poller.start() is poller  # returns although the first reading hangs
     assert gate.entered.wait(WAIT_S)
     assert poller.snapshot.cpu_load.reason == "not read yet"
@@ -57,11 +58,15 @@ def test_the_thread_samples_again_and_again_until_stopped() -> None:
         return Reading(0.5, "ratio", 0.0, "x")
 
     closed = threading.Event()
-    with Poller([Source.single("x", "cpu_load", read, closed.set)], fast_hz=200.0) as poller:
+    # A millisecond at each look: no read takes so long that another thread takes over.
+    ticks = itertools.count()
+    source = Source.single("x", "cpu_load", read, closed.set)
+    with Poller([source], fast_hz=200.0, clock=lambda: next(ticks) / 1e3) as poller:
         assert enough.wait(WAIT_S)
         assert poller.start() is poller  # a second start makes no second thread
     thread = asked[0]
     assert thread.daemon
+    thread.join(WAIT_S)
     assert not thread.is_alive()
     assert set(asked) == {thread}
     assert closed.is_set()
@@ -69,7 +74,7 @@ def test_the_thread_samples_again_and_again_until_stopped() -> None:
 
 def test_stopping_twice_and_starting_again(gate: Gate) -> None:
     gate.open.set()
-    poller = Poller([gate.source])
+    poller = Poller([gate.source], clock=lambda: 0.0)
     poller.stop()
     poller.start()
     assert gate.entered.wait(WAIT_S)
@@ -87,4 +92,4 @@ def test_an_exception_ends_the_thread_as_well(gate: Gate) -> None:
     gate.open.set()
     with pytest.raises(KeyError), Poller([gate.source]):
         raise KeyError("in the body")
-    assert gate.closed.is_set()
+    assert gate.closed.wait(WAIT_S)

@@ -76,6 +76,16 @@ print(json.dumps([seen, before, psutil.sensors_battery().percent]))
 """
 
 
+DOCTOR = """
+import json
+import pytest
+from balcony_edge.doctor.diagnosis import diagnose
+from helpers.still import still
+still(pytest.MonkeyPatch(), "balcony_edge.doctor.diagnosis")
+print(json.dumps(diagnose(look_s=0.5).to_json()))
+"""
+
+
 def run(tmp_path: Path, code: str, *arguments: str) -> Any:
     description = tmp_path / "laptop.umockdev"
     description.write_text(LAPTOP)
@@ -97,11 +107,7 @@ def test_batteries_under_a_fake_kernel_with_live_changes(tmp_path: Path) -> None
 
 
 def test_doctor_under_a_fake_kernel(tmp_path: Path) -> None:
-    code = (
-        "import json\nfrom balcony_edge.doctor.diagnosis import diagnose\n"
-        "print(json.dumps(diagnose(look_s=0.5).to_json()))"
-    )
-    document = run(tmp_path, code)
+    document = run(tmp_path, DOCTOR)
     values = {entry["name"]: entry["value"] for entry in document["signals"]}
     assert values["battery.percent"] == pytest.approx(84.856, abs=0.01)
     assert values["battery.power"] == pytest.approx(10.0)

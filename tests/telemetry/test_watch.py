@@ -1,4 +1,4 @@
-"""``balcony-edge watch`` in a process of its own, and the live table without one."""
+"""``balcony-edge watch``: its lines, its recordings, and the live table."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,21 +18,33 @@ from balcony_edge.telemetry import FakeSensors, Player
 from balcony_edge.telemetry.presentation import SIGNALS, format_value, signals
 from balcony_edge.telemetry.reading import UNITS, Reading
 from helpers.boards import Tree
-from helpers.command import cli, fails
+from helpers.command import fails, here
+from helpers.still import still
+
+if TYPE_CHECKING:
+    from conftest import FakeClock
 
 Board = Callable[[str], Tree]
 
 
+@pytest.fixture
+def still_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look comes after the sensors have been asked."""
+    still(monkeypatch, "balcony_edge.cli.watch")
+
+
+@pytest.mark.usefixtures("still_time")
 def test_without_a_terminal_every_look_is_a_line(board: Board) -> None:
-    result = cli("watch", "-n", "2", "--interval", "0.3", "--root", str(board("orin-nx").root))
+    result = here("watch", "-n", "2", "--interval", "0.3", "--root", str(board("orin-nx").root))
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 2
     assert "gpu 99 % at 1173 MHz, 29.4 W, 92 °C, throttled (gpu)" in lines[-1]
 
 
+@pytest.mark.usefixtures("still_time")
 def test_json_lines_have_every_signal(board: Board) -> None:
-    result = cli("watch", "--json", "-n", "2", "--interval", "0.3", "--root", str(board("orin-nano").root))
+    result = here("watch", "--json", "-n", "2", "--interval", "0.3", "--root", str(board("orin-nano").root))
     documents = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(documents) == 2
     by_name = {entry["name"]: entry for entry in documents[-1]["signals"]}
@@ -42,28 +55,30 @@ def test_json_lines_have_every_signal(board: Board) -> None:
     assert by_name["battery.percent"]["reason"] == "no battery"
 
 
+@pytest.mark.usefixtures("still_time")
 def test_another_devices_files_do_not_mix_with_this_machine(board: Board) -> None:
-    result = cli("watch", "--json", "-n", "2", "--interval", "0.3", "--root", str(board("thor").root))
+    result = here("watch", "--json", "-n", "2", "--interval", "0.3", "--root", str(board("thor").root))
     by_name = {entry["name"]: entry for entry in json.loads(result.stdout.splitlines()[-1])["signals"]}
     for name in ("cpu.load", "memory.available", "process.memory"):
         assert by_name[name]["value"] is None
         assert "this machine" in by_name[name]["reason"]
 
 
+@pytest.mark.usefixtures("still_time")
 def test_record_and_play(board: Board, tmp_path: Path) -> None:
     path = str(tmp_path / "orin.jsonl")
-    result = cli("watch", "-n", "3", "--interval", "0.3", "--root", str(board("orin-nx").root), "--record", path)
+    result = here("watch", "-n", "3", "--interval", "0.3", "--root", str(board("orin-nx").root), "--record", path)
     assert result.returncode == 0, result.stderr
     assert "recorded to" in result.stderr
     assert Player(path).device["model"].startswith("NVIDIA Jetson Orin NX")
-    played = cli("watch", "--play", path, "--interval", "0.3")
+    played = here("watch", "--play", path, "--interval", "0.3")
     assert played.returncode == 0, played.stderr
     assert "29.4 W" in played.stdout
-    fails(cli("watch", "-n", "1", "--record", path), "exists already")
-    fails(cli("watch", "--play", str(tmp_path / "nothing")), "nothing")
+    fails(here("watch", "-n", "1", "--record", path), "exists already")
+    fails(here("watch", "--play", str(tmp_path / "nothing")), "nothing")
 
 
-def test_ctrl_c_is_the_usual_end_and_the_recording_is_whole(board: Board, tmp_path: Path) -> None:
+def test_ctrl_c_is_the_usual_end_and_the_recording_is_whole(board: Board, tmp_path: Path, clock: FakeClock) -> None:
     path = tmp_path / "t.jsonl"
     process = subprocess.Popen(
         [
@@ -78,18 +93,22 @@ def test_ctrl_c_is_the_usual_end_and_the_recording_is_whole(board: Board, tmp_pa
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
-    assert process.stdout.readline()
+    # The first looks may come before the sensors have been asked.
+    assert any("29.4 W" in line for line in process.stdout)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
-    assert Player(path).snapshot.power_w.value == pytest.approx(29.4)
+    player = Player(path, clock=clock).start()
+    clock.advance(player.duration_s)
+    assert player.snapshot.power_w.value == pytest.approx(29.4)
 
 
+@pytest.mark.usefixtures("still_time")
 def test_an_injected_battery_from_a_file(board: Board, tmp_path: Path) -> None:
     (tmp_path / "pack.json").write_text('{"level": 0.5, "power_w": 40, "on_mains": false, "energy_wh": 90}')
     root = str(board("orin-nano").root)
-    result = cli("watch", "-n", "1", "--root", root, "--battery", str(tmp_path / "pack.json"))
+    result = here("watch", "-n", "1", "--root", root, "--battery", str(tmp_path / "pack.json"))
     assert "battery 50 % (discharging 40.0 W)" in result.stdout
 
 

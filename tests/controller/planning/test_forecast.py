@@ -13,6 +13,7 @@ from balcony_controller import CostModel, QualityModel
 from balcony_controller.planning.forecast import following_gates, judged_mix
 from balcony_controller.planning.solver import solve
 from balcony_controller.quality import BinTable
+from helpers.effort import examples
 from helpers.fakes import SHAPE, records
 
 # Bins of gates and of judges.
@@ -40,7 +41,7 @@ def shares(rows: int, columns: int, seed: int) -> np.ndarray:
 @given(st.integers(0, 2**32 - 1))
 @example(1642)
 @example(1865)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 def test_the_agreement_of_a_gates_bin_is_kept(seed: int) -> None:
     quality = counted(shares(BINS, JUDGED, seed), shares(BINS, BINS, seed))
     chances, weights = judged_mix(quality, FIRST)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_controller.planning.speed_trials import Key, SpeedTrials
+from helpers.effort import examples
 
 PLAIN: Key = (12,)
 ROUNDS: Key = (3, 12)
@@ -72,7 +73,7 @@ def test_it_begins_with_what_the_profile_says_is_the_fastest() -> None:
     assert SpeedTrials({PLAIN: 10.0, ROUNDS: 12.0}).now == PLAIN
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.floats(0.6, 0.95), st.floats(0.0, 0.2))
 def test_drafting_that_only_the_profile_recommends_costs_no_more_than_two_per_cent(
     seed: int, profiled: float, noise: float
@@ -82,7 +83,7 @@ def test_drafting_that_only_the_profile_recommends_costs_no_more_than_two_per_ce
     assert trials.best == PLAIN
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.floats(1.02, 3.0))
 def test_over_many_tokens_rounds_that_do_not_pay_cost_at_most_two_per_cent(seed: int, slower: float) -> None:
     """Whether they are slower by much or by little: what cannot be told apart costs little."""
@@ -90,7 +91,7 @@ def test_over_many_tokens_rounds_that_do_not_pay_cost_at_most_two_per_cent(seed:
     assert world.decode(trials, 8000) <= 1.02 * PLAIN_MS
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10_000), st.floats(1.05, 1.5), st.floats(0.0, 0.2))
 def test_rounds_that_pay_are_found_though_the_profile_speaks_against_them(
     seed: int, profiled: float, noise: float
@@ -147,6 +148,7 @@ def test_when_the_best_policy_slows_down_plain_decoding_is_tried_soon() -> None:
         assert trials.best == PLAIN
 
 
+@pytest.mark.usefixtures("untraced")
 @pytest.mark.parametrize("true", [0.77, 0.97, 1.0, 1.03, 1.3])
 def test_noise_does_not_make_it_switch_back_and_forth(true: float) -> None:
     tokens = 20_000

@@ -71,6 +71,7 @@ def test_budgets_lie_where_the_trace_leaves_room() -> None:
     assert Contest(records(), hopeless, TOKENS).budgets_ms(4) == []
 
 
+@pytest.mark.usefixtures("untraced")
 def test_the_controller_among_all() -> None:
     rows = list(contest(records(), [STEADY], ["7.5ms", "9ms"], 1500))
     assert {row.policy for row in rows} == {

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_edge.bundle.external_data import CHILDREN, external_tensors
+from helpers.effort import examples
 from helpers.places import MakeBundle
 
 
@@ -63,7 +64,7 @@ def _model(draw: st.DrawFn, location: str) -> onnx.ModelProto:
     return model
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(data=st.data(), location=st.text(max_size=300))
 def test_it_finds_a_tensor_anywhere(data: st.DataObject, location: str) -> None:
     content = data.draw(st.composite(_model)(location)).SerializeToString()

@@ -92,8 +92,9 @@ def check_recovery(tiny_model: Path, out: Path, bundles: dict[str, Bundle]) -> N
     assert [path.name for path in out.parent.iterdir()] == [out.name]
 
 
-# Every third event where there is no old bundle to lose: half of the time for what the other case covers.
-@pytest.mark.parametrize(("with_old", "step"), [(False, 3), (True, 1)])
+# Every third event where there is no old bundle to lose: half of the time for what the other case covers. Where there
+# is one, every event in the long run.
+@pytest.mark.parametrize(("with_old", "step"), [(False, 3), (True, 4), pytest.param(True, 1, marks=pytest.mark.long)])
 def test_killed_before_file_system_events(
     export: Export, tiny_model: Path, bundles: dict[str, Bundle], tmp_path: Path, with_old: bool, step: int
 ) -> None:

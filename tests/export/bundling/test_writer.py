@@ -80,24 +80,23 @@ def test_the_base_is_the_checkpoint_bit_for_bit(tiny_bundles: MakeBundle, tiny_m
     check_base(tiny_bundles("fp32", "bit"), tiny_model)
 
 
-def test_the_demo_base_is_its_checkpoint_bit_for_bit(tmp_path: Path) -> None:
-    bundle = export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS)
-    check_base(bundle, DEMO_BASE)
+def test_the_demo_base_is_its_checkpoint_bit_for_bit(demo_export: Bundle) -> None:
+    check_base(demo_export, DEMO_BASE)
     trained = store.load(DEMO_EXITS)
-    for graph in bundle.manifest.exits:
-        found = read_weights(bundle, graph)
+    for graph in demo_export.manifest.exits:
+        found = read_weights(demo_export, graph)
         check_layer(found, f"exits.{graph.stop}", Tensors(dict(trained.tensors)), f"exits.{graph.stop}.layer.")
-    assert bundle.manifest.base.sha256 == Bundle.demo().manifest.base.sha256
+    assert demo_export.manifest.base.sha256 == Bundle.demo().manifest.base.sha256
 
 
-def test_exits_and_gates_equal_their_torch_modules(tmp_path: Path) -> None:
+def test_exits_and_gates_equal_their_torch_modules(demo_export: Bundle) -> None:
     """The trained demo exits: hidden states through the base, then the Balcony, as training runs them."""
     trained = store.load(DEMO_EXITS)
     base = load_base(DEMO_BASE, "fp32", torch.device("cpu"))
     modules = as_modules(base, trained)
     cut = gate_head(base.head, trained.frequent_tokens)
     ids = np.random.default_rng(3).integers(1, 2048, 48)
-    ladder = Ladder(export_bundle(DEMO_BASE, tmp_path / "b", model="demo", exits=DEMO_EXITS), Runtime.start("cpu"))
+    ladder = Ladder(demo_export, Runtime.start("cpu"))
     ladder.append(ids.tolist())
     with torch.inference_mode():
         states = base.states(torch.from_numpy(ids[None]), trained.splits)

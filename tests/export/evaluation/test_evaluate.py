@@ -17,7 +17,7 @@ from balcony_edge.telemetry import FakeSensors
 from balcony_export.cli.eval import table
 from balcony_export.evaluation.evaluate import evaluate, read_texts
 from balcony_export.exits.calibration import auroc
-from helpers.command import cli, fails
+from helpers.command import cli, fails, here
 
 STORIES = [
     "Once upon a time there was a little dog. The dog liked to run in the park with his friend Tom.",
@@ -150,7 +150,7 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert {"perplexity"} <= document["full"].keys()
     wanted = {"depth", "agreement", "kl", "perplexity", "gate_auroc", "gate_ece"}
     assert all(wanted <= row.keys() for row in document["exits"])
-    fails(cli("eval"), "--data")
-    fails(cli("eval", "--data", str(tmp_path / "nowhere.txt")), "nowhere.txt")
-    fails(cli("eval", "--data", str(text), "--budget", "5 bananas"), "bananas")
-    fails(cli("eval", "--data", str(text), "--plot", "x.doc"), "x.doc")
+    fails(here("eval"), "--data")
+    fails(here("eval", "--data", str(tmp_path / "nowhere.txt")), "nowhere.txt")
+    fails(here("eval", "--data", str(text), "--budget", "5 bananas"), "bananas")
+    fails(here("eval", "--data", str(text), "--plot", "x.doc"), "x.doc")

@@ -13,6 +13,7 @@ from balcony_export.exits.calibration import auroc, logistic, sigmoid
 from balcony_export.exits.judge import Evidence, fit_judge
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training.chunked_loss import predictions
+from helpers.effort import examples
 
 
 def evidence(rows: int, seed: int = 0) -> tuple[Evidence, np.ndarray, np.ndarray]:
@@ -51,7 +52,7 @@ def test_what_measures_a_judge_does_not_fit_it() -> None:
 
 
 @given(st.integers(1, 5), st.integers(0, 2**32 - 1))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 def test_answers_are_read_off_the_logits(positions: int, seed: int) -> None:
     torch.manual_seed(seed % 2**31)
     head, normed = LMHead(torch.randn(11, 6), softcap=3.0), torch.randn(2, positions, 6)

@@ -18,7 +18,7 @@ pytest.importorskip("onnxscript")
 # torch's exporter, of its own parts.
 pytestmark = pytest.mark.filterwarnings("ignore")
 TRACED = [
-    "starcoder2",  # LayerNorm with biases, an MLP without a gate
+    pytest.param("starcoder2", marks=pytest.mark.long),  # LayerNorm with biases, an MLP without a gate
     "cohere",  # attention and MLP side by side, scaled logits
 ]
 

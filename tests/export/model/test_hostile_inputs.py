@@ -24,6 +24,7 @@ from balcony_export.exits import store
 from balcony_export.model.checkpoint import Checkpoint, Tensors, TensorSource, count_not_finite
 from balcony_export.model.generation_config import read_generation
 from balcony_export.model.model_files import INDEX, SINGLE
+from helpers.effort import examples
 from helpers.places import DEMO_EXITS
 
 EMBEDDING = "model.embed_tokens.weight"
@@ -172,7 +173,7 @@ def test_files_that_are_no_safetensors(folder: Path, content: bytes) -> None:
     refused(folder, SINGLE)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_damage_is_refused_or_harmless(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Bytes cut off or changed in a small file: a ModelError or finite values, and no other error."""

@@ -18,6 +18,7 @@ from balcony_export.training.chunked_loss import (
     next_tokens,
     predictions,
 )
+from helpers.effort import examples
 
 # Caps low enough to bend: the logits are some units wide.
 TWISTS = st.sampled_from([{}, {"divisor": 3.0}, {"softcap": 4.0}, {"divisor": 0.5, "softcap": 2.0}])
@@ -44,7 +45,7 @@ def plain_kl(exit: torch.Tensor, teacher: torch.Tensor, head: LMHead) -> torch.T
     return functional.kl_div(q, p, reduction="batchmean", log_target=True)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(shape=SHAPES, chunk=st.integers(1, 40), seed=st.integers(0, 1000), twists=TWISTS)
 def test_chunked_loss_is_the_plain_kl_with_its_gradients(
     shape: tuple[int, int, int, int], chunk: int, seed: int, twists: dict[str, float]
@@ -80,14 +81,14 @@ def test_an_exit_that_equals_the_teacher_loses_nothing() -> None:
     assert gradient.abs().max().item() < 1e-7
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(shape=SHAPES, seed=st.integers(0, 1000))
 def test_predictions_are_the_most_likely_tokens(shape: tuple[int, int, int, int], seed: int) -> None:
     _, (teacher,), (weight,) = tensors(shape, seed)
     assert torch.equal(likeliest_tokens(teacher, LMHead(weight)), (teacher @ weight.T).argmax(-1))
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(shape=SHAPES, seed=st.integers(0, 1000), twists=TWISTS)
 def test_one_comparison_is_all_that_could_be_asked_by_itself(
     shape: tuple[int, int, int, int], seed: int, twists: dict[str, float]

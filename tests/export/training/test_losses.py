@@ -15,6 +15,7 @@ from balcony_edge.errors import ModelError
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training.chunked_loss import chunked_loss, next_tokens
 from balcony_export.training.losses import LOSSES, NO_TARGET, TOP_K, Loss, top_k
+from helpers.effort import examples
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(2, 7), st.integers(2, 6), st.integers(2, 60))
 
@@ -38,7 +39,7 @@ def textbook(name: str, temperature: float, teacher: Tensor, exit: Tensor, token
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=examples(15))
 @given(shape=SHAPES, chunk=st.integers(1, 30), seed=st.integers(0, 1000), temperature=st.sampled_from([1.0, 2.0, 0.5]))
 def test_losses_and_gradients_are_the_textbooks(
     name: str, shape: tuple[int, int, int, int], chunk: int, seed: int, temperature: float

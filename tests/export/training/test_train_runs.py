@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import random
 import socket
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from balcony_export.training.processes import Processes
 from balcony_export.training.resume import metadata
 from balcony_export.training.run import Job, train_exits
 from balcony_export.training.sharpness import fit_sharpness
+from helpers.exporting import die_before_event
 
 CONFIG = TrainConfig(splits=(1, 2), steps=8, rows=4, length=16, learning_rate=1e-2, look_every=2)
 # Children begin with everything imported.
@@ -57,20 +57,22 @@ def same(one: store.Exits, other: store.Exits) -> bool:
 # --- killed ---
 
 
+def train_until(event: int, job: Job, config: TrainConfig) -> None:
+    """Train, and die before the ``event``-th file-system event in the run's folder."""
+    die_before_event(event, str(job.out))
+    train_exits(job, config)
+
+
 def test_killed_at_random_steps_it_ends_with_the_same_bits(job: Job) -> None:
     whole = train_exits(job, CONFIG)
     lines = steps_done(job)
     chance = random.Random(20250305)
     killed = 0
     again = elsewhere(job, "again")
-    for _ in range(4):
-        child = FORK.Process(target=train_exits, args=(again, CONFIG))
-        child.start()
+    for _ in range(8):
         # Within the exits, the gates, or the last figures; some steps further than where it was killed before.
-        goal = chance.randint(1, lines)
-        while child.is_alive() and steps_done(again) < goal:
-            time.sleep(0.001)
-        child.kill()
+        child = FORK.Process(target=train_until, args=(chance.randint(lines // 2, 2 * lines), again, CONFIG))
+        child.start()
         child.join()
         killed += child.exitcode == -9
     assert killed > 1

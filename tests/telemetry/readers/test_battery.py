@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_edge.telemetry.readers.battery import BatteryReader, BatteryReadings
@@ -192,7 +192,6 @@ def test_a_ups_counts_as_a_battery(tree: Tree) -> None:
 FIELDS = ["energy_now", "energy_full", "capacity", "power_now", "status", "online", "present"]
 
 
-@settings(deadline=None)
 @given(contents=st.dictionaries(st.sampled_from(FIELDS), st.binary(max_size=70)))
 def test_any_content_gives_a_plausible_value_or_a_reason(boards: dict[str, Tree], contents: dict[str, bytes]) -> None:
     tree = boards["thinkpad"]
@@ -207,7 +206,6 @@ def test_any_content_gives_a_plausible_value_or_a_reason(boards: dict[str, Tree]
     assert all(reading.known or reading.reason for reading in (level, power, on_mains))
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=70).filter(lambda raw: not raw.strip(b"\0 \t\r\n").lstrip(b"+-").isdigit()))
 def test_garbage_in_every_number_is_no_value(boards: dict[str, Tree], garbage: bytes) -> None:
     tree = boards["thinkpad"]

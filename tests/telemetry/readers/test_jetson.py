@@ -14,6 +14,7 @@ from balcony_edge.telemetry.readers.jetson import JetsonReader
 from balcony_edge.telemetry.readers.rails import ModulePower
 from balcony_edge.telemetry.readers.thermal import ThermalReader
 from balcony_edge.telemetry.reading import Reading
+from helpers.effort import examples
 
 if TYPE_CHECKING:
     from conftest import FakeClock
@@ -154,7 +155,7 @@ VALUE_FILES = re.compile(r"(load|cur_freq|temp|_input)$")
 
 
 @pytest.mark.parametrize("name", ["agx-orin", "agx-orin-idle", "orin-nano", "nano", "agx-xavier", "thor"])
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_garbage_in_any_value_file_never_raises_and_never_becomes_a_value(
     boards: dict[str, Tree], name: str, data: st.DataObject
@@ -171,7 +172,7 @@ def test_garbage_in_any_value_file_never_raises_and_never_becomes_a_value(
     assert all(reading.reason for reading in readings)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(min_value=-(10**20) + 1, max_value=10**20 - 1))
 def test_any_number_in_every_value_file_stays_plausible_or_unknown(boards: dict[str, Tree], number: int) -> None:
     tree = boards["orin-nano"]
@@ -187,7 +188,7 @@ def test_any_number_in_every_value_file_stays_plausible_or_unknown(boards: dict[
     assert heat.value is None or -50 < heat.value < 200
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.sampled_from(["type", "name", "in1_label", "rail_name_0"]), st.binary(max_size=70))
 def test_garbage_in_names_never_raises(boards: dict[str, Tree], file: str, garbage: bytes) -> None:
     for tree in boards.values():

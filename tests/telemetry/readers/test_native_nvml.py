@@ -123,7 +123,10 @@ def test_a_lost_gpu_is_unknown_then_opened_again_and_survives_a_fork(stub: str, 
 
 DOCTOR = """
 import json
+import pytest
 from balcony_edge.doctor.diagnosis import diagnose
+from helpers.still import still
+still(pytest.MonkeyPatch(), "balcony_edge.doctor.diagnosis")
 print(json.dumps(diagnose().to_json()))
 """
 

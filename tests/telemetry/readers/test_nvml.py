@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_edge.telemetry.readers.nvml import REASONS, NvmlReader
@@ -127,7 +127,6 @@ def test_zero_power_clock_or_temperature_is_not_a_measurement(tree: Tree, fake_n
     assert [reading.value for reading in readings(reader)[1:]] == [None] * 3
 
 
-@settings(deadline=None)
 @given(st.one_of(st.none(), st.text(), st.floats(), st.integers(), st.binary()))
 def test_any_answer_is_plausible_or_unknown(answer: object) -> None:
     class Module:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_edge.telemetry.readers.sysfs import Sysfs, read_file
@@ -81,7 +81,6 @@ def test_what_is_not_one_integer_is_no_number(content: bytes) -> None:
     assert Sysfs("/", lambda path, size: content[:size]).number("x").value is None
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_content_reads_without_raising_and_garbage_gives_no_number(content: bytes) -> None:
     number = Sysfs("/", lambda path, size: content[:size]).number("x")
@@ -94,7 +93,6 @@ def test_any_content_reads_without_raising_and_garbage_gives_no_number(content: 
         assert int(stripped) == number.value
 
 
-@settings(deadline=None)
 @given(st.integers(min_value=-(10**18), max_value=10**18))
 def test_every_integer_survives(value: int) -> None:
     assert Sysfs("/", lambda path, size: b"%d\n" % value).number("x").value == value

@@ -1,0 +1,14 @@
+"""How many examples properties get: few in ``make test``, many in ``make test-long``."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+QUICK, LONG = 25, 200
+USUAL = 100
+"""hypothesis' own number, by which tests say what theirs is worth."""
+
+
+def examples(number: int) -> int:
+    """As many of ``number`` examples as the profile in force has of the usual ones; five at the least."""
+    return max(min(number, 5), number * settings.default.max_examples // USUAL)
