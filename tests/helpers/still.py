@@ -29,7 +29,7 @@ class StillTime:
         """At once; pollers that run have then been asked."""
         self.now_s += seconds
         for poller in self.pollers:
-            poller.sample_once()
+            poller.poll_once()
 
 
 def still(patch: pytest.MonkeyPatch, *modules: str) -> StillTime:
@@ -45,7 +45,7 @@ def still(patch: pytest.MonkeyPatch, *modules: str) -> StillTime:
         def start(self) -> ByHand:
             if self not in stopped.pollers:
                 stopped.pollers.append(self)
-            self.sample_once()
+            self.poll_once()
             return self
 
         def stop(self) -> None:

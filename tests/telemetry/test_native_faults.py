@@ -135,7 +135,7 @@ import json, os, sys
 from balcony_edge.telemetry import Poller
 # A writer that never writes: a plain open().read() of this file would wait for ever.
 writer = os.open(sys.argv[2], os.O_RDWR)
-snapshot = Poller(root=sys.argv[1], nvml=False, clock=lambda: 0.0).sample_once()
+snapshot = Poller(root=sys.argv[1], nvml=False, clock=lambda: 0.0).poll_once()
 print(json.dumps([snapshot.temperature_c.value, snapshot.power_w.value, snapshot.power_w.reason]))
 """
 

@@ -187,7 +187,7 @@ def test_a_value_is_held_for_three_periods_and_then_stale(clock: FakeClock) -> N
     assert reading.reason == "stale: told so"
 
 
-def test_a_sampler_that_no_longer_samples_has_no_values(clock: FakeClock) -> None:
+def test_a_poller_that_no_longer_polls_has_no_values(clock: FakeClock) -> None:
     """A hung sensor stops the thread: its last snapshot must not pass for the present."""
     probes = Probe(clock, "cpu_load", 0.5), Probe(clock, "power_w", 13.9)
     poller = Poller([probe.source for probe in probes], slow_hz=1.0, clock=clock)
