@@ -161,16 +161,15 @@ def run(
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
-    """The text of the prompt, from -p, -f or stdin. Raises PromptError if there is none, or two."""
+    """The text of the prompt, from -p, -f or stdin. Raises PromptError if there is none, two, or no UTF-8."""
+    from balcony_edge.decoding import given_text
+
     if prompt is not None and file is not None:
         raise PromptError("both -p and -f were given", "give one of them")
     if file is not None and str(file) != "-":
-        try:
-            return file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise PromptError(f"cannot read the prompt file {file}: {error}", "give a UTF-8 text file") from error
+        return given_text.read_file(file)
     if prompt == "-" or file is not None:
-        return sys.stdin.read()
+        return given_text.decode_bytes(sys.stdin.buffer.read(), "the prompt on stdin")
     if prompt is None:
         raise PromptError("there is no prompt", 'give one: -p "Once upon a time", -f FILE, or - for stdin')
-    return prompt
+    return given_text.check_text(prompt)

@@ -32,12 +32,13 @@ def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
     )
 
 
-def here(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def here(*arguments: str, stdin: str | bytes = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """The same in this process: no seconds of imports, and patches of the test hold."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["balcony-edge", *arguments])
-        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
         patch.setattr(app.app, "registered_commands", list(app.app.registered_commands))
         for name, value in environment.items():
             patch.setenv(name, value)

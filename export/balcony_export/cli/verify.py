@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from balcony_edge.errors import PromptError, VerifyError
+from balcony_edge.errors import VerifyError
 from balcony_export.extras import require_workstation
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def verify(
             f"{bundle} does not compute what {found.model} does: {report.explain(failure)}",
             "allow more with --max-kl, or keep more bits: balcony-edge export --precision … --head …"
             if failure.kl_nats is not None and failure.limit is None
-            else "run balcony-edge export again; if that bundle fails too, report it with the model's name",
+            else report.next_step(
+                failure, "run balcony-edge export again; if that bundle fails too, report it with the model's name"
+            ),
         )
     if not json:
         typer.echo(found.line(), err=True)
@@ -93,12 +95,8 @@ def quiet() -> None:
 
 def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
     """The token ids of all prompts from the options; None if there are none."""
+    from balcony_edge.decoding.given_text import read_file
     from balcony_export.verification.bundle_and_reference import encode_prompts
 
-    given = list(texts)
-    for path in files:
-        try:
-            given.append(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise PromptError(f"cannot read the prompt file {path}: {error}", "give a UTF-8 text file") from error
+    given = [*texts, *map(read_file, files)]
     return encode_prompts(bundle, given) if given else None

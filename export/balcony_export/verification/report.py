@@ -44,7 +44,7 @@ class Verification:
     """How many greedy tokens were the model's own, of ``greedy_total``."""
     greedy_total: int
     rows: list[StageRow]
-    """In the order in which a fault spreads: trunk, exits, head, full depth, greedy tokens."""
+    """In the order in which a fault spreads: text, trunk, exits, head, full depth, greedy tokens."""
 
     @property
     def passed(self) -> bool:
@@ -93,6 +93,16 @@ class Verification:
             f"logits max |Δ| {figure(full.absolute)}, KL {figure(full.kl_nats)} nats/token, "
             f"greedy {self.greedy_equal} of {self.greedy_total}"
         )
+
+
+def next_step(row: StageRow, otherwise: str) -> str:
+    """What to do about a row that failed; ``otherwise``: for a stage that does not compute what it should."""
+    if row.stage != "text":
+        return otherwise
+    return (
+        "save the tokenizer as transformers reads it, and export again: "
+        "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+    )
 
 
 def explain(row: StageRow) -> str:
