@@ -2,40 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from balcony_edge.bundle.folder import Bundle
+from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.errors import BundleError, PromptError
 
-Message = Mapping[str, str]
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+Message = Mapping[str, Any]
+FILE = "chat_template.jinja"
+# The names of a message's reasoning. The first is the one that most templates read.
+REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
-    """A model's Jinja template. It runs in a sandbox, since it comes with the model and can be anybody's program.
+    """A model's Jinja template. It is compiled when it is used: one that nobody uses cannot break anything.
 
-    ``name``: how messages call the bundle. Raises BundleError for a template that cannot be parsed.
+    ``special``: the texts of the special tokens by name. ``name``: how messages call the bundle.
     """
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str], name: str) -> None:
-        from jinja2 import TemplateSyntaxError
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        environment.filters["tojson"] = lambda value, **settings: json.dumps(value, ensure_ascii=False, **settings)
-        self._special_tokens = dict(special_tokens)
-        try:
-            self._template = environment.from_string(source)
-        except TemplateSyntaxError as error:
-            raise BundleError(
-                f"the chat template of {name} cannot be read: {error}", "use --no-chat-template"
-            ) from error
+    def __init__(self, source: str, special: Mapping[str, str], name: str) -> None:
+        self._source = source
+        self._special_tokens = dict(special)
+        self._name = name
 
     @classmethod
     def of(cls, bundle: Bundle) -> ChatTemplate | None:
@@ -43,55 +36,60 @@ class ChatTemplate:
 
         Raises BundleError if one of these files cannot be read.
         """
-        config: dict[str, Any] = {}
-        if "tokenizer_config.json" in bundle.manifest.files:
-            config = _settings(bundle.file("tokenizer_config.json"))
-        source = config.get("chat_template")
-        if "chat_template.jinja" in bundle.manifest.files:
-            source = _text(bundle.file("chat_template.jinja"))
+        settings = read_settings(bundle)
+        source = settings.get("chat_template")
+        if FILE in bundle.manifest.files:
+            path = bundle.file(FILE)
+            try:
+                source = path.read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                raise BundleError(f"cannot read {path}: {error}", "use --no-chat-template") from error
         if isinstance(source, list):  # several named templates: take the default one
             named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
             source = next(named, {}).get("template")
-        if not isinstance(source, str):
-            return None
-        special = {
-            key: str(value.get("content", "") if isinstance(value, dict) else value)
-            for key, value in config.items()
-            if key in ("bos_token", "eos_token", "unk_token", "pad_token") and value is not None
-        }
-        return cls(source, special, str(bundle.path))
+        return cls(source, special_tokens(settings), str(bundle.path)) if isinstance(source, str) else None
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
         """The text of a conversation, up to where the assistant's reply begins.
 
-        ``messages``: each with ``role`` and ``content``. Raises PromptError if the template refuses them.
+        ``messages``: each with ``role`` and ``content``. ``tools`` and ``documents``: what the template may offer to
+        the model. Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
         """
+        template = self._template
         try:
-            return self._template.render(messages=messages, add_generation_prompt=True, **self._special_tokens)
+            return template.render(
+                messages=[_message(message) for message in messages],
+                tools=None if tools is None else [dict(tool) for tool in tools],
+                documents=None if documents is None else [dict(document) for document in documents],
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
+            )
         except Exception as error:  # somebody else's program can fail in any way
             raise PromptError(
                 f"the model's chat template refuses these messages: {error}", "use --no-chat-template"
             ) from error
 
+    @cached_property
+    def _template(self) -> Template:
+        from balcony_edge.decoding.template_language import compile_template
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{path} holds no JSON object", "export the bundle again")
-    return content
+        try:
+            return compile_template(self._source)
+        except Exception as error:  # from Jinja, or from Python's compiler
+            raise BundleError(
+                f"the chat template of {self._name} cannot be read: {error}", "use --no-chat-template"
+            ) from error
 
 
-def _refuse(message: str) -> NoReturn:
-    from jinja2 import TemplateError
-
-    raise TemplateError(message)
+def _message(message: Message) -> dict[str, Any]:
+    """A message as transformers gives it to a template: keys without a value left out, reasoning under each name."""
+    found = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((found[key] for key in REASONING if key in found), None)
+    return found if reasoning is None else {"thinking": reasoning, **found, "reasoning_content": reasoning}

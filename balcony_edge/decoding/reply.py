@@ -11,7 +11,7 @@ from typing import NamedTuple
 from balcony_controller import Decider, Signals
 from balcony_controller.driver import Step, drive
 from balcony_edge.decoding.loop import Decoder, Emitted, Verified
-from balcony_edge.decoding.text import TextStream
+from balcony_edge.decoding.text_stream import TextStream
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler
 
@@ -20,7 +20,7 @@ class Token(NamedTuple):
     """One emitted token.
 
     Attributes:
-        text: the text that it completes; empty for half a character.
+        text: the text that it completes; empty for half a character. The last one brings what is left.
         id: its id in the vocabulary.
         depth: how many base layers were run for it.
         latency_ms: milliseconds since the token before it.
@@ -111,7 +111,7 @@ class Reply:
         self._fresh = fresh
         self._hooks = hooks or SessionHooks()
         self._decoder: Decoder | None = None
-        self._pieces: list[str] = []
+        self._pieces: list[tuple[str, bool]] = []
         self._begun: float | None = None
         self._stopped = self._released = self._is_read = False
 
@@ -155,18 +155,35 @@ class Reply:
     # --- decoding ---
 
     def __iter__(self) -> Iterator[Token]:
-        figures, self._is_read = self.figures, self._text is not None
+        """The tokens. One whose text is still open waits for the next: what is left at the end then goes with it."""
+        self._is_read = self._text is not None
+        waiting: Token | None = None
+        for token, is_open in self._read():
+            if waiting is not None:
+                yield waiting
+                if self._released:
+                    return
+            waiting = token
+            if not is_open:
+                yield waiting
+                waiting = None
+                if self._released:
+                    return
+        if waiting is not None:
+            yield waiting._replace(text=waiting.text + (self._text.rest() if self._text is not None else ""))
+
+    def _read(self) -> Iterator[tuple[Token, bool]]:
+        """Each token up to an end token, and whether its text is still open."""
+        figures = self.figures
         for step in self.steps():
             latency_ms = step.elapsed_ms
-            pieces = self._pieces if self._is_read else [""] * len(step.emitted)
-            for piece, (token, depth, drafted_at) in zip(pieces, step.emitted, strict=True):
+            pieces = self._pieces if self._is_read else [("", False)] * len(step.emitted)
+            for (piece, is_open), (token, depth, drafted_at) in zip(pieces, step.emitted, strict=True):
                 if token in self._ends:
                     return
                 figures.tokens += 1
                 figures.depth_counts[depth] += 1
-                yield Token(piece, token, depth, latency_ms, drafted_at)
-                if self._released:
-                    return
+                yield Token(piece, token, depth, latency_ms, drafted_at), is_open
                 latency_ms = 0.0
 
     def steps(self) -> Iterator[Step[Emitted]]:
@@ -233,5 +250,7 @@ class Reply:
         if emitted[-1].token in ends:
             self._stopped = True
         if self._is_read and text is not None:
-            self._pieces = [text.step(item.token) if item.token not in ends else "" for item in emitted]
+            self._pieces = [
+                (text.step(item.token), text.holds) if item.token not in ends else ("", False) for item in emitted
+            ]
         return emitted, (time.perf_counter() - begun) * 1e3

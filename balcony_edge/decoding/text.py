@@ -3,45 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
+from functools import cached_property
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.decoding.chat import ChatTemplate, Message
-from balcony_edge.errors import BundleError, PromptError
+from balcony_edge.decoding.settings import read_settings, special_tokens
+from balcony_edge.decoding.text_stream import TextStream
+from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.errors import PromptError
 
 
 class TextCodec:
-    """Encodes prompts and decodes ids. Raises BundleError if the bundle's tokenizer cannot be read."""
+    """Encodes prompts and decodes ids, as transformers does it with the same files.
+
+    Raises BundleError if the bundle's tokenizer cannot be read.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
-        path = bundle.file("tokenizer.json")
-        try:
-            self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the tokenizers library raises plain Exception
-            raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
-        generation = bundle.manifest.generation
+        settings = read_settings(bundle)
+        self._bundle = bundle
+        self._tokenizer = BundleTokenizer(bundle.file("tokenizer.json"), bool(settings.get("split_special_tokens")))
         self._vocabulary = bundle.manifest.architecture.vocabulary
-        self._start = [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
-        self._fallback = generation.bos_token_id
-        self.chat_template = ChatTemplate.of(bundle)
+        self._fallback = bundle.manifest.generation.bos_token_id
+        self.start_text = special_tokens(settings).get("bos_token", "")
+        """The text of the start token, as a chat template writes it; empty if the tokenizer names none."""
+
+    @cached_property
+    def chat_template(self) -> ChatTemplate | None:
+        """The model's chat template; None if it has none. Raises BundleError if it cannot be read."""
+        return ChatTemplate.of(self._bundle)
+
+    @cached_property
+    def start(self) -> list[int]:
+        """The ids that the tokenizer's post-processor puts in front of every prompt: the start token, or nothing."""
+        return self._tokenizer.start_ids()
 
     def encode(self, prompt: str) -> list[int]:
-        """Token ids of a prompt, with the start token first if the model was trained with one.
+        """Token ids of a prompt, with the special tokens that the tokenizer's post-processor adds.
 
-        An empty prompt becomes the start token alone. Raises PromptError if the model has none.
+        An empty prompt that becomes no token at all becomes the start token. Raises PromptError if the model has none,
+        and for text that is no UTF-8.
         """
-        ids = [*self._start, *self.encode_bare(prompt)]
+        ids = self.raw_ids(prompt)
         if not ids and self._fallback is not None:
             ids = [self._fallback]
         if not ids:
             raise PromptError("the prompt is empty and this model has no start token", 'give a prompt: -p "TEXT"')
         return self.check(ids)
 
+    def raw_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt as the tokenizer gives them, also none, and also such that the model does not have."""
+        return self._tokenizer.encode(prompt, special=True)
+
     def encode_bare(self, text: str) -> list[int]:
-        """Token ids of a text, without a start token."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Token ids of a text, without any that are not written in it."""
+        return self._tokenizer.encode(text, special=False)
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         """Token ids of a conversation, made with the model's chat template.
@@ -67,23 +83,12 @@ class TextCodec:
 
     def decode(self, ids: list[int]) -> str:
         """The text of ids, without special tokens."""
-        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+        return self._tokenizer.decode(ids)
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a token by its text; None if there is none."""
+        return self._tokenizer.token_id(name)
 
     def stream(self, prompt: list[int]) -> TextStream:
         """A stream that decodes the tokens which follow ``prompt``, one by one."""
         return TextStream(self._tokenizer, prompt)
-
-
-class TextStream:
-    """Turns ids into text, one at a time. A character that is split over tokens comes with the last of them."""
-
-    def __init__(self, tokenizer: Tokenizer, prompt: list[int]) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
-        # A few tokens of context: some decoders leave out the space before a text's first word.
-        for token in prompt[-4:]:
-            self._stream.step(tokenizer, token)
-
-    def step(self, token: int) -> str:
-        """The text that this token completes; it may be empty."""
-        return self._stream.step(self._tokenizer, token) or ""

@@ -13,6 +13,7 @@ from balcony_edge import Bundle, BundleError, PromptError
 from balcony_edge.bundle.manifest import file_entry
 from balcony_edge.decoding.chat import ChatTemplate
 from balcony_edge.decoding.text import TextCodec
+from helpers.command import fails, here
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
@@ -21,14 +22,14 @@ TEMPLATE = (
 MESSAGES = [{"role": "user", "content": "Tell a story"}]
 
 
-def with_files(tmp_path: Path, **files: str) -> Bundle:
+def with_files(tmp_path: Path, **files: str | bytes) -> Bundle:
     """The demo bundle with some files replaced or added, its manifest brought in line."""
     target = tmp_path / "bundle"
     shutil.copytree(Bundle.demo().path, target)
     manifest: dict[str, Any] = json.loads((target / "balcony.json").read_text())
     for name, content in files.items():
         path = target / name.replace("__", ".")
-        path.write_text(content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
         manifest["files"][path.name] = file_entry(path).model_dump()
     (target / "balcony.json").write_text(json.dumps(manifest))
     return Bundle(target)
@@ -88,6 +89,30 @@ def test_a_template_cannot_leave_its_sandbox() -> None:
         template.render(MESSAGES)
 
 
-def test_a_template_that_cannot_be_read_names_its_bundle() -> None:
+def test_a_template_that_cannot_be_read_names_its_bundle_when_it_is_used() -> None:
+    template = ChatTemplate("{% for %}", {}, "some-bundle")
     with pytest.raises(BundleError, match="some-bundle"):
-        ChatTemplate("{% for %}", {}, "some-bundle")
+        template.render(MESSAGES)
+
+
+@pytest.mark.parametrize("template", [b"{% break %}", b"{% for %}", b"\xff\xfe"])
+def test_a_broken_template_does_not_break_a_raw_prompt(tmp_path: Path, template: bytes) -> None:
+    bundle = with_files(tmp_path, chat_template__jinja=template)
+    codec = TextCodec(bundle)
+    assert codec.encode("Once upon a time") == TextCodec(Bundle.demo()).encode("Once upon a time")
+    with pytest.raises(BundleError, match="--no-chat-template"):
+        codec.encode_chat(MESSAGES)
+    arguments = ["run", str(bundle.path), "-p", "Once", "-n", "2", "--no-audit"]
+    fails(here(*arguments), "chat")
+    assert here(*arguments, "--no-chat-template").returncode == 0
+
+
+def test_older_models_name_their_special_tokens_in_a_file_of_its_own(tmp_path: Path) -> None:
+    old = json.dumps({"bos_token": {"content": "<old>"}, "pad_token": "<pad>"})
+    source = "{{ bos_token }}{{ pad_token }}{{ eos_token }}"
+    bundle = with_files(
+        tmp_path, tokenizer_config__json=config(), special_tokens_map__json=old, chat_template__jinja=source
+    )
+    template = ChatTemplate.of(bundle)
+    assert template is not None
+    assert template.render(MESSAGES) == "<old><pad></s>"
