@@ -186,7 +186,7 @@ class ExitQuality(_Part):
 
 
 class Generation(_Part):
-    """Token ids that begin and end texts. ``add_bos``: prompts begin with ``bos_token_id``."""
+    """Token ids that begin and end texts. ``add_bos``: the tokenizer puts ``bos_token_id`` in front of prompts."""
 
     bos_token_id: int | None = None
     eos_token_ids: list[int] = Field(default_factory=list)

@@ -114,6 +114,7 @@ def make_model(folder: Path, model_type: str, differences: dict[str, Any], shard
                 parameter.copy_(offset + 0.2 * torch.randn_like(parameter))
     model.eval().save_pretrained(folder, **({} if shards is None else {"max_shard_size": shards}))
     Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     return model
 
 

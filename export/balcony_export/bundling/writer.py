@@ -34,13 +34,16 @@ from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 from balcony_export.graphs.weights import BITS, WeightFile
-from balcony_export.model import architectures
+from balcony_export.model import architectures, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 
 DEFAULT = ExportOptions()
-COPIED = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", *card.LICENCES, "NOTICE"]
+COPIED = [
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
+    *(*card.LICENCES, "NOTICE"),
+]
 
 
 @dataclass(frozen=True)
@@ -216,10 +219,15 @@ def _finish(plan: Plan, work: Path, graphs: list[WrittenGraph], formats: Formats
 
 
 def copy_small_files(folder: Path, work: Path) -> None:
-    """Copy the tokenizer, the chat template and the licence of a model from ``folder`` to ``work``."""
+    """Copy the tokenizer, the chat template and the licence of a model from ``folder`` to ``work``.
+
+    Where transformers does not take the tokenizer as it is, the bundle gets what transformers makes of it.
+    """
     for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, work / name)
+    if (rebuilt := tokenizer_file.prepare(folder)) is not None:
+        (work / "tokenizer.json").write_text(rebuilt, encoding="utf-8")
 
 
 def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:

@@ -96,17 +96,21 @@ class BalconyLM(TemplateLM):  # type: ignore[misc]
 
     @property
     def prefix_token_id(self) -> int:
-        """What stands before a text without context: the start token, or the end token if there is no start token."""
-        start = self.session.bundle.manifest.generation.bos_token_id
+        """What stands before a text without context: the tokenizer's start token, or the end token if it has none."""
+        codec = self.session.codec
+        start = codec.token_id(codec.start_text) if codec.start_text else None
         return self.eot_token_id if start is None else start
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The token ids of a text, with the start token in front if the model was trained with one.
+        """The token ids of a text, with the special tokens that the tokenizer adds.
 
-        ``add_special_tokens`` False leaves the start token out.
+        Without these if ``add_special_tokens`` is False, or if the text begins with the start token already because a
+        chat template wrote it.
         """
         codec = self.session.codec
-        return codec.encode_bare(string) if add_special_tokens is False else codec.encode(string)
+        if add_special_tokens is None:
+            add_special_tokens = not (codec.start_text and string.startswith(codec.start_text))
+        return codec.encode(string) if add_special_tokens else codec.check(codec.encode_bare(string))
 
     @property
     def tokenizer_name(self) -> str:

@@ -14,6 +14,7 @@ FILES = [
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer*",
+    "special_tokens_map.json",
     "*.jinja",
     "README.md",
     "LICENSE*",

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle.manifest import Generation
-from balcony_edge.errors import ModelError
+from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.errors import BundleError, ModelError
 from balcony_export.model.model_files import AGAIN, read_json_object
 
 TOKENIZER = "tokenizer.json"
 
 
 def read_generation(folder: Path) -> Generation:
-    """Start and end tokens, and whether prompts begin with the start token.
+    """Start and end tokens, and whether prompts begin with the start token: the tokenizer's post-processor says that.
 
     generation_config.json overrides config.json. Raises ModelError naming a file that cannot be read or whose token
     ids are none.
@@ -27,32 +28,30 @@ def read_generation(folder: Path) -> Generation:
     start = _token_ids(settings, "bos_token_id")
     ends = _token_ids(settings, "eos_token_id")
     first = start[0] if start else None
-    return Generation(bos_token_id=first, eos_token_ids=ends, add_bos=first is not None and first not in ends)
+    added = check_tokenizer(folder).start_ids()
+    return Generation(bos_token_id=first, eos_token_ids=ends, add_bos=first is not None and added[:1] == [first])
 
 
-def check_tokenizer(folder: Path) -> None:
-    """Raise ModelError unless tokenizer.json loads as it will on the device, and settings and template can be read."""
-    from tokenizers import Tokenizer
+def check_tokenizer(folder: Path) -> BundleTokenizer:
+    """The tokenizer of tokenizer.json, loaded as on the device. Raises ModelError unless it and its settings are sound.
 
+    A chat template is not looked at: an error in it is told to whoever uses it.
+    """
     path = folder / TOKENIZER
     if not path.is_file():
         raise ModelError(
             f"{folder} has no {TOKENIZER}",
             "save the fast tokenizer beside the model: AutoTokenizer.from_pretrained(…).save_pretrained(folder)",
         )
-    try:
-        Tokenizer.from_file(str(path))
-    except Exception as error:  # the tokenizers library raises plain Exception
-        raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
     settings = folder / "tokenizer_config.json"
     if settings.exists():
         read_json_object(settings)
-    template = folder / "chat_template.jinja"
-    if template.exists():
-        try:
-            template.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise ModelError(f"cannot read {template}: {error}", AGAIN) from error
+    try:
+        tokenizer = BundleTokenizer(path)
+        tokenizer.start_ids()
+    except BundleError as error:
+        raise ModelError(error.message, AGAIN) from error
+    return tokenizer
 
 
 def _token_ids(settings: dict[str, tuple[Any, Path]], key: str) -> list[int]:

@@ -105,7 +105,7 @@ def measure_precision(
     """Compare every depth of ``bundle`` with the fp32 model in ``folder`` on the texts in ``paths``.
 
     Documents (see data/corpus.py) are cut into sequences of at most ``window`` tokens, or of the bundle's context if
-    that is shorter. Each begins with the model's start token, if it has one. Hidden states are in memory for one
+    that is shorter. Each begins with the start token, if the tokenizer adds one. Hidden states are in memory for one
     sequence, logits for a few positions. Raises DataError for a text without a token to predict, and what ``open_both``
     raises.
     """
@@ -132,11 +132,11 @@ def measure_precision(
 
 def _windows(bundle: Bundle, paths: Sequence[Path], window: int) -> Iterator[list[int]]:
     """The text as sequences of 2 to ``window`` ids."""
-    codec, generation = TextCodec(bundle), bundle.manifest.generation
-    start = [generation.bos_token_id] if generation.add_bos and generation.bos_token_id is not None else []
+    codec = TextCodec(bundle)
+    start = codec.start
     size = window - len(start)
     for document in corpus.read_documents(paths) if size > 0 else ():
-        ids = codec.encode(document)[len(start) :]
+        ids = codec.check(codec.encode_bare(document))
         for first in range(0, len(ids), size):
             piece = [*start, *ids[first : first + size]]
             if len(piece) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balcony_edge import AdaptiveSession, BalconyError, DataError
+from balcony_edge import AdaptiveSession, BalconyError, Bundle, DataError
+from balcony_edge.bundle.manifest import MANIFEST_NAME, file_entry
 from balcony_edge.cli import app
 from balcony_edge.control.profile import LadderProfile
 from balcony_edge.telemetry import FakeSensors
+from helpers import tokenizer_zoo
 from helpers.fakes import profile
 from helpers.places import ROOT
 
@@ -287,3 +290,33 @@ def test_tasks_over_the_shared_data_are_well_formed() -> None:
         " no",
     )
     assert sample["wikitext2_local"]["doc"]["page"].startswith(" = Robert <unk> = ")
+
+
+def test_a_start_token_that_the_template_wrote_is_not_added_again(tmp_path: Path) -> None:
+    """The ids are those of the harness's own model of transformers."""
+    from lm_eval.models.huggingface import HFLM
+    from transformers import AutoTokenizer
+
+    folder = tokenizer_zoo.write("byte level, start", tmp_path / "zoo")
+    bundle = shutil.copytree(Bundle.demo().path, tmp_path / "bundle")
+    source = "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(source)
+    manifest = json.loads((bundle / MANIFEST_NAME).read_text())
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(folder / name, bundle / name)
+        manifest["files"][name] = file_entry(bundle / name).model_dump()
+    (bundle / MANIFEST_NAME).write_text(json.dumps(manifest))
+    ours = lm(bundle=str(bundle))
+    theirs = HFLM.__new__(HFLM)
+    theirs.tokenizer, theirs.add_bos_token = AutoTokenizer.from_pretrained(folder), None
+    theirs.backend, theirs.custom_prefix_token_id = "causal", None
+    chat = ours.apply_chat_template([{"role": "user", "content": "hi"}])
+    assert chat == "<s>[user] hi"
+    for text in (chat, "hi", " hi </s>", ""):
+        for special in (None, True, False):
+            expected = theirs.tok_encode(text, add_special_tokens=special)
+            if expected:
+                assert ours.tok_encode(text, add_special_tokens=special) == expected
+    assert ours.tok_encode(chat).count(1) == 1
+    assert ours.prefix_token_id == theirs.prefix_token_id == 1
+    ours.session.close()

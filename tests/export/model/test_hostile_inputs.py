@@ -292,9 +292,12 @@ def test_json_that_nests_too_deep(folder: Path, name: str) -> None:
     refused(folder, name)
 
 
-def test_a_chat_template_that_is_no_text(folder: Path) -> None:
-    (folder / "chat_template.jinja").write_bytes(b"\xff\xfe")
-    refused(folder, "chat_template.jinja")
+@pytest.mark.parametrize("template", [b"\xff\xfe", b"{% break %}"])
+def test_a_broken_chat_template_breaks_no_export(folder: Path, tmp_path: Path, template: bytes) -> None:
+    """Who uses it, is told."""
+    (folder / "chat_template.jinja").write_bytes(template)
+    bundle = export_bundle(folder, tmp_path / "bundle", model="m")
+    assert bundle.file("chat_template.jinja").read_bytes() == template
 
 
 @pytest.mark.parametrize("value", ["</s>", -1, 1.5, True, [1, "2"], {"id": 3}])
@@ -307,4 +310,4 @@ def test_token_ids_that_are_none(folder: Path, key: str, value: Any) -> None:
 def test_generation_config_goes_before_config(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6], "bos_token_id": None}))
     generation = read_generation(folder)
-    assert (generation.bos_token_id, generation.eos_token_ids, generation.add_bos) == (0, [5, 6], True)
+    assert (generation.bos_token_id, generation.eos_token_ids, generation.add_bos) == (0, [5, 6], False)
