@@ -9,7 +9,7 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.errors import ProviderError, VerifyError
 from balcony_export.verification.bundle_and_reference import encode_prompts
 from balcony_export.verification.reference import MemoryShortError
-from balcony_export.verification.report import explain
+from balcony_export.verification.report import explain, next_step
 from balcony_export.verification.verify import DEFAULT_PROMPTS, verify
 
 # Greedy tokens that are compared after the prompt.
@@ -36,7 +36,7 @@ def self_check(folder: Path, exits: Path | None, later: str, say: Callable[[str]
         if (failure := found.first_failure) is not None:
             raise VerifyError(
                 f"the exported bundle does not compute what {found.model} does, and was removed: {explain(failure)}",
-                "report this with the model's name; --no-verify keeps the bundle",
+                next_step(failure, "report this with the model's name; --no-verify keeps the bundle"),
             )
 
     return check

@@ -24,7 +24,7 @@ from balcony_export.model.checkpoint import Checkpoint
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.transformers_model import load_frozen
-from balcony_export.verification.report import Verification, explain
+from balcony_export.verification.report import Verification, explain, next_step
 from balcony_export.verification.verify import verify
 
 
@@ -90,7 +90,7 @@ def export_through_torch(
             if (failure := found.first_failure) is not None:
                 raise VerifyError(
                     f"traced by torch, {found.model} is not what it was, and no bundle was made: {explain(failure)}",
-                    "use a family that has graphs of its own",
+                    next_step(failure, "use a family that has graphs of its own"),
                 )
     return Bundle(out), found
 

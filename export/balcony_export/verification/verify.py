@@ -1,7 +1,8 @@
 """Verify that a bundle computes what its model computes: stage by stage, on prompts, against transformers in fp32.
 
 If all numbers of a stage are fp32, it must equal the reference within LIMIT (``scaled`` in Gap), and its greedy tokens
-must be the reference's. A quantised stage must only be finite; how far it diverges is reported. See docs/verify.md.
+must be the reference's. A quantised stage must only be finite; how far it diverges is reported. Text must become the
+same ids on both sides. See docs/verify.md.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from balcony_export.verification.bundle_and_reference import (
 from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, divergence, log_probabilities
 from balcony_export.verification.reference import ReferenceStates
 from balcony_export.verification.report import StageRow, Verification
+from balcony_export.verification.text_ids import compare_texts
 
 # The same sums in another order differ a little. Random models of 6 layers, in sixteen variants of ten families, differ
 # by less than 6e-6.
@@ -116,6 +118,7 @@ def verify(
         _compare_greedy(both, greedy, states, len(ids), expected, found)
         positions += len(sequence)
     rows = [row.row(max_kl if row.stage == "full" else None) for row in compared.values()]
+    text = compare_texts(bundle, folder)
     return Verification(
         model=bundle.manifest.base.model,
         formats=bundle.manifest.formats,
@@ -123,7 +126,7 @@ def verify(
         positions=positions,
         greedy_equal=greedy.equal,
         greedy_total=greedy.total,
-        rows=[*rows, greedy.row(is_exact(bundle.manifest.formats))],
+        rows=[text, *rows, greedy.row(is_exact(bundle.manifest.formats))],
     )
 
 

@@ -87,7 +87,7 @@ def test_bundles_of_each_precision_pass(tiny_bundles: MakeBundle, tiny_model: Pa
     assert found.passed
     assert found.first_failure is None
     assert [row.stage for row in found.rows] == [
-        *("segment 0-1", "segment 1-2", "segment 2-4", "segment 4-5", "exit 1", "exit 2", "exit 4"),
+        *("text", "segment 0-1", "segment 1-2", "segment 2-4", "segment 4-5", "exit 1", "exit 2", "exit 4"),
         *("head", "full", "greedy"),
     ]
     rows = {row.stage: row for row in found.rows}
@@ -105,7 +105,7 @@ def test_bundles_of_each_precision_pass(tiny_bundles: MakeBundle, tiny_model: Pa
         assert rows["full"].kl_nats > 1e-6
     content = json.loads(found.to_json())
     assert content["passed"]
-    assert content["rows"][0]["stage"] == "segment 0-1"
+    assert content["rows"][0]["stage"] == "text"
     lines = found.table().splitlines()
     assert len(lines) == 1 + len(found.rows)
     assert all("PASS" in line for line in lines[1:])
@@ -120,6 +120,7 @@ def test_families_with_quirks_pass(tmp_path: Path, family: str) -> None:
     folder = tmp_path / "model"
     model.save_pretrained(folder)
     Tokenizer(WordLevel({"a": 0}, unk_token="a")).save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     bundle = export_bundle(folder, tmp_path / "b", model=family, exits="init", splits=[1, 3])
     found = verify(bundle, folder, [[3, 14, 15, 92, 65, 35, 8, 9, 79]], 16)
     assert found.passed, found.table()
@@ -184,7 +185,7 @@ def test_values_that_are_not_finite_fail_at_any_precision(
     assert found.first_failure is not None
     assert found.first_failure.stage == "segment 2-4"
     assert "not finite" in explain(found.first_failure)
-    assert json.loads(found.to_json())["rows"][2]["absolute"] is None
+    assert json.loads(found.to_json())["rows"][3]["absolute"] is None
 
 
 @pytest.mark.parametrize("tie", [False, True])
@@ -240,7 +241,7 @@ def test_prompts_that_cannot_be_compared(tiny_bundles: MakeBundle, tiny_model: P
 def test_a_bundle_without_splits(tiny_model: Path, tmp_path: Path) -> None:
     found = verify(export_bundle(tiny_model, tmp_path / "b", model="m", splits=[]), tiny_model, PROMPTS, 4)
     assert found.passed
-    assert [row.stage for row in found.rows] == ["segment 0-5", "head", "full", "greedy"]
+    assert [row.stage for row in found.rows] == ["text", "segment 0-5", "head", "full", "greedy"]
 
 
 def test_a_prompt_that_fills_the_context(tiny_bundles: MakeBundle, tiny_model: Path) -> None:
