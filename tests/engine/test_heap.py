@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from balcony_edge.engine import heap
-from balcony_edge.engine.heap import nothing_kept
+from balcony_edge.engine.heap import return_freed_memory
 from helpers.native import python
 
 glibc = pytest.mark.skipif(heap._glibc() is None, reason="a thing of glibc")
@@ -15,14 +15,14 @@ glibc = pytest.mark.skipif(heap._glibc() is None, reason="a thing of glibc")
 HOLES = """
 import ctypes, json
 import psutil
-from balcony_edge.engine.heap import nothing_kept
+from balcony_edge.engine.heap import return_freed_memory
 MEGABYTE = 1 << 20
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = ctypes.c_void_p
 libc.free.argtypes = [ctypes.c_void_p]
 process = psutil.Process()
 grown = []
-with nothing_kept():
+with return_freed_memory():
     before = process.memory_info().rss
     for _ in range(64):
         large, small = libc.malloc(MEGABYTE), libc.malloc(4096)
@@ -53,7 +53,7 @@ def test_elsewhere_than_with_glibc_nothing_happens(monkeypatch: pytest.MonkeyPat
     heap._glibc.cache_clear()
     monkeypatch.setattr(heap.ctypes, "CDLL", lambda name: object())
     try:
-        with nothing_kept():
+        with return_freed_memory():
             assert heap._glibc() is None
     finally:
         heap._glibc.cache_clear()
@@ -72,7 +72,7 @@ def test_the_thresholds_are_left_where_steps_of_decoding_fit(monkeypatch: pytest
             return 1
 
     monkeypatch.setattr(heap, "_glibc", Libc)
-    with pytest.raises(ValueError, match="no graph"), nothing_kept():
+    with pytest.raises(ValueError, match="no graph"), return_freed_memory():
         raise ValueError("no graph")
     assert calls == [
         ("mallopt", heap.M_MMAP_THRESHOLD, heap.WITHIN_BYTES),
