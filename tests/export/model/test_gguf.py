@@ -20,6 +20,7 @@ from balcony_export.graphs.weights import FILE_NAME
 from balcony_export.model import architectures
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.download import resolve
+from balcony_export.model.families import FAMILIES
 from balcony_export.model.gguf.config import LLAMA_3, config_of
 from balcony_export.model.gguf.header import read_contents
 from balcony_export.model.gguf.layouts import LAYOUTS
@@ -143,11 +144,9 @@ def test_the_big_gemmas_scale_attention_by_width_over_heads(tmp_path: Path) -> N
     assert architectures.read(folder).attention_scale == pytest.approx((32 / 4) ** -0.5)
 
 
-def test_layouts_are_of_families_that_graphs_know(tmp_path: Path) -> None:
-    from balcony_export.model.families import FAMILIES
-
+def test_layouts_are_of_families_that_graphs_know() -> None:
     # A llama file with a window is a Mistral.
-    assert {layout.model_type for layout in LAYOUTS.values()} | {"mistral"} == set(FAMILIES)
+    assert {layout.model_type for layout in LAYOUTS.values()} | {"mistral"} <= set(FAMILIES)
 
 
 @pytest.mark.parametrize(
