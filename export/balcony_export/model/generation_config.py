@@ -27,7 +27,16 @@ def read_generation(folder: Path) -> Generation:
     start = _token_ids(settings, "bos_token_id")
     ends = _token_ids(settings, "eos_token_id")
     first = start[0] if start else None
-    return Generation(bos_token_id=first, eos_token_ids=ends, add_bos=first is not None and first not in ends)
+    says = _adds_start(folder)
+    adds = first not in ends if says is None else says
+    return Generation(bos_token_id=first, eos_token_ids=ends, add_bos=first is not None and adds)
+
+
+def _adds_start(folder: Path) -> bool | None:
+    """Whether the tokenizer's settings say that prompts begin with the start token; None: they do not say."""
+    path = folder / "tokenizer_config.json"
+    says = read_json_object(path).get("add_bos_token") if path.is_file() else None
+    return says if isinstance(says, bool) else None
 
 
 def check_tokenizer(folder: Path) -> None:
