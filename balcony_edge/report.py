@@ -87,8 +87,8 @@ class Report:
         def number(value: float | None, form: str) -> str:
             return "unknown" if value is None else format(value, form)
 
-        depths = " ".join(
-            f"{'full' if depth == self.full_depth else f'exit {depth}'} {share:.0%}"
+        depths = ", ".join(
+            f"{share:.0%} at {'full depth' if depth == self.full_depth else f'exit {depth}'}"
             for depth, share in sorted(self.depth_shares.items())
         )
         beyond = ", below what the shallowest depth costs here" if self.out_of_reach else ""

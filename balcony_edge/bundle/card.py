@@ -14,8 +14,9 @@ TAGS = ("balcony-edge", "early-exit", "adaptive-computation", "onnx")
 def front_matter(manifest: Manifest, licence: Mapping[str, str] | None = None) -> str:
     """The YAML block for a bundle. ``licence``: the Hub's keys license, license_name, license_link, as far as known."""
     fields: dict[str, str] = {"library_name": "balcony-edge", "pipeline_tag": "text-generation"}
-    if HUB_ID.fullmatch(manifest.base.model):
-        fields["base_model"] = manifest.base.model
+    repository = manifest.base.model.partition(":")[0]  # of one file: owner/name:file.gguf
+    if HUB_ID.fullmatch(repository):
+        fields["base_model"] = repository
     fields |= licence or {}
     # Every JSON string is also a YAML string.
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()]

@@ -174,6 +174,9 @@ class Governor:
 
     def first_split(self) -> int:
         """The depth whose exit the token is tried at first; full depth where no exit is to be tried."""
+        if not self._drafts.count:
+            # A new step: what was judged in the one before is no option of this one.
+            self._options = ()
         depths, full = self._selector.policy.depths, self.shape.full
         if self.cut:
             return self.shape.depths[0]

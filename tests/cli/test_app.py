@@ -27,7 +27,7 @@ def test_run_streams_text_to_stdout_and_figures_to_stderr() -> None:
     memory, *figures = result.stderr.strip().splitlines()
     assert memory.startswith("memory: about ")
     assert len(figures) == 1
-    for word in ("prompt 4 tokens", "first token", "ms/token", "budget full", "full 100%", "lossless"):
+    for word in ("prompt 4 tokens", "first token", "ms/token", "budget full", "100% at full depth", "lossless"):
         assert word in figures[0]
 
 

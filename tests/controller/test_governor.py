@@ -285,3 +285,15 @@ def test_tightening_a_budget_never_raises_the_expected_cost(budget_ms: float, ra
         policy = control.policy
         costs.append(policy.cost_ms[0] if policy.lossless else min(policy.cost_ms[0], max(limit, policy.cost_ms[-1])))
     assert costs[0] <= costs[1] + 1e-9
+
+
+def test_options_are_those_of_the_step_in_progress() -> None:
+    """A step that goes straight to full depth has judged nothing: the log must not tell the verdict before it."""
+    control = governor("8ms")
+    control.begin(dict.fromkeys(["segment 0-3"], 16), 50)
+    assert control.judge(SHAPE.depths[0], 3.0, Confidence(-0.01, 9.0)) is Verdict.EMIT
+    assert control.options
+    control.end_step(1, 8.0)
+    assert control.options
+    control.first_split()
+    assert control.options == ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-QUICK, LONG = 25, 200
+QUICK, LONG = 25, 500
 USUAL = 100
 """hypothesis' own number, by which tests say what theirs is worth."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,8 +25,9 @@ def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], obje
     with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            # Under its own name only when whole: who made it may have been stopped in the middle.
+            # Under its own name only when whole: who made it may have failed in the middle.
             unfinished = place / f"{name}.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
             make(unfinished)
             unfinished.rename(made)
     return made

@@ -20,9 +20,9 @@ from balcony_edge.errors import ModelError, VerifyError
 from balcony_export.bundling.writer import copy_small_files, seal
 from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.architectures import check_splits, read_config
-from balcony_export.model.checkpoint import Checkpoint
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.generation_config import check_tokenizer, read_generation
+from balcony_export.model.tensor_source import open_checkpoint
 from balcony_export.model.transformers_model import load_frozen
 from balcony_export.verification.report import Verification, explain, next_step
 from balcony_export.verification.verify import verify
@@ -103,7 +103,7 @@ def _check(folder: Path) -> None:
     if name in FAMILIES:
         raise ModelError(f"{name} models have graphs of their own, which are faster", "leave --through-torch out")
     # Raises for pickles, adapters and broken files, with a message that names them.
-    Checkpoint(folder)
+    open_checkpoint(folder)
     check_tokenizer(folder)
 
 

@@ -37,7 +37,10 @@ from balcony_export.graphs.weights import BITS, WeightFile
 from balcony_export.model import architectures, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
+from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
+from balcony_export.model.gguf.weights import GgufCheckpoint
+from balcony_export.model.tensor_source import open_checkpoint
 
 DEFAULT = ExportOptions()
 COPIED = [
@@ -107,7 +110,7 @@ def plan_export(
 ) -> Plan:
     """Check all that can be checked without reading weights. Arguments and errors are those of ``export_bundle``."""
     architectures.read_config(folder)
-    base = Checkpoint(folder)
+    base = open_checkpoint(folder)
     blueprint = architectures.read(folder, context)
     arch, formats = blueprint.arch, options.formats()
     size = block_of(arch.hidden, formats.block_size)
@@ -124,7 +127,7 @@ def plan_export(
     return Plan(folder, blueprint, parts, options, formats, found.quality, generation, found.training)
 
 
-def _check_tensors(base: Checkpoint, blueprint: Blueprint) -> None:
+def _check_tensors(base: Checkpoint | GgufCheckpoint, blueprint: Blueprint) -> None:
     """Raise ModelError unless the checkpoint has all tensors in their shapes, and none that the graphs do not use."""
     shapes = blueprint.base_shapes()
     for name, shape in shapes.items():
@@ -238,15 +241,10 @@ def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | Non
     """
     manifest = Manifest(
         schema_version=3,
-        base=BaseInfo(model=model_name(model), sha256=base_digest(folder)),
+        base=BaseInfo(model=base_name(model, folder), sha256=base_digest(folder)),
         files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         **fields,
     )
     (work / CARD_NAME).write_text(card.render(manifest, card.licence(folder), training), encoding="utf-8")
     (work / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=1) + "\n")
     return Bundle(work)
-
-
-def model_name(model: str) -> str:
-    """The base's name in a manifest: a Hub id as it is, but of a local path only the last part."""
-    return Path(model).resolve().name if Path(model).exists() else model

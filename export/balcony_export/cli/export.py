@@ -14,7 +14,7 @@ from balcony_export.extras import require_workstation
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="The base: a Hugging Face model folder or a Hub id.")],
+    model: Annotated[str, typer.Argument(help="The base: a Hugging Face model folder, a .gguf file, or a Hub id.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The bundle folder to write.")] = None,
     exits: Annotated[
         str,

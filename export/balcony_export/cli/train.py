@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="The base: a model folder or a Hub id. It is never changed.")],
+    model: Annotated[str, typer.Argument(help="The base: a model folder, a .gguf file or a Hub id. Never changed.")],
     splits: Annotated[
         str,
         typer.Option(help="Layers of the base after which exits hang, such as 3,6,9. auto:3 spaces three by cost."),
@@ -130,7 +130,7 @@ def train(
 
     job = Job(
         folder=folder,
-        name=folder.resolve().name if Path(model).expanduser().is_dir() else model,
+        name=download.base_name(model, folder),
         texts=tuple(data),
         out=out,
         heldout=tuple(heldout or ()),

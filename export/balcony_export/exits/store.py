@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from balcony_edge.errors import ExitsError
 from balcony_export.exits.widths import Width, width_of
 from balcony_export.model.checkpoint import Array, count_not_finite
+from balcony_export.model.gguf.folder import linked_files
 
 # Schema 2: gates with four weights. 3: with a fifth one, on the second token's probability.
 SCHEMA = 3
@@ -79,11 +80,16 @@ class Exits:
 
 
 def base_digest(folder: Path) -> str:
-    """SHA-256 over the names, sizes and bytes of a model folder's config.json and safetensors files."""
-    paths = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    """SHA-256 over the names, sizes and bytes of a model folder's config.json and safetensors files.
+
+    Of a GGUF file: over its bytes alone, as sha256sum shows it; or over the bytes of its pieces, one after the other.
+    """
+    files = linked_files(folder)
+    paths = files or [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        if not files:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)

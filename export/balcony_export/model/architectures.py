@@ -27,7 +27,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else []
         raise ModelError(
             f"{folder} is no Hugging Face model folder: cannot read config.json ({error}); found {found or 'nothing'}",
-            "give a folder with config.json, model.safetensors and tokenizer.json, or a Hub id",
+            "give a folder with config.json, model.safetensors and tokenizer.json, a .gguf file, or a Hub id "
+            "(owner/name, or owner/name:file.gguf for one file of a repository)",
         ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object", "download the model again")

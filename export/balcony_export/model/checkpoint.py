@@ -106,7 +106,7 @@ class Checkpoint:
     def rows(self, name: str, start: int, stop: int) -> Array:
         """Rows [start, stop) of the leading dimension as float32; no others are read. Raises as ``tensor`` does."""
         header = self._readable(name)
-        _check_rows(name, header.shape, start, stop)
+        check_rows(name, header.shape, start, stop)
         with self._opened(header.file) as handle:
             values = _widened(handle.get_slice(name)[start:stop])
         return self._finite(header, name, values)
@@ -183,7 +183,7 @@ class Tensors:
 
     def rows(self, name: str, start: int, stop: int) -> Array:
         """Rows [start, stop) of the leading dimension."""
-        _check_rows(name, self.shape(name), start, stop)
+        check_rows(name, self.shape(name), start, stop)
         return self._tensors[name][start:stop]
 
 
@@ -207,6 +207,7 @@ def _expect(where: str, name: str, found: tuple[int, ...], shape: tuple[int, ...
         )
 
 
-def _check_rows(name: str, shape: tuple[int, ...], start: int, stop: int) -> None:
+def check_rows(name: str, shape: tuple[int, ...], start: int, stop: int) -> None:
+    """Raise ValueError unless a tensor of this shape has rows [start, stop)."""
     if not shape or not 0 <= start <= stop <= shape[0]:
         raise ValueError(f"{name} of shape {list(shape)} has no rows {start} to {stop}")

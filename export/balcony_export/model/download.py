@@ -1,13 +1,17 @@
-"""Find the local folder of a model that a user names by a folder or a Hub id, downloading it if need be."""
+"""Find the local folder of a model that a user names by a folder, a GGUF file or a Hub id; download it if need be."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from balcony_edge.bundle.hub_errors import explain, require_client
 from balcony_edge.errors import ModelError
+from balcony_export.model.gguf import folder as gguf_folder
+from balcony_export.model.gguf.header import PIECE, SUFFIX
 
 # Weights only as safetensors: a pickle can run code. README and licence: the bundle's card repeats the licence.
+CARDS = ["README.md", "LICENSE*", "NOTICE*"]
 FILES = [
     "config.json",
     "generation_config.json",
@@ -16,29 +20,64 @@ FILES = [
     "tokenizer*",
     "special_tokens_map.json",
     "*.jinja",
-    "README.md",
-    "LICENSE*",
-    "NOTICE*",
+    *CARDS,
 ]
+# One GGUF file of a repository, which often has many: owner/name:file.gguf.
+HUB_FILE = re.compile(r"(?P<repo>[^:/]+/[^:/]+):(?P<file>[^:]+\.gguf)")
 
 
 def resolve(model: str, revision: str | None = None, offline: bool = False) -> Path:
-    """The local folder of ``model``, a path or a Hub id at ``revision``; ``offline``: use the Hub's cache alone.
+    """The local folder of ``model``: a folder, a GGUF file, or a Hub id (owner/name, owner/name:file.gguf).
 
-    Raises ModelError naming the model and why it cannot be had.
+    ``revision``: of the Hub's repository. ``offline``: use the Hub's cache alone. Raises ModelError naming the model
+    and why it cannot be had.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ModelError(f"{model} is no model folder", "give a folder with config.json, or a Hub id like owner/name")
+    path = Path(model).expanduser()
+    if path.is_dir():
+        inside = gguf_folder.only_model(path)
+        return path if inside is None else gguf_folder.unpack(inside)
+    if path.is_file() and path.name.endswith(SUFFIX):
+        return gguf_folder.unpack(path)
+    if one := HUB_FILE.fullmatch(model):
+        folder = _download(one["repo"], [*_with_pieces(one["file"]), *CARDS], revision, offline)
+        if not (folder / one["file"]).is_file():
+            raise ModelError(
+                f"{one['repo']} on the Hugging Face Hub has no file {one['file']}",
+                f"look at its list of files: https://huggingface.co/{one['repo']}/tree/{revision or 'main'}",
+            )
+        return gguf_folder.unpack(folder / one["file"], beside=True)
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or model.endswith(SUFFIX):
+        raise ModelError(
+            f"{model} is no model folder{' and no file' * (not path.exists())}",
+            "give a folder with config.json, a .gguf file, or a Hub id like owner/name or owner/name:file.gguf",
+        )
+    return _download(model, FILES, revision, offline)
+
+
+def base_name(model: str, folder: Path) -> str:
+    """The base's name in a manifest: a Hub id as it is, but of something local not where it lies.
+
+    ``folder``: what ``resolve`` has found for ``model``.
+    """
+    if not Path(model).expanduser().exists():
+        return model
+    return gguf_folder.base_name(folder) if gguf_folder.linked_files(folder) else folder.resolve().name
+
+
+def _with_pieces(file: str) -> list[str]:
+    """The patterns of what to download for a file: itself, and the other pieces if it is one of several."""
+    piece = PIECE.fullmatch(file)
+    return [file] if piece is None else [f"{piece['stem']}-?????-of-{piece['count']}{SUFFIX}"]
+
+
+def _download(repo: str, patterns: list[str], revision: str | None, offline: bool) -> Path:
     require_client()
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=offline, allow_patterns=FILES))
+        return Path(snapshot_download(repo, revision=revision, local_files_only=offline, allow_patterns=patterns))
     except Exception as error:  # the client's errors share no base
-        reason, hint = explain(error, model)
+        reason, hint = explain(error, repo)
         raise ModelError(
-            f"cannot get {model} from the Hugging Face Hub: {reason}", f"{hint}, or give a local folder"
+            f"cannot get {repo} from the Hugging Face Hub: {reason}", f"{hint}, or give a local folder"
         ) from error

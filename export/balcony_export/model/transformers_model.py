@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from balcony_edge.errors import ModelError
+from balcony_export.model.gguf.folder import linked_files
+from balcony_export.model.tensor_source import open_checkpoint
 
 
 class PassThrough(nn.Module):
@@ -24,12 +26,14 @@ class PassThrough(nn.Module):
 def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = True) -> Any:
     """The causal language model in ``folder``: on the CPU, without gradients, in evaluation mode.
 
-    Only safetensors are read, and no code of the folder runs. ``eager``: use the plain attention, the only one that
-    has every family's quirks (sdpa knows no softcap); otherwise transformers picks the fastest for the family. Raises
-    ModelError if transformers cannot load the folder or the weights are not whole.
+    Only safetensors and GGUF are read, and no code of the folder runs. ``eager``: use the plain attention, the only one
+    that has every family's quirks (sdpa knows no softcap); otherwise transformers picks the fastest for the family.
+    Raises ModelError if transformers cannot load the folder or the weights are not whole.
     """
     from transformers import AutoModelForCausalLM
 
+    if linked_files(folder):
+        return _load_gguf(folder, dtype, eager).requires_grad_(False).eval()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -48,6 +52,27 @@ def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = 
     if report["missing_keys"]:
         raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
     return model.requires_grad_(False).eval()
+
+
+def _load_gguf(folder: Path, dtype: torch.dtype, eager: bool) -> Any:
+    """The model of an unpacked GGUF file. It is filled one tensor at a time, so that it is in memory once.
+
+    transformers has a loader of its own. It leaves out what a file says of windows, caps and scaled positions.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = open_checkpoint(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, trust_remote_code=False, attn_implementation="eager" if eager else None
+        )
+    except Exception as error:  # transformers raises many kinds
+        raise ModelError(f"cannot load the model in {folder}: {first_line(error)}", "upgrade transformers") from error
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # a tied head is not named again
+            parameter.copy_(torch.from_numpy(source.tensor(name, tuple(parameter.shape))))
+    return model
 
 
 def first_line(error: Exception) -> str:

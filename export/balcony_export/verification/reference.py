@@ -23,6 +23,8 @@ from balcony_export.exits.balcony import narrow
 from balcony_export.exits.gate import Gate
 from balcony_export.exits.store import Exits
 from balcony_export.model import architectures
+from balcony_export.model.gguf.folder import linked_files
+from balcony_export.model.tensor_source import open_checkpoint
 from balcony_export.model.transformers_model import PassThrough, load_frozen
 from balcony_export.verification.measures import Values
 
@@ -159,7 +161,10 @@ def check_memory(bundle: Bundle, folder: Path) -> None:
 
 
 def count_parameters(folder: Path) -> int:
-    """How many elements all tensors in a model folder's safetensors have, from the headers alone."""
+    """How many elements all tensors of a model folder have, from the headers alone."""
+    if linked_files(folder):
+        source = open_checkpoint(folder)
+        return sum(math.prod(source.shape(name)) for name in source.names())
     # model*: some folders hold the same weights a second time, under the vendor's names (consolidated.safetensors).
     paths = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("*.safetensors"))
     count = 0
