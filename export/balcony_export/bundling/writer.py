@@ -233,6 +233,14 @@ def copy_small_files(folder: Path, work: Path) -> None:
         (work / "tokenizer.json").write_text(rebuilt, encoding="utf-8")
 
 
+def small_files_bytes(folder: Path) -> int:
+    """How much of a bundle ``copy_small_files`` makes of the model in ``folder``."""
+    copied = {name: (folder / name).stat().st_size for name in COPIED if (folder / name).is_file()}
+    if (rebuilt := tokenizer_file.prepare(folder)) is not None:
+        copied["tokenizer.json"] = len(rebuilt.encode())
+    return sum(copied.values())
+
+
 def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:
     """Write the card and the manifest for the files in ``work``, and open it as a bundle.
 
