@@ -26,7 +26,10 @@ def export(
         typer.Option(help="Layers after which to cut, such as 3,6,9, or none. Default: where the exits are."),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Precision of the base's weights. Exits and head follow it.")
+        Precision,
+        typer.Option(
+            help="Precision of the base's weights. Exits and head follow it, but int4 leaves the head at int8."
+        ),
     ] = "fp32",
     exit_precision: Annotated[Precision | None, typer.Option(help="Precision of the exits' weights.")] = None,
     head: Annotated[Precision | None, typer.Option(help="Precision of the LM head and the embedding.")] = None,
@@ -39,7 +42,10 @@ def export(
     provider: Annotated[Provider, typer.Option(help="The ONNX Runtime provider to build the graphs for.")] = "cpu",
     block_size: Annotated[
         int | None,
-        typer.Option(min=16, help="Most weights that share a scale. Default: int8 64; int4 128, or 32 if bit-exact."),
+        typer.Option(
+            min=16,
+            help="Most weights that share a scale, rounded to nearest. Default: int8 64; int4 128, or 32 if bit-exact.",
+        ),
     ] = None,
     rounding: Annotated[
         Rounding | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from balcony_edge.bundle.manifest import Exactness, Formats
 from balcony_export.graphs.formats import EXACT_BLOCKS
-from balcony_export.graphs.rounding import Blocks
+from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import ALIGNMENT
 
 # (bits, inputs of a block, symmetric). On CPUs zero points take no time at 4 bits in blocks of 64, but up to a half
@@ -14,20 +14,19 @@ OFFERED = {
     "int8": ((8, 64, True), (8, 32, True)),
 }
 # What the default size is made of: every matrix in these blocks.
-USUAL = {"int4": (4, 64, False), "int8": (8, 64, True)}
+USUAL = {"int4": (4, 64, True), "int8": (8, 64, True)}
 # CUDA's kernels know one size of blocks for each matrix well.
 ON_CUDA = {"int4": ((4, 32, True), (4, 32, False), (8, 32, True)), "int8": ((8, 32, True),)}
 
 
 def offered(inputs: int, formats: Formats, exactness: Exactness) -> list[Blocks]:
-    """The blocks that a matrix of ``inputs`` columns may have, without those that do not divide them."""
+    """The blocks that a matrix of ``inputs`` columns may have; smaller ones where the table's do not divide them."""
     table = OFFERED if formats.provider == "cpu" else ON_CUDA
-    found = [Blocks(bits, size, symmetric, formats.activations) for bits, size, symmetric in table[formats.base]]
-    if exactness == "bit":
-        found = [one for one in found if one.size <= EXACT_BLOCKS["int4" if one.bits == 4 else "int8"]]
-    return [one for one in found if inputs % one.size == 0] or [
-        Blocks(one.bits, min(one.size, 32), one.symmetric, one.scales) for one in found
-    ]
+    found: dict[Blocks, None] = {}
+    for bits, size, symmetric in table[formats.base]:
+        most = EXACT_BLOCKS["int4" if bits == 4 else "int8"] if exactness == "bit" else size
+        found[Blocks(bits, block_of(inputs, min(size, most)), symmetric, formats.activations)] = None
+    return list(found)
 
 
 def usual(inputs: int, formats: Formats, exactness: Exactness) -> Blocks:

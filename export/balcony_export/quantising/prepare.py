@@ -23,7 +23,7 @@ from balcony_export.quantising import calibration_text, sensitivity
 from balcony_export.quantising.allocation import Offer, allocate
 from balcony_export.quantising.balance import balance
 from balcony_export.quantising.calibrated import Calibrated
-from balcony_export.quantising.calibration_text import LENGTH, Sequences
+from balcony_export.quantising.calibration_text import Sequences
 from balcony_export.quantising.forms import offered, stored_bytes, usual
 from balcony_export.quantising.sensitivity import Sensitivity
 from balcony_export.quantising.size import Size
@@ -166,7 +166,7 @@ def _offers(found: Mapping[str, Sensitivity]) -> dict[str, list[Offer]]:
 
 def _text(plan: Plan, text: Path | None, draft: Path, say: Callable[[str], None]) -> Sequences:
     """The calibration text, from a draft of the bundle: the base at 8 bits, without exits."""
-    context = min(LENGTH, plan.blueprint.arch.context)
+    context = min(calibration_text.LENGTH, plan.blueprint.arch.context)
     options = ExportOptions(precision="int8", block_size=plan.options.block_size)
     bundle: Bundle = export_bundle(plan.folder, draft, model="draft", splits=[], options=options, context=context)
     if text is not None:

@@ -22,6 +22,8 @@ from balcony_export.quantising.layer_parts import LayerParts, Values
 SHRUNK = 0.5
 # The blocks that every matrix is tried in.
 PROBE_BITS, PROBE_SIZE = 4, 64
+# A loss too small to be measured, in nats; more bits shall still be worth something.
+LEAST = 1e-9
 # Logits of so many positions are in memory at a time.
 CHUNK = 64
 
@@ -140,7 +142,7 @@ def _divergences(states: Sequence[Array], logits: Callable[[Array], Array]) -> l
         for number, others in enumerate(states[1:]):
             log_q = _log_shares(logits(others[start : start + CHUNK]))
             sums[number] += float((shares * (log_p - log_q)).sum())
-    return [max(float(total), 0.0) for total in sums / len(states[0])]
+    return [max(float(total), LEAST) for total in sums / len(states[0])]
 
 
 def _log_shares(scores: Array) -> Array:
