@@ -87,7 +87,7 @@ def test_bundles_of_each_precision_pass(tiny_bundles: MakeBundle, tiny_model: Pa
     assert found.passed
     assert found.first_failure is None
     assert [row.stage for row in found.rows] == [
-        *("text", "segment 0-1", "segment 1-2", "segment 2-4", "segment 4-5", "exit 1", "exit 2", "exit 4"),
+        *("config", "text", "segment 0-1", "segment 1-2", "segment 2-4", "segment 4-5", "exit 1", "exit 2", "exit 4"),
         *("head", "full", "greedy"),
     ]
     rows = {row.stage: row for row in found.rows}
@@ -105,7 +105,7 @@ def test_bundles_of_each_precision_pass(tiny_bundles: MakeBundle, tiny_model: Pa
         assert rows["full"].kl_nats > 1e-6
     content = json.loads(found.to_json())
     assert content["passed"]
-    assert content["rows"][0]["stage"] == "text"
+    assert [row["stage"] for row in content["rows"][:2]] == ["config", "text"]
     lines = found.table().splitlines()
     assert len(lines) == 1 + len(found.rows)
     assert all("PASS" in line for line in lines[1:])
