@@ -34,7 +34,7 @@ from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 from balcony_export.graphs.weights import BITS, WeightFile
-from balcony_export.model import architectures, tokenizer_file
+from balcony_export.model import architectures, chat_templates, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
 from balcony_export.model.download import base_name
@@ -231,6 +231,9 @@ def copy_small_files(folder: Path, work: Path) -> None:
             shutil.copyfile(folder / name, work / name)
     if (rebuilt := tokenizer_file.prepare(folder)) is not None:
         (work / "tokenizer.json").write_text(rebuilt, encoding="utf-8")
+    if (settings := chat_templates.settings_with_templates(folder)) is not None:
+        (work / "chat_template.jinja").unlink(missing_ok=True)
+        (work / "tokenizer_config.json").write_text(settings, encoding="utf-8")
 
 
 def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import DataError
+from balcony_export.model.base import start_ids
 
 FIELDS = ("text", "messages", "conversations")
 HUB = "hub:"
@@ -110,10 +111,12 @@ def conversation(turns: Any, where: str) -> list[dict[str, str]]:
 def renderer(tokenizer: Any) -> Render | None:
     """The function that writes conversations by a tokenizer's chat template; None if it has no template.
 
-    A start token in front and an end token behind are removed, because they are put between all documents anyway.
+    What the tokenizer itself puts in front of a text and an end token behind are removed, because they are put between
+    all documents anyway. A start token that only the template writes stays.
     """
     if not tokenizer.chat_template:
         return None
+    start = "".join(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
 
     def render(conversation: list[dict[str, str]]) -> str:
         try:
@@ -122,7 +125,7 @@ def renderer(tokenizer: Any) -> Render | None:
             raise DataError(
                 f"the model's chat template refuses a conversation: {error}", "leave such conversations out"
             ) from error
-        return text.removeprefix(tokenizer.bos_token or "").removesuffix(tokenizer.eos_token or "")
+        return text.removeprefix(start).removesuffix(tokenizer.eos_token or "")
 
     return render
 
