@@ -1,4 +1,4 @@
-"""Documents from the rows of JSONL files, Parquet files and data sets of the Hugging Face Hub.
+"""Documents from the rows of JSON files, Parquet files and data sets of the Hugging Face Hub.
 
 A row has a field ``text``, or it holds a conversation: ``messages`` with role and content, or ``conversations`` with
 from and value. The model's own chat template turns a conversation into text.
@@ -24,9 +24,21 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 Render = Callable[[list[dict[str, str]]], str]
 
 
-def from_jsonl(text: str, name: str, render: Render | None) -> Iterator[str]:
-    """The documents in ``text``, the content of the JSONL file ``name``. Raises DataError naming a line that is bad."""
-    for number, line in enumerate(text.splitlines(), 1):
+def from_json(text: str, name: str, render: Render | None) -> Iterator[str]:
+    """The documents in ``text``, the content of the file ``name``: JSON Lines, or one array of rows.
+
+    Raises DataError naming a line or a row that is bad.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name} begins like a JSON array: {error}", "write one JSON object a line") from error
+        for number, row in enumerate(rows, 1):
+            yield row_text(row, f"{name}, row {number}", render)
+        return
+    # Only this ends a line of JSON Lines; what str.splitlines takes for an end may stand inside a string.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)

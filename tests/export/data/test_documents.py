@@ -72,6 +72,7 @@ def test_conversations_are_rendered_and_without_template_refused(tmp_path: Path)
     [
         ("{", "line 2: "),
         ("[" * 100_000, "line 2: "),
+        ('["fine"]', "line 2: list is no row"),
         ("3", "line 2: int is no row"),
         ("{}", "line 2 has nothing"),
         ('{"body": "x"}', "line 2 has body"),
@@ -86,6 +87,37 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, words: str) -
     path.write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(DataError, match=words) as caught:
         list(corpus.read_documents([path], render))
+    assert caught.value.hint
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    """JSON allows the other characters that end lines inside strings."""
+    texts = [f"a{end}b" for end in "\u2028\u2029\x85\x0b\x0c"]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts).encode("utf-8-sig"))
+    assert list(corpus.read_documents([path])) == texts
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_holds_rows_too(tmp_path: Path, name: str, indent: int | None) -> None:
+    rows = [*({"text": text} for text in DOCUMENTS), {"messages": TURNS}]
+    data = ("\n" + json.dumps(rows, indent=indent)).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert list(corpus.read_documents([path], render)) == [*DOCUMENTS, "user: Hi|assistant: Hello!"]
+    with pytest.raises(DataError, match="row 4 is a conversation"):
+        list(corpus.read_documents([path]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[", "begins like a JSON array"), ("[" * 100_000, "array"), ("[3]", "row 1: int is no row")]
+)
+def test_a_bad_array_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        list(corpus.read_documents([path]))
     assert caught.value.hint
 
 
