@@ -49,7 +49,7 @@ sys.meta_path.insert(0, Blocker())
 begun = time.perf_counter()
 from balcony_edge.cli.app import main
 
-sys.argv = ["balcony-edge", "export", sys.argv[1], "-o", sys.argv[2], "--precision", sys.argv[3]]
+sys.argv = ["balcony-edge", "export", sys.argv[1], "-o", sys.argv[2], "--precision", sys.argv[3], "--rounding", "nearest"]
 try:
     main()
 except SystemExit as ended:

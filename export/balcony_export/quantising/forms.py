@@ -7,16 +7,13 @@ from balcony_export.graphs.formats import EXACT_BLOCKS
 from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import ALIGNMENT
 
-# (bits, inputs of a block, symmetric). On CPUs zero points take no time at 4 bits in blocks of 64, but up to a half
-# more at 8 bits; and 8 bits in blocks of 32 take half as long again as in blocks of 64.
-OFFERED = {
-    "int4": ((4, 128, True), (4, 128, False), (4, 64, True), (4, 64, False), (4, 32, False), (8, 64, True)),
-    "int8": ((8, 64, True), (8, 32, True)),
-}
-# What the default size is made of: every matrix in these blocks.
-USUAL = {"int4": (4, 64, True), "int8": (8, 64, True)}
-# CUDA's kernels know one size of blocks for each matrix well.
+# (bits, most inputs of a block, symmetric). On CPUs, 4 bits in blocks of 128 are much faster than in smaller ones, and zero
+# points take no time there; at 8 bits they take up to a half more, and blocks of 32 half as long again as blocks of 64.
+OFFERED = {"int4": ((4, 128, True), (4, 128, False), (8, 64, True)), "int8": ((8, 64, True), (8, 32, True))}
+# CUDA's kernels are kept to the blocks that every version has.
 ON_CUDA = {"int4": ((4, 32, True), (4, 32, False), (8, 32, True)), "int8": ((8, 32, True),)}
+# The default size is as if every matrix had these blocks: half a bit a weight for scales, or for a few matrices at 8 bits.
+USUAL = {"int4": (4, 64), "int8": (8, 64)}
 
 
 def offered(inputs: int, formats: Formats, exactness: Exactness) -> list[Blocks]:
@@ -24,16 +21,22 @@ def offered(inputs: int, formats: Formats, exactness: Exactness) -> list[Blocks]
     table = OFFERED if formats.provider == "cpu" else ON_CUDA
     found: dict[Blocks, None] = {}
     for bits, size, symmetric in table[formats.base]:
-        most = EXACT_BLOCKS["int4" if bits == 4 else "int8"] if exactness == "bit" else size
-        found[Blocks(bits, block_of(inputs, min(size, most)), symmetric, formats.activations)] = None
+        most = min(size, _exact(bits)) if exactness == "bit" else size
+        found[Blocks(bits, block_of(inputs, most), symmetric, formats.activations)] = None
     return list(found)
 
 
 def usual(inputs: int, formats: Formats, exactness: Exactness) -> Blocks:
-    """The blocks of ``USUAL``, or the nearest that is offered."""
-    bits, size, symmetric = USUAL[formats.base]
-    several = [one for one in offered(inputs, formats, exactness) if one.bits == bits]
-    return min(several, key=lambda one: (abs(one.size - size), one.symmetric != symmetric))
+    """The blocks that the default size is reckoned with."""
+    bits, size = USUAL[formats.base]
+    if formats.provider == "cuda":
+        size = 32
+    most = min(size, _exact(bits)) if exactness == "bit" else size
+    return Blocks(bits, block_of(inputs, most), True, formats.activations)
+
+
+def _exact(bits: int) -> int:
+    return EXACT_BLOCKS["int4" if bits == 4 else "int8"]
 
 
 def stored_bytes(shape: tuple[int, int], blocks: Blocks) -> int:
