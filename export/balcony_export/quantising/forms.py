@@ -7,12 +7,12 @@ from balcony_export.graphs.formats import EXACT_BLOCKS
 from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import ALIGNMENT
 
-# (bits, most inputs of a block, symmetric). On CPUs, 4 bits in blocks of 128 are much faster than in smaller ones, and zero
-# points take no time there; at 8 bits they take up to a half more, and blocks of 32 half as long again as blocks of 64.
+# (bits, most inputs of a block, symmetric). On CPUs, 4 bits in blocks of 128 are much faster than in smaller ones, and
+# zero points take no time there. At 8 bits they take up to a half more, as blocks of 32 do.
 OFFERED = {"int4": ((4, 128, True), (4, 128, False), (8, 64, True)), "int8": ((8, 64, True), (8, 32, True))}
 # CUDA's kernels are kept to the blocks that every version has.
 ON_CUDA = {"int4": ((4, 32, True), (4, 32, False), (8, 32, True)), "int8": ((8, 32, True),)}
-# The default size is as if every matrix had these blocks: half a bit a weight for scales, or for a few matrices at 8 bits.
+# The default size is as if every matrix had these blocks. Wider ones leave bytes for a few matrices at 8 bits.
 USUAL = {"int4": (4, 64), "int8": (8, 64)}
 
 
