@@ -29,8 +29,9 @@ from balcony_export.quantising.sensitivity import Sensitivity
 from balcony_export.quantising.size import Size
 from balcony_export.quantising.walk import round_layers
 
-# So many tokens say which matrices matter; each layer runs on them once for each layer before it.
-SENSITIVITY_TOKENS = 256
+# So many tokens say which matrices matter; each layer runs on them once for each layer before it. And so many sequences
+# say what the inputs are like.
+SENSITIVITY_TOKENS, SENSITIVITY_SEQUENCES = 256, 5
 # What manifest and card may take; they are written last.
 MARGIN_BYTES = 1 << 16
 
@@ -60,25 +61,29 @@ def calibrated(plan: Plan, wanted: Calibration, say: Callable[[str], None]) -> I
         sequences = _text(plan, wanted.text, folder / "draft", say)
         embedded = _embedded(blueprint, base, sequences)
         say("measuring what each matrix matters")
-        short = embedded[len(embedded) // 2][:, :SENSITIVITY_TOKENS]
+        first, *others = embedded[:: max(1, len(embedded) // SENSITIVITY_SEQUENCES)]
+        first = first[:, -SENSITIVITY_TOKENS:]
         choice = partial(offered, formats=plan.formats, exactness=plan.options.attention())
         with Progress("sensitivity, layers", blueprint.arch.layers) as progress:
-            found = sensitivity.measure(blueprint, base, [short], choice, _logits(blueprint, base), progress.reach)
-        balanced = balance(blueprint, base, {name: one.importance for name, one in found.items()})
+            logits = _logits(blueprint, base)
+            found = sensitivity.measure(blueprint, base, first, others, choice, logits, progress.reach)
+        if plan.formats.base == "int8":
+            # At 8 bits, rounded activations cost more than rounded weights. At 4 bits it is the other way round.
+            base = balance(blueprint, base, {name: one.importance for name, one in found.items()})
         chosen = allocate(_offers(found), budget)
         rounded = Calibrated({name: offer.blocks for name, offer in chosen.items()}, folder)
         say(f"rounding for {calibration_text.tokens(sequences):,} tokens: {mixture(rounded, shapes)}")
         with Progress("rounding, layers", blueprint.arch.layers) as progress:
             round_layers(
                 blueprint,
-                balanced,
+                base,
                 embedded,
                 embedded,
                 lambda name, _: rounded.forms[name],
                 rounded.keep,
                 progress.reach,
             )
-        yield replace(plan, parts=replace(plan.parts, base=balanced, quantiser=rounded))
+        yield replace(plan, parts=replace(plan.parts, base=base, quantiser=rounded))
 
 
 def expected(plan: Plan, size: Size | None) -> Plan:

@@ -1,22 +1,26 @@
 """How much each matrix matters: the divergence that a small error of its outputs causes at the end of the model.
 
-Each matrix is rounded to nearest alone, and what that changes in the layer's output is measured. The changes of one
-layer together, made smaller, then run through all later layers and the head. So one more sequence runs along for each
-layer that was passed, and no more than one layer's weights are in memory. An error's effect grows with its square: that
-gives the loss of any other rounding.
+Each matrix is rounded alone, with its errors made good, and what that changes in the layer's output is measured. (The
+errors of nearest rounding would mislead: what a few outliers cost it, compensation saves.) The changes of one layer
+together, made smaller, then run through all later layers and the head. So one more sequence runs along for each layer
+that was passed, and no more than one layer's weights are in memory. An error's effect grows with its square: that gives
+the loss of any other rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from balcony_export.graphs.rounding import Blocks, block_of, round_blocks
+from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, TensorSource
-from balcony_export.quantising.layer_parts import LayerParts, Values
+from balcony_export.quantising.layer_parts import LayerParts, LinearMap, Values
+from balcony_export.quantising.rounding import damped, round_compensated
 
 # Changes are made so much smaller before they run on: the divergence of several large ones would not add up.
 SHRUNK = 0.5
@@ -34,14 +38,14 @@ class Sensitivity:
 
     shape: tuple[int, int]
     probe_loss: float
-    """KL, in nats, that rounding it to nearest in the probe's blocks causes."""
+    """KL, in nats, that rounding it in the probe's blocks causes."""
     noises: Mapping[Blocks, float]
     """What other blocks are expected to lose, as shares of the probe's squared error."""
     importance: Array
     """Mean squares of its inputs, fp32 [in]."""
 
     def loss(self, blocks: Blocks) -> float:
-        """The KL, in nats, that rounding to nearest in ``blocks`` would cause."""
+        """The KL, in nats, that rounding in ``blocks`` is expected to cause."""
         return self.probe_loss * self.noises[blocks]
 
 
@@ -74,55 +78,50 @@ def noise(weight: Array, importance: Array, blocks: Blocks) -> float:
 def measure(
     blueprint: Blueprint,
     base: TensorSource,
-    embedded: Sequence[Array],
+    embedded: Array,
+    others: Sequence[Array],
     offered: Callable[[int], Sequence[Blocks]],
     logits: Callable[[Array], Array],
     progress: Callable[[int], None],
 ) -> dict[str, Sensitivity]:
     """The sensitivity of every matrix of the base's layers, by name.
 
-    ``embedded``: the embeddings of some text, fp32 [1, positions, hidden] a sequence. ``offered``: the blocks that a
-    matrix may have, by its number of inputs. ``logits`` turns states behind
-    the last layer, fp32 [positions, hidden], into logits. ``progress`` is called with the number of layers done.
+    ``embedded``: the embeddings of some text to measure on, fp32 [1, positions, hidden]; ``others``: those of more
+    text, so that rounding knows its inputs. ``offered``: the blocks that a matrix may have, by its number of inputs.
+    ``logits`` turns states behind the last layer, fp32 [positions, hidden], into logits. ``progress`` is called with
+    the number of layers done.
     """
-    streams = [list(embedded)]
+    exact = [embedded, *others]
+    streams: list[Array] = []
     shares: list[dict[str, float]] = []
     known: dict[str, _Probed] = {}
     for index in range(blueprint.arch.layers):
         layer = LayerParts(blueprint, base, index)
         run = [layer.runner(part) for part in range(layer.count)]
-        before: list[list[Values]] = [[layer.start(hidden) for hidden in streams[0]]]
+        before: list[list[Values]] = [[layer.start(hidden) for hidden in exact]]
         for part in run:
             before.append([part(values) for values in before[-1]])
         exact = [layer.end(values) for values in before[-1]]
-        changes, share = [np.zeros_like(out) for out in exact], dict[str, float]()
+        changes, share = np.zeros_like(exact[0]), dict[str, float]()
         for place in range(layer.count):
             for one in layer.maps_of(place):
-                outputs, inputs = one.weight.shape[0], one.weight.shape[1]
-                weight = one.weight.rows(0, outputs)
-                seen = np.concatenate([values[one.input].reshape(-1, inputs) for values in before[place]])
-                importance = np.square(seen).mean(axis=0) + np.float32(1e-12)
-                blocks = Blocks(PROBE_BITS, block_of(inputs, PROBE_SIZE), True, "fp32")
-                probed = max(noise(weight, importance, blocks), 1e-30)
-                noises = {other: noise(weight, importance, other) / probed for other in offered(inputs)}
-                known[one.name] = _Probed((outputs, inputs), noises, importance)
-                probe = layer.runner(place, {one.name: (blocks, round_blocks(weight, blocks))})
-                values = [probe(held) for held in before[place]]
+                probe, known[one.name] = _probe(one, before[place], offered)
+                values = layer.runner(place, {one.name: probe})(before[place][0])
                 for later in run[place + 1 :]:
-                    values = [later(held) for held in values]
-                moved = [layer.end(held) - out for held, out in zip(values, exact, strict=True)]
-                share[one.name] = sum(float(np.square(move).sum()) for move in moved)
-                changes = [total + move for total, move in zip(changes, moved, strict=True)]
-        for number in range(1, len(streams)):
-            values = [layer.start(hidden) for hidden in streams[number]]
+                    values = later(values)
+                moved = layer.end(values) - exact[0]
+                share[one.name] = float(np.square(moved).sum())
+                changes += moved
+        for number, hidden in enumerate(streams):
+            values = layer.start(hidden)
             for part in run:
-                values = [part(held) for held in values]
-            streams[number] = [layer.end(held) for held in values]
-        streams[0] = exact
-        streams.append([out + np.float32(SHRUNK) * change for out, change in zip(exact, changes, strict=True)])
+                values = part(values)
+            streams[number] = layer.end(values)
+        changes *= SHRUNK
+        streams.append(exact[0] + changes)
         shares.append(share)
         progress(index + 1)
-    losses = _divergences([np.concatenate(stream, axis=1)[0] for stream in streams], logits)
+    losses = _divergences([exact[0][0], *(stream[0] for stream in streams)], logits)
     found = {}
     for share, loss in zip(shares, losses, strict=True):
         total = sum(share.values()) or 1.0
@@ -131,6 +130,25 @@ def measure(
             expected = loss / SHRUNK**2 * change / total
             found[name] = Sensitivity(probed_one.shape, expected, probed_one.noises, probed_one.importance)
     return found
+
+
+def _probe(
+    one: LinearMap, values: Sequence[Values], offered: Callable[[int], Sequence[Blocks]]
+) -> tuple[tuple[Blocks, Sequence[npt.NDArray[Any]]], _Probed]:
+    """A map rounded in the probe's blocks for the inputs in ``values``, and what is known of it."""
+    outputs, inputs = one.weight.shape[0], one.weight.shape[1]
+    weight = one.weight.rows(0, outputs)
+    moments, positions = np.zeros((inputs, inputs), np.float32), 0
+    for held in values:
+        seen = held[one.input].reshape(-1, inputs)
+        moments += seen.T @ seen
+        positions += len(seen)
+    importance = np.diagonal(moments) / np.float32(positions) + np.float32(1e-12)
+    blocks = Blocks(PROBE_BITS, block_of(inputs, PROBE_SIZE), True, "fp32")
+    rounded = round_compensated(np.ascontiguousarray(weight.T), damped(moments), blocks, sweeps=0).packed(blocks)
+    probed = max(noise(weight, importance, blocks), 1e-30)
+    noises = {other: noise(weight, importance, other) / probed for other in offered(inputs)}
+    return (blocks, rounded), _Probed((outputs, inputs), noises, importance)
 
 
 def _divergences(states: Sequence[Array], logits: Callable[[Array], Array]) -> list[float]:
