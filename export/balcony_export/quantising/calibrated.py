@@ -20,6 +20,8 @@ class Calibrated:
     ``folder`` keeps the rounded matrices: they would take as much memory as the bundle's weights.
     """
 
+    rounding = "calibrated"
+
     def __init__(self, forms: Mapping[str, Blocks], folder: Path | None = None) -> None:
         self.forms = dict(forms)
         self._folder = folder
