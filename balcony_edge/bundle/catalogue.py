@@ -66,6 +66,8 @@ class CatalogueModel(_Table):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     package: PackageSource | None = None
     hub: HubSource | None = None
+    note: Text | None = None
+    """What users should know of the exits that the package has for it."""
 
     @property
     def exits(self) -> Path | None:
