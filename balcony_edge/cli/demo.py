@@ -10,7 +10,7 @@ import typer
 from balcony_edge.errors import BalconyError
 
 MODEL = "smollm2-135m"
-QUESTION = "What is the capital of France?"
+QUESTION = "Why is the sky blue?"
 STORY = "Once upon a time"
 
 
