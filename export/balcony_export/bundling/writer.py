@@ -82,7 +82,7 @@ class Plan:
         ``formats`` may differ from the plan's in the KV cache; ``scales`` are those of an int8 one.
         """
         graphs = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.options.attention(), scales)
-        full = interchange.write_full(folder, weights, self.blueprint, self.parts.base, formats)
+        full = interchange.write_full(folder, weights, self.blueprint, self.parts, formats)
         return Written(graphs, full, weights.size)
 
     def dry_run(self) -> Written:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ import onnx
 from balcony_edge.bundle.manifest import Exactness, Formats, Graph
 from balcony_export.graphs import stages
 from balcony_export.graphs.builder import CacheScales, GraphBuilder
+from balcony_export.graphs.quantiser import Nearest, Quantiser
 from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import TensorSource
@@ -31,6 +32,8 @@ class Parts:
     splits: list[int]
     frequent_tokens: tuple[int, ...] = ()
     """The tokens whose rows of the head the gates read (see exits/gate.py); (): the exits have no gates."""
+    quantiser: Quantiser = field(default_factory=Nearest)
+    """Holds the weights of int8 and int4."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def write_graphs(
     for entry, build in _plan(blueprint, parts):
 
         def new(legacy: bool) -> GraphBuilder:
-            return GraphBuilder(blueprint, weights, formats, exactness, legacy=legacy, scales=scales)
+            return GraphBuilder(blueprint, weights, formats, exactness, parts.quantiser, legacy, scales)
 
         builder = new(legacy=False)
         size = _write(build(builder), folder, entry.file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnx import TensorProto, helper
 
 from balcony_edge.bundle.manifest import Exactness, Formats, Precision
 from balcony_export.graphs.matrix import Matrix
+from balcony_export.graphs.quantiser import Nearest, Quantiser
 from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import BITS, NUMPY_DTYPES, ReadRows, WeightFile
 from balcony_export.model.blueprint import Blueprint
@@ -35,8 +37,9 @@ CacheScales = Mapping[str, tuple[Array, Array]]
 class GraphBuilder:
     """Collects the nodes, weights and caches of one graph. Each method adds one piece and returns its output's name.
 
-    ``precision`` is the precision of the linear weights that are added next. ``legacy``: build the form for ONNX
-    Runtime 1.23 (see Graph.legacy_file). ``scales``: those of an int8 KV cache.
+    ``precision`` is the precision of the linear weights that are added next. ``quantiser``: holds those of int8 and
+    int4. ``legacy``: build the form for ONNX Runtime 1.23 (see Graph.legacy_file). ``scales``: those of an int8 KV
+    cache.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class GraphBuilder:
         weights: WeightFile,
         formats: Formats,
         exactness: Exactness,
+        quantiser: Quantiser | None = None,
         legacy: bool = False,
         scales: CacheScales | None = None,
     ) -> None:
@@ -54,6 +58,7 @@ class GraphBuilder:
         self.formats = formats
         self.precision: Precision = formats.base
         self.exactness = exactness
+        self.quantiser = quantiser or Nearest()
         self.legacy = legacy
         self.scales = scales
         self.caches = 0
@@ -126,13 +131,9 @@ class GraphBuilder:
         node = f"/{name}/MatMul"
         rows, columns = weight.shape
         if self.precision in BITS:
-            names = [self.use(part) for part in self.blocks(name, weight)]
-            attributes: dict[str, Any] = {
-                "K": columns,
-                "N": rows,
-                "bits": BITS[self.precision],
-                "block_size": self.block_size(columns),
-            }
+            blocks, names = self.blocks(name, weight)
+            names = [self.use(part) for part in names]
+            attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": blocks.bits, "block_size": blocks.size}
             if self.formats.provider == "cpu":
                 # 4: multiply in int8. With fp32 inputs, int8 weights take 14 times as long.
                 attributes["accuracy_level"] = 4
@@ -156,16 +157,14 @@ class GraphBuilder:
         assert self.precision == "fp32" or self.precision == "fp16" or self.precision == "bf16"
         return self.weights.add(f"{name}.weight", weight.shape, self.precision, weight.rows)
 
-    def blocks(self, name: str, weight: Matrix) -> list[str]:
-        """The names of a quantised weight's tensors: packed values, scales and, unless symmetric, zero points."""
+    def blocks(self, name: str, weight: Matrix) -> tuple[Blocks, list[str]]:
+        """How a quantised weight is held, and the names of its tensors: packed values, scales and, perhaps, zeros."""
         formats = self.formats
-        size = self.block_size(weight.shape[1])
-        settings = Blocks(BITS[self.precision], size, formats.symmetric, formats.activations)
-        return self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), settings, weight.rows)
-
-    def block_size(self, inputs: int) -> int:
-        """How many of a matrix's ``inputs`` share a scale."""
-        return block_of(inputs, self.formats.block_size)
+        size = block_of(weight.shape[1], formats.block_size)
+        usual = Blocks(BITS[self.precision], size, formats.symmetric, formats.activations)
+        blocks = self.quantiser.held(name, weight, usual)
+        rows = partial(self.quantiser.rows, name, weight, blocks)
+        return blocks, self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), blocks, rows)
 
     def cast(self, x: str, name: str, to: str | None = None) -> str:
         """x cast to another type, the activations' by default."""

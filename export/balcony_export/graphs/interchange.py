@@ -16,6 +16,7 @@ import onnx
 
 from balcony_edge.bundle.manifest import Architecture, Formats, Generation
 from balcony_export.graphs import stages
+from balcony_export.graphs.assembly import Parts
 from balcony_export.graphs.builder import GraphBuilder
 from balcony_export.graphs.layers import normed
 from balcony_export.graphs.weights import WeightFile
@@ -26,13 +27,12 @@ GRAPH_NAME = "full.onnx"
 CONFIG_NAME = "genai_config.json"
 
 
-def write_full(
-    folder: Path | None, weights: WeightFile, blueprint: Blueprint, base: TensorSource, formats: Formats
-) -> int:
+def write_full(folder: Path | None, weights: WeightFile, blueprint: Blueprint, parts: Parts, formats: Formats) -> int:
     """Write the uncut graph over ``weights``; returns the size of its file. With folder None, nothing is written."""
     # onnxruntime-genai makes the caches: of the activations' type, and without the extra slot of bit-exact attention.
     formats = formats.model_copy(update={"cache": formats.activations})
-    content = full_depth(GraphBuilder(blueprint, weights, formats, "float"), base).SerializeToString()
+    builder = GraphBuilder(blueprint, weights, formats, "float", parts.quantiser)
+    content = full_depth(builder, parts.base).SerializeToString()
     if folder is not None:
         (folder / GRAPH_NAME).write_bytes(content)
     return len(content)

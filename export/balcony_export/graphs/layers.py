@@ -105,17 +105,18 @@ def rows_of(source: TensorSource, name: str, builder: GraphBuilder, some: Sequen
 
 
 def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
-    arch, bits = builder.arch, BITS[builder.precision]
-    names = builder.blocks("lm_head" if arch.tied_head else EMBEDDING, matrix)
+    arch = builder.arch
+    blocks, names = builder.blocks("lm_head" if arch.tied_head else EMBEDDING, matrix)
     builder.looked_up |= {f"{EMBEDDING}.packed.rows", *names[1:]}
-    flat = builder.weights.alias(f"{EMBEDDING}.packed.rows", names[0], (arch.vocabulary, arch.hidden * bits // 8))
+    shape = (arch.vocabulary, arch.hidden * blocks.bits // 8)
+    flat = builder.weights.alias(f"{EMBEDDING}.packed.rows", names[0], shape)
     return builder.node(
         "GatherBlockQuantized",
         [builder.use(flat), "input_ids", *(builder.use(name) for name in names[1:])],
         f"/{EMBEDDING}/Gather",
         MICROSOFT,
-        bits=bits,
-        block_size=builder.block_size(arch.hidden),
+        bits=blocks.bits,
+        block_size=blocks.size,
         gather_axis=0,
         quantize_axis=1,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import onnx
 
 from balcony_edge.bundle.manifest import Activations, Precision
 from balcony_edge.errors import ModelError
-from balcony_export.graphs.rounding import Blocks, round_blocks
+from balcony_export.graphs.rounding import Blocks
 from balcony_export.model.blueprint import Shape
 from balcony_export.model.checkpoint import Array
 
@@ -29,6 +29,8 @@ NUMPY_DTYPES: dict[Precision, Any] = {"fp32": np.float32, "fp16": np.float16, "b
 
 # Reads rows [start, stop) of a tensor's leading dimension as fp32.
 ReadRows = Callable[[int, int], Array]
+# Gives rows [start, stop) of a quantised weight: packed values, scales and, unless symmetric, zero points.
+ReadBlocks = Callable[[int, int], Sequence[npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ class WeightFile:
         self._places[name] = Place(place.offset, place.length, shape, place.data_type)
         return name
 
-    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: ReadRows) -> list[str]:
-        """Quantise a linear weight [out, in] and write it. Returns the names of its tensors, as MatMulNBits takes them.
+    def add_blocks(self, name: str, shape: Shape, blocks: Blocks, rows: ReadBlocks) -> list[str]:
+        """Write a quantised linear weight [out, in]. Returns the names of its tensors, as MatMulNBits takes them.
 
         They are ``.packed`` uint8 [out, blocks, size · bits / 8], ``.scales`` [out, blocks] and, unless symmetric,
         ``.zeros`` uint8 [out, ⌈blocks · bits / 8⌉].
@@ -109,7 +111,7 @@ class WeightFile:
         def packed() -> Iterator[npt.NDArray[Any]]:
             # One pass over the weight. Scales and zero points are small: they are collected and written afterwards.
             for start, stop in _chunks(shape):
-                first, *others = round_blocks(rows(start, stop), blocks)
+                first, *others = rows(start, stop)
                 for collected, other in zip(rest, others, strict=True):
                     collected.append(other)
                 yield first
