@@ -39,6 +39,7 @@ from balcony_export.graphs.weights import BITS, WeightFile
 from balcony_export.model import architectures, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
+from balcony_export.model.config import read_config
 from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.gguf.weights import GgufCheckpoint
@@ -111,7 +112,7 @@ def plan_export(
     context: int | None = None,
 ) -> Plan:
     """Check all that can be checked without reading weights. Arguments and errors are those of ``export_bundle``."""
-    architectures.read_config(folder)
+    read_config(folder)
     base = open_checkpoint(folder)
     blueprint = architectures.read(folder, context)
     arch, formats = blueprint.arch, options.formats()
