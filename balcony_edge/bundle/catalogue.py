@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from balcony_edge.bundle.manifest import MANIFEST_NAME
-from balcony_edge.errors import ModelError
+from balcony_edge.errors import BundleError, ModelError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -71,7 +71,7 @@ class CatalogueModel(_Table):
 
     @property
     def exits(self) -> Path | None:
-        """The folder of the exits that the package has for this model; None if it has none."""
+        """The thin bundle with the exits that the package has for this model; None if it has none."""
         folder = Path(str(resources.files("balcony_edge"))) / "models" / self.name
         return folder if (folder / MANIFEST_NAME).is_file() else None
 
@@ -93,6 +93,16 @@ def models() -> dict[str, CatalogueModel]:
 def find(name: str | Path) -> CatalogueModel | None:
     """The model called ``name``; None if there is none, or if ``name`` is something that lies on this machine."""
     return None if Path(name).expanduser().exists() else models().get(str(name))
+
+
+def exits_of(model: CatalogueModel) -> Path:
+    """The model's thin bundle in the package. Raises BundleError if there is none."""
+    if model.exits is None:
+        raise BundleError(
+            f"this installation has no exits for {model.name}",
+            f"make a bundle of the base: balcony-edge export {model.name} --precision int8 -o bundle/",
+        )
+    return model.exits
 
 
 def suggestion(name: str | Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_export.extras import require_workstation
+from balcony_export.extras import require_export
 
 
 def thin(
@@ -16,7 +16,7 @@ def thin(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the thin bundle to write.")],
 ) -> None:
     """Make a bundle without the weights of its base. Who has the base completes it: pull or run with --base."""
-    require_workstation()
+    require_export()
     from balcony_export.bundling.thin import make_thin
 
     opened = Bundle(bundle)
