@@ -108,4 +108,6 @@ def exits_of(model: CatalogueModel) -> Path:
 def suggestion(name: str | Path) -> str:
     """What to do about an unknown ``name``: the names that resemble it, else where all of them are listed."""
     close = difflib.get_close_matches(str(name).lower(), [*models(), STORIES], n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(close)}?" if close else "balcony-edge models lists the names that are known"
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return "balcony-edge models lists the names, and balcony-edge export MODEL -o bundle/ makes a bundle"

@@ -49,6 +49,8 @@ def demo(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     name = model or MODEL
+    if (entry := catalogue.find(name)) is not None:
+        say(f"{name}: fetched and completed the first time, {entry.bytes / 1e6:.0f} MB and about half a minute of work")
     try:
         bundle = open_bundle(name, offline=offline)
     except BalconyError as error:
@@ -66,7 +68,6 @@ def demo(
 
             found = answer_twice(session, question, max_tokens, share, shown.add, begin)
         say(f"\n{found.table()}\n")
-        entry = catalogue.find(name)
-        if entry is not None and entry.note:
+        if (entry := catalogue.find(name)) is not None and entry.note:
             say(f"{entry.note}\n")
         say(f"go on with:  balcony-edge run {name} --budget {session.budget} -p {shlex.quote(question)}")
