@@ -66,7 +66,7 @@ wheel-test: $(DEV_VENV)/.ready
 
 $(RUN_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN_VENV)
-	$(RUN_VENV)/bin/pip install -q --disable-pip-version-check -e ".[$(RUNTIME)]"
+	$(RUN_VENV)/bin/pip install -q --disable-pip-version-check -e ".[$(RUNTIME),export]"
 	touch $@
 
 $(DEV_VENV)/.ready: pyproject.toml constraints.txt
