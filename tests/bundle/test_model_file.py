@@ -72,7 +72,9 @@ def test_no_network_and_no_pip_are_told_apart() -> None:
     retrying = (
         "WARNING: Retrying (Retry(total=0, …)) after connection broken by …\nERROR: No matching distribution found"
     )
-    assert "cannot be reached" in package_index._failed("some==1", retrying).message
+    failed = package_index._failed("some==1", retrying)
+    assert isinstance(failed, package_index.UnreachableError)
+    assert "cannot be reached" in failed.message
     without = package_index._failed("some==1", "/usr/bin/python3: No module named pip\n")
     assert "ensurepip" in without.hint
 
