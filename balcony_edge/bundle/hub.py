@@ -95,7 +95,7 @@ def pull(repo: str, out: Path, revision: str | None = None, base: str | None = N
         base = model.name
     if base is not None:
         manifest, revision = source.manifest(revision)
-        write = find_base(manifest, base)
+        write = find_base(manifest, base) if manifest.recipe else None
     with whole_folder(out) as work:
         source.take(work, revision)
         try:
@@ -104,7 +104,7 @@ def pull(repo: str, out: Path, revision: str | None = None, base: str | None = N
             what = error.message.replace(str(work), repo)
             raise BundleError(f"the bundle that came is broken: {what}", "pull it again, or push it again") from error
         if base is not None:
-            if isinstance(came, Bundle):
+            if write is None or isinstance(came, Bundle):
                 raise BundleError(f"{repo} is no thin bundle: it needs no base", "leave --base out")
             finish(work, manifest, write)
     return came.manifest

@@ -25,9 +25,7 @@ from balcony_edge.bundle.thin import add_note
 from balcony_edge.errors import BundleError, ModelError
 from balcony_export.bundling.exit_source import initial_exits
 from balcony_export.exits.store import base_digest
-from balcony_export.graphs import stages
-from balcony_export.graphs.assembly import Parts, write_graphs
-from balcony_export.graphs.builder import GraphBuilder
+from balcony_export.graphs.assembly import Parts, write_base_weights
 from balcony_export.graphs.formats import BLOCK_SIZES
 from balcony_export.graphs.layout import AGAIN, carried, frequent_tokens, read_layout
 from balcony_export.graphs.quantiser import Nearest, Quantiser
@@ -106,23 +104,18 @@ def write_weights(manifest: Manifest, folder: Path, work: Path) -> None:
         raise BundleError("the thin bundle's manifest does not go with its base", AGAIN)
     found = _usable(manifest)
     layout = read_layout(work, manifest)
-    tokens = frequent_tokens(work, manifest)
     base = open_checkpoint(folder)
     # The scales of an int8 cache are carried.
     formats = manifest.formats.model_copy(update={"cache": manifest.formats.activations})
     exits = initial_exits(base, blueprint, manifest.splits) if found.exits == "init" else None
-    parts = Parts(base, exits, manifest.splits, quantiser=QUANTISERS[found.rounding]())
+    parts = Parts(base, exits, manifest.splits, frequent_tokens(work, manifest), QUANTISERS[found.rounding]())
     with Progress("weights, MB", manifest.files[FILE_NAME].bytes // 1_000_000) as progress:
         weights = WeightFile(work, lambda done: progress.reach(done // 1_000_000), layout)
         with closing(weights), (work / CARRIED_NAME).open("rb") as stream:
             try:
                 for name in carried(layout, found.exits):
                     weights.copy(name, stream)
-                write_graphs(None, weights, blueprint, parts, formats, manifest.exactness)
-                if tokens:
-                    stages.peek(
-                        GraphBuilder(blueprint, weights, formats, manifest.exactness, parts.quantiser), base, tokens
-                    )
+                write_base_weights(weights, blueprint, parts, formats, manifest.exactness)
             except (AssertionError, KeyError, ValueError) as error:
                 raise BundleError(f"the thin bundle does not go with its base: {error}", AGAIN) from error
     written = {(place.offset, place.length) for place in weights.places.values()}

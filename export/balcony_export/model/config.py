@@ -133,9 +133,8 @@ def _rope_parameters(family: str, config: Mapping[str, Any], raw: Mapping[str, A
     kinds = [kind for kind in values if kind in config.get("layer_types", ())]
     for table in [values[kind] for kind in kinds] or [values]:
         table.setdefault("rope_theta", config["rope_theta"])
-        partial = raw.get("partial_rotary_factor", 1.0 if family == "phi3" else None)
-        if partial is not None:
-            table.setdefault("partial_rotary_factor", partial)
+        if (part := raw.get("partial_rotary_factor", 1.0 if family == "phi3" else None)) is not None:
+            table.setdefault("partial_rotary_factor", part)
         _standardise(table, config, None if kinds else raw)
     if family == "phi3":
         # The names of the same scaling in the first versions of Phi-3.
@@ -144,7 +143,18 @@ def _rope_parameters(family: str, config: Mapping[str, Any], raw: Mapping[str, A
             _standardise(values, config, raw)
         if values["rope_type"] not in ("default", "longrope"):
             raise ValueError(f"rope_parameters of kind {values['rope_type']!r}, which Phi-3 does not have")
-    return {kind: values[kind] for kind in kinds} or values
+    tables = {kind: values[kind] for kind in kinds}
+    for table in tables.values() if tables else [values]:
+        _check_part(family, table)
+    return tables or values
+
+
+def _check_part(family: str, table: dict[str, Any]) -> None:
+    """Only Phi-3 can turn a part of a head. Others do not look for it in plain rope, and fail in scaled rope."""
+    if family == "phi3" or table["rope_type"] == "proportional":
+        return
+    if table.pop("partial_rotary_factor", 1.0) != 1.0 and table["rope_type"] != "default":
+        raise ValueError(f"partial_rotary_factor is not 1, and {family} models turn whole heads")
 
 
 def _gemma3_rope(config: Mapping[str, Any], raw: Mapping[str, Any], found: Any, scaling: Any) -> dict[str, Any]:
@@ -156,6 +166,7 @@ def _gemma3_rope(config: Mapping[str, Any], raw: Mapping[str, Any], found: Any, 
     tables[SLIDING].setdefault("rope_theta", config["rope_local_base_freq"])
     for table in tables.values():
         _standardise(table, config, None)
+        _check_part("gemma3_text", table)
     return tables
 
 

@@ -98,6 +98,7 @@ DIFFERENCES: Mapping[str, Mapping[str, Any]] = {
         "sliding_window_pattern": 6,
         "rope_theta": 1000000.0,
         "rope_local_base_freq": 10000.0,
+        "use_bidirectional_attention": False,
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
     },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,12 @@ def differences(folder: Path, arch: Architecture) -> list[str]:
 def as_transformers_reads(config: Any) -> dict[str, Any]:
     """The attributes of a transformers config by name, as it stands once a model is made of it."""
     config.standardize_rope_params()
-    return {key: value for key, value in vars(config).items() if not key.startswith("_")}
+    found = {key: value for key, value in vars(config).items() if not key.startswith("_")}
+    ropes = copy.deepcopy(config.rope_parameters)
+    for table in [ropes] if "rope_type" in ropes else ropes.values():
+        if config.model_type != "phi3" and table["rope_type"] != "proportional":
+            table.pop("partial_rotary_factor", None)  # no other model uses it
+    return {**found, "rope_parameters": ropes}
 
 
 def _sizes(config: Any) -> dict[str, int]:

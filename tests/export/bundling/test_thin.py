@@ -215,6 +215,18 @@ def test_a_completion_that_fails_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_links_and_missing_packages(
+    thin: Path, bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(completing.metadata, "entry_points", lambda group: [])
+    leaves_nothing(thin, bases["gguf"], "balcony-edge[export]")
+    monkeypatch.undo()
+    outside = tmp_path / "outside"
+    (thin / CARRIED_NAME).rename(outside)
+    (thin / CARRIED_NAME).symlink_to(outside)
+    leaves_nothing(thin, bases["gguf"], "leads outside")
+
+
 # --- how it is used ---------------------------------------------------------------------------------------------------
 
 
@@ -255,9 +267,8 @@ def test_the_verb_says_the_sizes(whole: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path / "cache"))
-    yield
 
 
 @pytest.mark.usefixtures("_own_cache")
