@@ -82,8 +82,8 @@ def test_every_family_is_exported_without_torch(tmp_path: Path) -> None:
             write(tmp_path / "model.gguf", model)
         chosen = PRECISIONS[family]
         options = ExportOptions(precision=chosen, block_size=None if chosen == "fp32" else 16)
-        export_bundle(place / "model", place / "with", model="m", exits="init", splits=[1, 3], options=options)
-        order = ["export", str(place / "model"), "--exits", "init", "--splits", "1,3", "--precision", chosen]
+        export_bundle(place / "model", place / "with", model="m", splits=[3], options=options)
+        order = ["export", str(place / "model"), "--splits", "3", "--precision", chosen]
         orders.append([*order, *(["--block-size", "16"] if options.block_size else []), "-o", str(place / "bundle")])
         expected.append((place / "bundle", place / "with"))
     exits = ["--exits", str(DEMO / "exits"), "--precision", "int8"]
