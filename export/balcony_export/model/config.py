@@ -15,6 +15,7 @@ from typing import Any
 
 from balcony_edge.errors import ModelError
 from balcony_export.model.config_defaults import defaults_of
+from balcony_export.model.model_files import refuse_adapter
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 # What a key may hold; keys that are not here: a whole number from 1.
@@ -38,6 +39,7 @@ WITH_ORIGINAL = ("llama3", "yarn", "longrope")
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed ``config.json`` of a model folder. Raises ModelError if there is none."""
+    refuse_adapter(folder)
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())
