@@ -50,7 +50,11 @@ begun = time.perf_counter()
 from balcony_edge.cli.app import main
 
 sys.argv = ["balcony-edge", "export", sys.argv[1], "-o", sys.argv[2], "--precision", sys.argv[3]]
-main()
+try:
+    main()
+except SystemExit as ended:
+    if ended.code:
+        raise
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps({"seconds": time.perf_counter() - begun, "peak_rss_bytes": peak}))
 """

@@ -20,7 +20,7 @@ from balcony_edge.errors import ModelError, VerifyError
 from balcony_export.bundling.writer import copy_small_files, seal
 from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.architectures import check_splits
-from balcony_export.model.config import read_config
+from balcony_export.model.config.completed import read_config
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.tensor_source import open_checkpoint

@@ -39,7 +39,7 @@ from balcony_export.graphs.weights import BITS, WeightFile
 from balcony_export.model import architectures, chat_templates, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
-from balcony_export.model.config import read_config
+from balcony_export.model.config.completed import read_config
 from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.gguf.weights import GgufCheckpoint

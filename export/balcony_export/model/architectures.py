@@ -9,9 +9,9 @@ from typing import Any
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
 from balcony_export.model.blueprint import Activation, Blueprint, LayerPlan
-from balcony_export.model.config import complete, read_config
+from balcony_export.model.config.completed import complete, read_config
+from balcony_export.model.config.rope import exact_context, read_ropes
 from balcony_export.model.families import FAMILIES, Family, Flag
-from balcony_export.model.rope import exact_context, read_ropes
 
 ACTIVATION_FUNCTIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
@@ -40,7 +40,7 @@ def read(folder: Path, context: int | None = None) -> Blueprint:
 
 
 def blueprint_of(name: str, config: Mapping[str, Any], context: int | None = None) -> Blueprint:
-    """The blueprint of a completed config (see config.complete) of the family ``name``; ``context``: see ``read``.
+    """The blueprint of a completed config (see completed.complete) of the family ``name``; ``context``: see ``read``.
 
     Raises ModelError for what no graph computes, KeyError and its like for what is missing.
     """

@@ -23,7 +23,7 @@ from balcony_export.model import architectures
 from balcony_export.model.base import TORCH_DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array
-from balcony_export.model.config import read_config
+from balcony_export.model.config.completed import read_config
 from balcony_export.training import quality, run_folder
 from balcony_export.training.distill import distill
 from balcony_export.training.loop import TrainConfig

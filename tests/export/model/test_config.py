@@ -16,8 +16,9 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from balcony_edge.errors import ModelError
-from balcony_export.model import architectures, rope
-from balcony_export.model.config import complete
+from balcony_export.model import architectures
+from balcony_export.model.config import rope
+from balcony_export.model.config.completed import complete
 from balcony_export.model.families import FAMILIES
 from balcony_export.verification.config_reading import as_transformers_reads, check_config, compare_config
 from helpers.families import ROWS, SIZES

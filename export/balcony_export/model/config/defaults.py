@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Of all families. None: computed from other keys, see config.py.
+# Of all families. None: computed from other keys, see completed.py.
 COMMON: Mapping[str, Any] = {
     "vocab_size": 32000,
     "hidden_size": 4096,

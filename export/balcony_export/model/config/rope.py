@@ -25,7 +25,7 @@ ONE = np.float32(1)
 def read_ropes(config: Config) -> dict[str, Rope]:
     """The rope tables of a config by name: "rope", or one for each layer type (Gemma 3 has local and global ones).
 
-    ``config``: see config.complete. Raises ModelError for a kind of scaling that is not known.
+    ``config``: see completed.complete. Raises ModelError for a kind of scaling that is not known.
     """
     parameters = config["rope_parameters"]
     if "rope_type" in parameters:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import ModelError
-from balcony_export.model.config_defaults import defaults_of
+from balcony_export.model.config.defaults import defaults_of
 from balcony_export.model.model_files import refuse_adapter
 
 FULL, SLIDING = "full_attention", "sliding_attention"
