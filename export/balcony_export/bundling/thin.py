@@ -137,7 +137,7 @@ def _usable(manifest: Manifest) -> Recipe:
         raise BundleError(
             f"the bundle's weights were rounded in a way ({found.rounding}) that other machines do not repeat bit for "
             "bit, so they cannot be made again from the base",
-            "export with --precision int8, fp16 or fp32",
+            "export with --rounding nearest, or --precision fp16 or fp32",
         )
     if found.version != VERSION:
         raise BundleError(
