@@ -7,6 +7,7 @@ from pathlib import Path
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.errors import ProviderError, VerifyError
+from balcony_export.bundling.kept_check import with_kept
 from balcony_export.verification.bundle_and_reference import encode_prompts
 from balcony_export.verification.reference import MemoryShortError
 from balcony_export.verification.report import explain, next_step
@@ -28,7 +29,7 @@ def self_check(folder: Path, exits: Path | None, later: str, say: Callable[[str]
         context = bundle.manifest.architecture.context
         ids = encode_prompts(bundle, DEFAULT_PROMPTS[:1])[0][: max(1, context // 2)]
         try:
-            found = verify(bundle, folder, [ids], DECODE, exits=exits)
+            found = with_kept(verify(bundle, folder, [ids], DECODE, exits=exits), bundle, folder)
         except (MemoryShortError, ProviderError) as error:
             say(f"verify skipped: {error.message}; later, on a machine that can: {later}")
             return

@@ -6,19 +6,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from balcony_edge.bundle.manifest import Activations
 from balcony_edge.errors import ModelError
 from balcony_export.model.model_files import AGAIN, weight_map
 
 Array = npt.NDArray[np.float32]
 
 # The types that become float32 without loss, by safetensors' names.
-STORED_DTYPES = ("F32", "BF16", "F16")
+FLOATS: dict[str, Activations] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+STORED_DTYPES = tuple(FLOATS)
 # How many elements are checked for NaN at a time: a mask of all would take a quarter of the tensor's memory again.
 BLOCK = 1 << 22
 
@@ -78,6 +80,10 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._headers
 
+    def numbers(self, name: str, start: int, stop: int) -> NoReturn:
+        """Those of quantised tensors (see PackedSource). A plain checkpoint has none."""
+        raise AssertionError(f"{name} holds floats")
+
     def names(self) -> tuple[str, ...]:
         """The names of all tensors of the checkpoint."""
         return tuple(self._headers)
@@ -111,6 +117,33 @@ class Checkpoint:
             values = _widened(handle.get_slice(name)[start:stop])
         return self._finite(header, name, values)
 
+    def form(self, name: str) -> Activations:
+        """The float type of a tensor. Raises ModelError for one that cannot be read."""
+        return FLOATS[self._readable(name).dtype]
+
+    def stored_type(self, name: str) -> str:
+        """The type of a tensor by safetensors' name, such as I32."""
+        return self._header(name).dtype
+
+    def integers(self, name: str, rows: slice, columns: slice | None = None) -> npt.NDArray[np.int32]:
+        """Some rows, and columns of these, of a tensor of 32-bit integers."""
+        header = self._header(name)
+        if header.dtype != "I32":
+            raise ModelError(
+                f"{self.folder / header.file}: {name} is stored as {header.dtype}, not as 32-bit integers",
+                "give a checkpoint as AutoAWQ or GPTQModel writes it",
+            )
+        with self._opened(header.file, "np") as handle:
+            piece = handle.get_slice(name)
+            return np.array(piece[rows] if columns is None else piece[rows, columns], np.int32)
+
+    def part(self, name: str, columns: slice) -> Array:
+        """Some columns of a matrix as float32. Raises as ``tensor`` does."""
+        header = self._readable(name)
+        with self._opened(header.file) as handle:
+            values = _widened(handle.get_slice(name)[:, columns])
+        return self._finite(header, name, values)
+
     def _header(self, name: str) -> _Header:
         if name not in self._headers:
             raise ModelError(f"{self.folder} has no tensor {name}", f"the checkpoint is not whole: {AGAIN}")
@@ -135,11 +168,11 @@ class Checkpoint:
         return found
 
     @contextmanager
-    def _opened(self, file: str) -> Iterator[Any]:
+    def _opened(self, file: str, framework: str = "pt") -> Iterator[Any]:
         """A file, mapped inside the block only: otherwise the pages read so far would add up to the whole model."""
         try:
             # "pt" for torch: numpy has no bfloat16.
-            with safe_open(self.folder / file, "pt") as handle:
+            with safe_open(self.folder / file, framework) as handle:
                 yield handle
         except (OSError, SafetensorError) as error:
             raise ModelError(
