@@ -12,6 +12,7 @@ from balcony_export.model.packed.numbers import Form
 from balcony_export.model.tensor_source import BaseTensors
 
 HEAD = ("lm_head.weight", "model.embed_tokens.weight")
+FLOATS: dict[Activations, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 Held = Form | Activations
 
 
@@ -29,7 +30,7 @@ def forms(base: BaseTensors, blueprint: Blueprint, formats: Formats, precision: 
 
 def names(held: list[Held]) -> tuple[str, ...]:
     """What the types are called, each once."""
-    return tuple(dict.fromkeys(form.upper() if isinstance(form, str) else form.kind for form in held))
+    return tuple(dict.fromkeys(FLOATS[form] if isinstance(form, str) else form.kind for form in held))
 
 
 def loss(base: BaseTensors, blueprint: Blueprint, formats: Formats) -> str | None:

@@ -1,8 +1,9 @@
 """Hold quantised weights exactly as their checkpoint does, in the blocks that MatMulNBits reads.
 
-Where a checkpoint's blocks have a minimum, w = scale · level + minimum is split into scale · (level - middle), which
-MatMulNBits computes, and an offset, scale · middle + minimum, which a small product with the sums of the inputs over
-each block adds. The offset is exact in fp32 unless the minimum is more than some thousand times the scale.
+Where a checkpoint's blocks have a minimum, w = scale · level + minimum is split into scale · (level - zero), which
+MatMulNBits computes, and an offset, scale · zero + minimum, which a small product with the sums of the inputs over
+each block adds. Zero is the middle level: so inputs that are rounded to int8 cost least. Where that offset is no fp32
+number, as with a minimum of many thousand times the scale, it is level 0, and the offset is the minimum itself.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from balcony_export.graphs.formats import EXACT_BLOCKS
 from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.rounding import Blocks
 from balcony_export.model.checkpoint import Array
-from balcony_export.model.packed.numbers import Form
+from balcony_export.model.packed.numbers import Bytes, Form, Numbers
 
 # MatMulNBits reads blocks of these sizes.
 SMALLEST, LARGEST = 16, 256
@@ -46,7 +47,7 @@ class Kept:
                 f"{name} is held as {form.kind} in blocks of {form.block}, which ONNX Runtime cannot read",
                 "use --precision int8, which rounds its weights again, or a checkpoint with groups of 32, 64 or 128",
             )
-        return Blocks(form.bits, size, form.zero != "level", usual.scales)
+        return Blocks(form.bits, size, form.zero == "middle", usual.scales)
 
     def rows(self, name: str, weight: Matrix, blocks: Blocks, start: int, stop: int) -> Sequence[npt.NDArray[Any]]:
         """Rows [start, stop) of the matrix as ``rounding.round_blocks`` returns them."""
@@ -55,8 +56,7 @@ class Kept:
         levels = numbers.levels.reshape(len(numbers.levels), -1, blocks.size)
         parts: list[npt.NDArray[Any]] = [_packed(levels, blocks.bits), np.repeat(numbers.scales, times, axis=1)]
         if not blocks.symmetric:
-            assert numbers.zeros is not None
-            zeros = np.repeat(numbers.zeros.astype(np.uint8), times, axis=1)
+            zeros = np.repeat(_split(numbers)[0] if numbers.form.zero == "minimum" else _levels(numbers), times, axis=1)
             if blocks.bits == 4 and zeros.shape[1] % 2:
                 zeros = np.pad(zeros, ((0, 0), (0, 1)))
             parts.append(_packed(zeros, blocks.bits))
@@ -66,9 +66,24 @@ class Kept:
 def offsets(weight: Matrix, blocks: Blocks, start: int, stop: int) -> Array:
     """What MatMulNBits leaves out of rows [start, stop): an offset for each block, fp32 [rows, blocks]."""
     numbers = weight.numbers(start, stop)
+    return np.repeat(_split(numbers)[1], numbers.form.block // blocks.size, axis=1)
+
+
+def _split(numbers: Numbers) -> tuple[Bytes, Array]:
+    """Of blocks with a minimum: the level that is taken for zero, and the offset, each [rows, blocks]."""
     assert numbers.zeros is not None
-    exact = numbers.scales.astype(np.float64) * numbers.middle + numbers.zeros
-    return np.repeat(exact.astype(np.float32), numbers.form.block // blocks.size, axis=1)
+    minimums = numbers.zeros.astype(np.float32)
+    scaled = numbers.scales * np.float32(numbers.middle)
+    middle = scaled + minimums
+    # Two sums: the rounding error of a sum of floats is itself a float (Knuth's TwoSum).
+    back = middle - scaled
+    exact = ((scaled - (middle - back)) + (minimums - back)) == 0
+    return np.where(exact, numbers.middle, 0).astype(np.uint8), np.where(exact, middle, minimums)
+
+
+def _levels(numbers: Numbers) -> Bytes:
+    assert numbers.zeros is not None
+    return numbers.zeros.astype(np.uint8)
 
 
 def form_of(weight: Matrix) -> Form:
