@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from balcony_edge.bundle.folder import Bundle
@@ -165,8 +168,6 @@ def test_groups_are_cut_where_exactness_wants_small_blocks(wide: tuple[Any, Path
 
 def test_a_bias_of_zeros_is_no_other_model(wide: tuple[Any, Path], tmp_path: Path) -> None:
     """Some quantisers give one to every projection; another bias would be lost."""
-    from safetensors.torch import load_file, save_file
-
     write_packed(wide[1], tmp_path / "packed", "gptq")
     path = tmp_path / "packed" / "model.safetensors"
     tensors = load_file(path) | {"model.layers.0.mlp.down_proj.bias": torch.zeros(256)}
@@ -243,8 +244,6 @@ def test_exits_are_never_kept() -> None:
 def test_schemes_that_are_not_read_are_refused(
     method: str, said: dict[str, Any], message: str, wide: tuple[Any, Path], tmp_path: Path
 ) -> None:
-    import json
-
     folder = tmp_path / "packed"
     write_packed(wide[1], folder, "awq")
     config = json.loads((folder / "config.json").read_text())
@@ -254,9 +253,18 @@ def test_schemes_that_are_not_read_are_refused(
         plan_export(folder, options=KEEP)
 
 
+def test_a_scheme_without_packed_weights_is_refused(wide: tuple[Any, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "floats"
+    shutil.copytree(wide[1], folder)
+    config = json.loads((folder / "config.json").read_text())
+    scheme = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": scheme}))
+    with pytest.raises(ModelError, match="no tensor is packed as gptq does"):
+        plan_export(folder, options=KEEP)
+
+
 def test_broken_numbers_are_refused(wide: tuple[Any, Path], tmp_path: Path) -> None:
     """A config that says symmetric of other zero points; zero points of two meanings; inputs without groups."""
-    from safetensors.torch import load_file, save_file
 
     def changed(name: str, part: str, value: int, **said: Any) -> Path:
         folder = tmp_path / name

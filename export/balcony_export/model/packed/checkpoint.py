@@ -39,6 +39,12 @@ class PackedCheckpoint:
         self._scheme = scheme
         self.folder = plain.folder
         self._stems = {name.removesuffix(".qweight") for name in plain.names() if name.endswith(".qweight")}
+        if not self._stems:
+            raise ModelError(
+                f"{self.folder}: config.json says that it is quantised, but no tensor is packed as {scheme.method} "
+                "does",
+                f"remove quantization_config from config.json if the weights are floats, or {AGAIN}",
+            )
         inside = {f"{stem}.{part}" for stem in self._stems for part in PARTS}
         self._names = [
             *(f"{stem}.weight" for stem in sorted(self._stems)),
