@@ -117,8 +117,11 @@ def measure(model: Path, options: argparse.Namespace, parent: Path) -> dict[str,
     folder = resolve(str(model))
     bundles = {}
     for precision in PRECISIONS:
-        wanted = ExportOptions(precision=precision)
-        bundles[precision] = export_bundle(folder, parent / precision, model=model.name, options=wanted, splits=[])
+        out, wanted = parent / precision, ExportOptions(precision=precision)
+        made = out.exists()
+        bundles[precision] = (
+            Bundle(out) if made else export_bundle(folder, out, model=model.name, options=wanted, splits=[])
+        )
     kept = bundles["keep"]
     difference = compare(kept, folder)
     prompts = encode_prompts(kept, PROMPTS[: max(1, options.prompts)])
@@ -182,6 +185,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="+")
     parser.add_argument("--prompts", type=int, default=len(PROMPTS), help="how many; 0: only tokens per second")
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--folder", type=Path, help="where bundles stay for the next run; default: they do not")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--llama-cpp", metavar="PYTHON")
     options = parser.parse_args()
@@ -189,7 +193,7 @@ def main() -> None:
     rows = []
     for model in options.model:
         with tempfile.TemporaryDirectory() as parent:
-            rows.append(measure(model, options, Path(parent)))
+            rows.append(measure(model, options, options.folder / model.stem if options.folder else Path(parent)))
         show(rows[-1])
     print(json.dumps({"benchmark": "keep", "machine": cpu_model(), "rows": rows}))
 

@@ -32,7 +32,7 @@ from balcony_export.model.download import resolve
 from balcony_export.model.gguf.numbers import FORMS, unpack
 from balcony_export.model.transformers_model import load_frozen
 from helpers.exact import exact_ladder
-from helpers.families import make_model
+from helpers.families import ROWS, make_model
 from helpers.gguf_files import Kind, random_rows, write
 from helpers.packed_checkpoints import write_packed
 
@@ -107,6 +107,44 @@ def test_a_file_of_many_types_is_kept(wide: tuple[Any, Path], tmp_path: Path, mo
     np.testing.assert_allclose(logits(bundle), expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
     again = export_bundle(folder, tmp_path / "again", model="m", options=KEEP, splits=[1], exits="init")
     assert again.file(FILE_NAME).read_bytes() == bundle.file(FILE_NAME).read_bytes()
+
+
+SOME = ("Phi-3, window", "Gemma 3", "Granite 3")
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param(name, marks=() if name in SOME else pytest.mark.long) for name in ROWS if "some" not in name]
+)
+def test_every_family_is_kept(row: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed and permuted projections, biases, windows, scaled embeddings: types with and without a minimum."""
+    monkeypatch.setattr(builder, "ACCURACY_LEVEL", 1)
+    model_type, differences = ROWS[row]
+    model = make_model(tmp_path / "model", model_type, differences)
+
+    def kind(name: str) -> Kind:
+        return Kind.Q4_1 if any(part in name for part in ("k_proj", "qkv", "up_proj", "embed")) else Kind.Q4_0
+
+    try:
+        folder = resolve(str(write(tmp_path / "tiny.gguf", model, kind)))
+    except gguf.quants.QuantError:
+        pytest.skip("rows that are not made of whole blocks")
+    bundle = export_bundle(folder, tmp_path / "b", model="m", options=KEEP, splits=[2])
+    assert compare(bundle, folder).unequal == 0
+    expected = expected_logits(folder)
+    np.testing.assert_allclose(logits(bundle), expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_one_bit_of_one_weight_is_found(wide: tuple[Any, Path], tmp_path: Path) -> None:
+    folder = resolve(str(write(tmp_path / "tiny.gguf", wide[0], Kind.Q4_1)))
+    bundle = export_bundle(folder, tmp_path / "b", model="m", options=KEEP, splits=[1])
+    with bundle.file(FILE_NAME).open("r+b") as stream:
+        stream.seek(1000)  # in the embedding
+        (byte,) = stream.read(1)
+        stream.seek(1000)
+        stream.write(bytes([byte ^ 1]))
+    difference = compare(bundle, folder)
+    assert difference.unequal == 1
+    assert difference.largest > 0
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q6_K", "Q8_0"])
