@@ -92,7 +92,9 @@ def compare(bundle: Bundle, folder: Path) -> Difference:
 def _kept_matrices(bundle: Bundle, folder: Path) -> dict[str, Matrix]:
     """The matrices that a bundle keeps, of the checkpoint, by their names in the graphs."""
     manifest = bundle.manifest
-    base, blueprint = open_checkpoint(folder), architectures.read(folder, manifest.architecture.context)
+    base = open_checkpoint(folder)
+    # What the manifest says of the head may differ from the config.
+    blueprint = replace(architectures.read(folder, manifest.architecture.context), arch=manifest.architecture)
     formats = manifest.formats.model_copy(update={"cache": manifest.formats.activations})
     splits = find_exits(None, manifest.splits, base, blueprint, folder).splits
     recorder = _Recorder(manifest.exactness)

@@ -12,6 +12,7 @@ from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
 from balcony_export.model.blueprint import Activation, Blueprint, LayerPlan
 from balcony_export.model.families import FAMILIES, Family, Flag
+from balcony_export.model.model_files import refuse_adapter
 from balcony_export.model.rope import exact_context, read_ropes
 from balcony_export.model.transformers_model import first_line
 
@@ -20,6 +21,7 @@ ACTIVATION_FUNCTIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed ``config.json`` of a model folder. Raises ModelError if there is none."""
+    refuse_adapter(folder)
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text())

@@ -121,28 +121,10 @@ class Checkpoint:
         """The float type of a tensor. Raises ModelError for one that cannot be read."""
         return FLOATS[self._readable(name).dtype]
 
-    def stored_type(self, name: str) -> str:
-        """The type of a tensor by safetensors' name, such as I32."""
-        return self._header(name).dtype
-
-    def integers(self, name: str, rows: slice, columns: slice | None = None) -> npt.NDArray[np.int32]:
-        """Some rows, and columns of these, of a tensor of 32-bit integers."""
+    def place(self, name: str) -> tuple[Path, str]:
+        """The file that a tensor is in, and its type by safetensors' name, such as I32."""
         header = self._header(name)
-        if header.dtype != "I32":
-            raise ModelError(
-                f"{self.folder / header.file}: {name} is stored as {header.dtype}, not as 32-bit integers",
-                "give a checkpoint as AutoAWQ or GPTQModel writes it",
-            )
-        with self._opened(header.file, "np") as handle:
-            piece = handle.get_slice(name)
-            return np.array(piece[rows] if columns is None else piece[rows, columns], np.int32)
-
-    def part(self, name: str, columns: slice) -> Array:
-        """Some columns of a matrix as float32. Raises as ``tensor`` does."""
-        header = self._readable(name)
-        with self._opened(header.file) as handle:
-            values = _widened(handle.get_slice(name)[:, columns])
-        return self._finite(header, name, values)
+        return self.folder / header.file, header.dtype
 
     def _header(self, name: str) -> _Header:
         if name not in self._headers:
@@ -168,11 +150,11 @@ class Checkpoint:
         return found
 
     @contextmanager
-    def _opened(self, file: str, framework: str = "pt") -> Iterator[Any]:
+    def _opened(self, file: str) -> Iterator[Any]:
         """A file, mapped inside the block only: otherwise the pages read so far would add up to the whole model."""
         try:
             # "pt" for torch: numpy has no bfloat16.
-            with safe_open(self.folder / file, framework) as handle:
+            with safe_open(self.folder / file, "pt") as handle:
                 yield handle
         except (OSError, SafetensorError) as error:
             raise ModelError(

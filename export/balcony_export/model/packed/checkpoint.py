@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
 
 from balcony_edge.bundle.manifest import Activations
 from balcony_edge.errors import ModelError
@@ -120,12 +121,12 @@ class PackedCheckpoint:
             levels = self._across(f"{stem}.qweight", start, stop, AWQ_ORDER)
             zeros = self._across(f"{stem}.qzeros", start, stop, AWQ_ORDER)
         else:
-            words = self._plain.integers(f"{stem}.qweight", slice(None), slice(start, stop))
+            words = self._integers(f"{stem}.qweight", slice(None), slice(start, stop))
             levels = bits_of(np.ascontiguousarray(words.T).view(np.uint32), bits)
             zeros = self._across(f"{stem}.qzeros", start, stop, tuple(range(WORD // bits)))
         if form.order is not None:
             levels = np.ascontiguousarray(levels[:, list(form.order)])
-        scales = np.ascontiguousarray(self._plain.part(f"{stem}.scales", slice(start, stop)).T)
+        scales = np.ascontiguousarray(self._plain.tensor(f"{stem}.scales")[:, start:stop].T)
         return Numbers(form, levels, scales, self._zeros(stem, form, zeros))
 
     def _zeros(self, stem: str, form: Form, stored: Bytes) -> Bytes | None:
@@ -154,10 +155,25 @@ class PackedCheckpoint:
         """
         each = len(order)
         first = start // each
-        words = self._plain.integers(name, slice(None), slice(first, -(-stop // each)))
+        words = self._integers(name, slice(None), slice(first, -(-stop // each)))
         numbers = bits_of(words.view(np.uint32), WORD // each).reshape(len(words), -1, each)
         plain = numbers[..., np.argsort(order)].reshape(len(words), -1)
         return np.ascontiguousarray(plain[:, start - first * each : stop - first * each].T)
+
+    def _integers(self, name: str, rows: slice, columns: slice | None = None) -> npt.NDArray[np.int32]:
+        """Some rows, and columns of these, of a tensor of 32-bit integers; no others are read."""
+        path, dtype = self._plain.place(name)
+        if dtype != "I32":
+            raise ModelError(
+                f"{path}: {name} is stored as {dtype}, not as 32-bit integers",
+                "give a checkpoint as AutoAWQ or GPTQModel writes it",
+            )
+        try:
+            with safe_open(path, "np") as handle:
+                piece = handle.get_slice(name)
+                return np.array(piece[rows] if columns is None else piece[rows, columns], np.int32)
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
 
     def _read_form(self, stem: str) -> Form:
         inputs = self.shape(f"{stem}.weight")[1]
@@ -167,13 +183,13 @@ class PackedCheckpoint:
             bits=self._scheme.bits,
             block=block,
             zero="middle" if self._scheme.symmetric else "level",
-            half=self._plain.stored_type(f"{stem}.scales") == "F16",
+            half=self._plain.place(f"{stem}.scales")[1] == "F16",
             order=self._order(stem, inputs, block) if f"{stem}.g_idx" in self._plain else None,
         )
 
     def _order(self, stem: str, inputs: int, block: int) -> tuple[int, ...] | None:
         """The inputs sorted by group; None if they are sorted already."""
-        groups = self._plain.integers(f"{stem}.g_idx", slice(None))
+        groups = self._integers(f"{stem}.g_idx", slice(None))
         usual: npt.NDArray[np.int32] = np.arange(inputs, dtype=np.int32) // block
         if np.array_equal(groups, usual):
             return None
