@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -58,10 +59,13 @@ PROMPTS = (
     "My favourite season is",
     "Shakespeare wrote",
 )
+# More threads than cores only wait for each other.
+THREADS = min(2, len(os.sched_getaffinity(0)))
 LLAMA = """
 import json, sys
 from llama_cpp import Llama
-model = Llama(sys.argv[1], n_ctx=512, n_threads=2, n_threads_batch=2, verbose=False, logits_all=False)
+threads = int(sys.argv[3])
+model = Llama(sys.argv[1], n_ctx=512, n_threads=threads, n_threads_batch=threads, verbose=False)
 out = []
 for ids in json.load(sys.stdin):
     model.reset()
@@ -78,7 +82,7 @@ print(json.dumps(out))
 def llama_tokens(python: str, file: Path, prompts: Sequence[Sequence[int]], count: int) -> list[list[int]]:
     """llama.cpp's greedy tokens after each prompt."""
     done = subprocess.run(
-        [python, "-c", LLAMA, str(file), str(count)],
+        [python, "-c", LLAMA, str(file), str(count), str(THREADS)],
         input=json.dumps([list(ids) for ids in prompts]),
         capture_output=True,
         text=True,
@@ -100,7 +104,7 @@ def agreement(found: Sequence[Sequence[int]], expected: Sequence[Sequence[int]])
 
 def speeds(bundles: dict[str, Bundle], prompt: Sequence[int], rounds: int, tokens: int) -> dict[str, float]:
     """Tokens per second of each bundle, the median of rounds by turns."""
-    workers = {name: Worker(ladder_decoder, str(bundle.path), 2) for name, bundle in bundles.items()}
+    workers = {name: Worker(ladder_decoder, str(bundle.path), THREADS) for name, bundle in bundles.items()}
     found: dict[str, list[float]] = {name: [] for name in bundles}
     for turn in range(rounds + 1):
         for name, worker in workers.items():
@@ -151,7 +155,7 @@ def compare_replies(
     del reference
     found = {}
     for name, bundle in bundles.items():
-        worker = Worker(ladder_decoder, str(bundle.path), 2)
+        worker = Worker(ladder_decoder, str(bundle.path), THREADS)
         replies = [worker.decode(ids, options.tokens)[0][: options.tokens] for ids in prompts]
         found[name] = agreement(replies, expected)
         worker.close()
@@ -189,7 +193,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--llama-cpp", metavar="PYTHON")
     options = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     rows = []
     for model in options.model:
         with tempfile.TemporaryDirectory() as parent:
