@@ -33,7 +33,7 @@ from balcony_export.bundling.kept_check import compare
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.model.download import resolve
-from balcony_export.verification.bundle_and_reference import encode_prompts
+from balcony_export.verification.prompts import encode_prompts
 from balcony_export.verification.reference import Reference
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "keep", "int8", "int4")

@@ -100,6 +100,10 @@ def run(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Your copy of a thin bundle's base (folder, .gguf file, Hub id), to complete it once."),
+    ] = None,
 ) -> None:
     """Stream a reply under a budget: the text to stdout, a line of figures to stderr."""
     if bundle == "-" and source is None:
@@ -116,7 +120,7 @@ def run(
     from balcony_edge.session import AdaptiveSession, parse_budget
 
     wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
-    opened = open_bundle(bundle, revision=revision, offline=offline)
+    opened = open_bundle(bundle, revision=revision, offline=offline, base=base)
     context = opened.manifest.architecture.context
     print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
     with ExitStack() as stack:

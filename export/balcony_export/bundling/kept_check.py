@@ -58,14 +58,18 @@ class _Recorder(Kept):
 
 def with_kept(found: Verification, bundle: Bundle, folder: Path) -> Verification:
     """The result of ``verify`` with a row for the kept weights, if the bundle has any."""
+    row = kept_row(bundle, folder)
+    return found if row is None else replace(found, rows=[row, *found.rows])
+
+
+def kept_row(bundle: Bundle, folder: Path) -> StageRow | None:
+    """The row for the kept weights of a bundle, which passes if all are the checkpoint's; None if it has none."""
     if not bundle.manifest.formats.kept:
-        return found
+        return None
     difference = compare(bundle, folder)
     note = f"{difference.weights:,} weights of {difference.matrices} matrices"
-    if difference.unequal:
-        note += f", {difference.unequal:,} unequal"
-    row = StageRow("weights", "as kept", difference.unequal == 0, difference.largest, note=note)
-    return replace(found, rows=[found.rows[0], row, *found.rows[1:]])
+    note += f", {difference.unequal:,} unequal" if difference.unequal else " equal"
+    return StageRow("weights", "as kept", difference.unequal == 0, difference.largest, note=note)
 
 
 def compare(bundle: Bundle, folder: Path) -> Difference:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import (
     CARD_NAME,
     MANIFEST_NAME,
+    SCHEMA_VERSION,
     BaseInfo,
     Exactness,
     ExitQuality,
@@ -28,6 +29,7 @@ from balcony_edge.bundle.manifest import (
 from balcony_edge.errors import ModelError
 from balcony_export.bundling import card, held_types
 from balcony_export.bundling.exit_source import find_exits
+from balcony_export.bundling.thin import recipe
 from balcony_export.exits.store import base_digest
 from balcony_export.graphs import cache_scales, interchange, kept
 from balcony_export.graphs.assembly import Parts, WrittenGraph, write_graphs
@@ -38,6 +40,7 @@ from balcony_export.graphs.weights import BITS, WeightFile
 from balcony_export.model import architectures, chat_templates
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array
+from balcony_export.model.config.completed import read_config
 from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.tensor_source import BaseTensors, open_checkpoint
@@ -116,7 +119,7 @@ def plan_export(
     context: int | None = None,
 ) -> Plan:
     """Check all that can be checked without reading weights. Arguments and errors are those of ``export_bundle``."""
-    architectures.read_config(folder)
+    read_config(folder)
     base = open_checkpoint(folder)
     blueprint = _with_own_head(architectures.read(folder, context), base)
     arch, formats = blueprint.arch, options.formats()
@@ -237,19 +240,25 @@ def write_bundle(
                 graphs = plan.write(work, weights, plan.float_cache_formats).graphs
                 weights.flush()
                 scales = cache_scales.measure_scales(
-                    _finish(plan, work, graphs, plan.float_cache_formats, model), cache_text
+                    _finish(plan, work, weights, graphs, plan.float_cache_formats, model), cache_text
                 )
                 (work / MANIFEST_NAME).unlink()
                 (work / CARD_NAME).unlink()
             graphs = plan.write(work, weights, plan.formats, scales).graphs
-        bundle = _finish(plan, work, graphs, plan.formats, model)
+        bundle = _finish(plan, work, weights, graphs, plan.formats, model)
         if check is not None:
             check(bundle)
     return Bundle(out)
 
 
-def _finish(plan: Plan, work: Path, graphs: list[WrittenGraph], formats: Formats, model: str) -> Bundle:
+def _finish(
+    plan: Plan, work: Path, weights: WeightFile, graphs: list[WrittenGraph], formats: Formats, model: str
+) -> Bundle:
     """Make a bundle of what is in ``work``."""
+    exits = plan.parts.exits
+    kind: Literal["trained", "init", "none"] = (
+        "none" if exits is None else "init" if plan.training is None else "trained"
+    )
     return seal(
         work,
         plan.folder,
@@ -263,6 +272,7 @@ def _finish(plan: Plan, work: Path, graphs: list[WrittenGraph], formats: Formats
         graphs=[item.entry for item in graphs],
         quality=plan.quality,
         generation=plan.generation,
+        recipe=recipe(work, weights.places, kind, plan.parts.quantiser.rounding),
     )
 
 
@@ -288,7 +298,7 @@ def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | Non
     the manifest but version, base and files.
     """
     manifest = Manifest(
-        schema_version=3,
+        schema_version=SCHEMA_VERSION,
         base=BaseInfo(model=base_name(model, folder), sha256=base_digest(folder)),
         files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         **fields,

@@ -13,13 +13,15 @@ from balcony_export.graphs.matrix import Matrix, RowRange, row_ranges
 from balcony_export.graphs.weights import NUMPY_DTYPES
 from balcony_export.model.blueprint import LayerPlan
 from balcony_export.model.checkpoint import TensorSource
-from balcony_export.model.rope import rope_table
+from balcony_export.model.config.rope import rope_table
 
 # GroupQueryAttention can rotate a multiple of this many elements of a head; otherwise RotaryEmbedding does it before.
 FUSED_ROPE_MULTIPLE = 16
 # The number of GroupQueryAttention's input for the scales of an int8 cache; some inputs before it stay empty.
 CACHE_SCALE_INPUT = 12
 EMBEDDING = "model.embed_tokens"
+# A quantised embedding under the shape that GatherBlockQuantized wants.
+EMBEDDING_ROWS = f"{EMBEDDING}.packed.rows"
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,9 @@ def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
     arch = builder.arch
     weight = "lm_head" if arch.tied_head else EMBEDDING
     blocks, names = builder.blocks(weight, matrix)
-    builder.looked_up |= {f"{EMBEDDING}.packed.rows", *names[1:]}
+    builder.looked_up |= {EMBEDDING_ROWS, *names[1:]}
     shape = (arch.vocabulary, arch.hidden * blocks.bits // 8)
-    flat = builder.weights.alias(f"{EMBEDDING}.packed.rows", names[0], shape)
+    flat = builder.weights.alias(EMBEDDING_ROWS, names[0], shape)
     out = builder.node(
         "GatherBlockQuantized",
         [builder.use(flat), "input_ids", *(builder.use(name) for name in names[1:])],
