@@ -15,6 +15,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from balcony_edge.bundle import catalogue
 from balcony_edge.bundle.atomic_folder import whole_folder
 from balcony_edge.bundle.card import front_matter, split_card
 from balcony_edge.bundle.completing import find_base, finish
@@ -79,7 +80,8 @@ def push(bundle: Bundle | ThinBundle, repo: str, private: bool = False) -> str:
 def pull(repo: str, out: Path, revision: str | None = None, base: str | None = None) -> Manifest:
     """Get a shared bundle as the folder ``out``, whole and checked or not at all; returns its manifest.
 
-    A bundle at ``out`` is replaced. ``revision``: branch, tag or commit, for the Hub. ``base``: the user's copy of a
+    A bundle at ``out`` is replaced. ``repo``: see ``home``; a name of the catalogue is completed with its own base.
+    ``revision``: branch, tag or commit, for the Hub. ``base``: the user's copy of a
     thin bundle's base, to complete it with (see completing.find_base); None: a thin bundle stays thin.
 
     Raises:
@@ -87,7 +89,10 @@ def pull(repo: str, out: Path, revision: str | None = None, base: str | None = N
         ModelError: ``base`` is not the bundle's base; nothing was written.
         BundleError: it is broken, or ``out`` cannot be written.
     """
-    source = home(repo)
+    model = catalogue.find(repo)
+    source = home(repo) if model is None else FolderHome(catalogue.exits_of(model))
+    if base is None and model is not None:
+        base = model.name
     if base is not None:
         manifest, revision = source.manifest(revision)
         write = find_base(manifest, base) if manifest.recipe else None

@@ -18,7 +18,10 @@ LACKING = ", thin: without the base's weights"
 
 def inspect(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
+        str | None,
+        typer.Argument(
+            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with the whole manifest.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,

@@ -14,7 +14,10 @@ from balcony_edge.errors import PromptError
 
 def run(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
+        str | None,
+        typer.Argument(
+            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+        ),
     ] = None,
     source: Annotated[str | None, typer.Argument(metavar="[-]", help="- reads the prompt from stdin.")] = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. - reads it from stdin.")] = None,

@@ -25,8 +25,11 @@ def push(
 
 
 def pull(
-    repo: Annotated[str, typer.Argument(help=REPO)],
-    out: Annotated[Path, typer.Option("-o", "--out", help="The bundle folder to write.")],
+    repo: Annotated[str, typer.Argument(help=f"{REPO[:-1]}, or a name that models lists.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The bundle folder to write. Only a model that models lists needs none."),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of the Hub repository.")] = None,
     base: Annotated[
         str | None,
@@ -36,10 +39,16 @@ def pull(
     ] = None,
 ) -> None:
     """Get a shared bundle and check it. Prints the folder. A thin bundle stays thin without --base."""
-    from balcony_edge.bundle import hub
+    from balcony_edge.bundle import catalogue, hub
     from balcony_edge.bundle.folder import is_thin
+    from balcony_edge.bundle.open import open_bundle
     from balcony_edge.bundle.thin import missing_base
 
+    if out is None:
+        if catalogue.find(repo) is None:
+            raise typer.BadParameter("name the bundle folder to write: -o FOLDER", param_hint="-o")
+        typer.echo(open_bundle(repo, revision=revision, base=base).path)
+        return
     manifest = hub.pull(repo, out, revision, base)
     if is_thin(out, manifest):
         typer.echo(missing_base(str(out), manifest), err=True)
