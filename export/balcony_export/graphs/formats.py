@@ -17,10 +17,12 @@ ACTIVATION_TYPES: dict[tuple[Provider, Precision], Activations] = {
     ("cpu", "fp16"): "fp32",
     ("cpu", "int8"): "fp32",
     ("cpu", "int4"): "fp32",
+    ("cpu", "keep"): "fp32",
     ("cuda", "fp16"): "fp16",
     ("cuda", "bf16"): "bf16",
     ("cuda", "int8"): "fp16",
     ("cuda", "int4"): "fp16",
+    ("cuda", "keep"): "fp16",
 }
 
 # The largest blocks for which the CPU kernels are bit-exact: a position's result is the same to the bit, whether it is
@@ -45,9 +47,9 @@ class ExportOptions:
 
     provider: Provider = "cpu"
     precision: Precision = "fp32"
-    """Of the base's weights."""
+    """Of the base's weights. "keep": those of the checkpoint as they are."""
     exits: Precision | None = None
-    """Of the exits' weights; None: the base's."""
+    """Of the exits' weights; None: the base's, or int8 beside a base that is kept."""
     head: Precision | None = None
     """Of LM head and embedding; None: the base's, or int8 where calibrated rounding makes the base int4."""
     cache: Cache | None = None
@@ -63,8 +65,11 @@ class ExportOptions:
 
     def formats(self) -> Formats:
         """The formats of the bundle. Raises ModelError for what the provider cannot run, and names what it can."""
-        protected: Precision = "int8" if self.calibrated and self.precision == "int4" else self.precision
-        chosen = {"base": self.precision, "exits": self.exits or self.precision, "head": self.head or protected}
+        exits: Precision = self.exits or ("int8" if self.precision == "keep" else self.precision)
+        if exits == "keep":
+            raise ModelError("trained exits are floats: nothing of them can be kept", "use --exit-precision int8")
+        head: Precision = self.head or ("int8" if self.calibrated and self.precision == "int4" else self.precision)
+        chosen = {"base": self.precision, "exits": exits, "head": head}
         runnable = [precision for provider, precision in ACTIVATION_TYPES if provider == self.provider]
         for part, precision in chosen.items():
             if precision not in runnable:
@@ -77,7 +82,7 @@ class ExportOptions:
             raise ModelError(f"ONNX Runtime knows no blocks of {block_size}", "choose 32, 64, 128 or 256")
         activations = ACTIVATION_TYPES[self.provider, self.precision]
         for part, precision in chosen.items():
-            if self.provider != "cpu" and precision not in BITS and precision != activations:
+            if self.provider != "cpu" and precision not in (*BITS, "keep", activations):
                 raise ModelError(
                     f"{precision} weights (of the {part}) do not go with {activations} activations",
                     f"use {activations}, int8 or int4 for the {part}",
@@ -94,13 +99,15 @@ class ExportOptions:
             cache=cache,
             block_size=block_size,
             symmetric=self.symmetric,
-            **chosen,
+            base=self.precision,
+            exits=exits,
+            head=head,
         )
 
     @property
     def calibrated(self) -> bool:
         """Whether the base's layers are rounded for a calibration text."""
-        return self.rounding == "calibrated" and self.precision in BITS
+        return self.rounding == "calibrated" and self.precision in ("int8", "int4")
 
     def _usual_block_size(self, chosen: Iterable[Precision]) -> int:
         if "int4" not in chosen:
@@ -108,11 +115,16 @@ class ExportOptions:
         # Head and base share the setting; 8 bits want blocks of 64.
         return EXACT_BLOCKS["int4"] if self.exactness == "bit" else 64 if self.calibrated else 128
 
-    def attention(self) -> Exactness:
-        """The exactness of attention: "bit" if all other kernels are bit-exact too, unless the user chose."""
+    def attention(self, kept_exact: bool = True) -> Exactness:
+        """The exactness of attention: "bit" if all other kernels are bit-exact too, unless the user chose.
+
+        ``kept_exact``: whether those of kept weights are.
+        """
         formats = self.formats()
         quantised = {formats.base, formats.exits, formats.head} & EXACT_BLOCKS.keys()
-        exact = self.provider == "cpu" and all(formats.block_size <= EXACT_BLOCKS[one] for one in quantised)
+        exact = (
+            self.provider == "cpu" and kept_exact and all(formats.block_size <= EXACT_BLOCKS[one] for one in quantised)
+        )
         return self.exactness or ("bit" if exact else "float")
 
     def minimum_onnxruntime(self) -> tuple[int, int]:

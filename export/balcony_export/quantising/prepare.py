@@ -71,7 +71,8 @@ def calibrated(plan: Plan, wanted: Calibration, say: Callable[[str], None]) -> I
             # At 8 bits, rounded activations cost more than rounded weights. At 4 bits it is the other way round.
             base = balance(blueprint, base, {name: one.importance for name, one in found.items()})
         chosen = allocate(_offers(found), budget)
-        rounded = Calibrated({name: offer.blocks for name, offer in chosen.items()}, folder)
+        forms = {name: offer.blocks for name, offer in chosen.items()}
+        rounded = Calibrated(forms, folder, plan.parts.quantiser)
         say(f"rounding for {calibration_text.tokens(sequences):,} tokens: {mixture(rounded, shapes)}")
         with Progress("rounding, layers", blueprint.arch.layers) as progress:
             round_layers(
@@ -139,7 +140,7 @@ def _budget(plan: Plan, shapes: Mapping[str, tuple[int, int]], size: Size | None
     standard = sum(stored_bytes(shapes[name], blocks) for name, blocks in forms.items())
     if size is None:
         return standard
-    with_usual = replace(plan, parts=replace(plan.parts, quantiser=Calibrated(forms)))
+    with_usual = replace(plan, parts=replace(plan.parts, quantiser=Calibrated(forms, others=plan.parts.quantiser)))
     rest = whole_bytes(with_usual) - standard
     fp32 = 4 * sum(int(np.prod(shape)) for shape in plan.blueprint.base_shapes().values())
     limit = size.limit(fp32)
