@@ -49,7 +49,8 @@ sys.meta_path.insert(0, Blocker())
 begun = time.perf_counter()
 from balcony_edge.cli.app import main
 
-sys.argv = ["balcony-edge", "export", sys.argv[1], "-o", sys.argv[2], "--precision", sys.argv[3]]
+rounded = ["--precision", sys.argv[3], "--rounding", "nearest"]
+sys.argv = ["balcony-edge", "export", sys.argv[1], "-o", sys.argv[2], *rounded]
 try:
     main()
 except SystemExit as ended:

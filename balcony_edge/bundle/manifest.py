@@ -30,6 +30,8 @@ Activations = Literal["fp32", "fp16", "bf16"]
 Cache = Literal["fp32", "fp16", "bf16", "int8"]
 Provider = Literal["cpu", "cuda"]
 Exactness = Literal["bit", "float"]
+# How weights of int8 and int4 are rounded: each by itself, or so that the outputs on a calibration text change least.
+Rounding = Literal["nearest", "calibrated"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 

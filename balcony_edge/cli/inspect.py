@@ -9,7 +9,7 @@ import typer
 
 from balcony_edge.bundle.folder import Bundle, ThinBundle
 from balcony_edge.bundle.open import find_bundle
-from balcony_edge.measure.traffic import depth_costs
+from balcony_edge.measure.traffic import bits_per_weight, depth_costs
 from balcony_edge.tables import table
 
 BASIS = "estimated from weight traffic"
@@ -56,6 +56,9 @@ def describe(bundle: Bundle | ThinBundle) -> dict[str, Any]:
         "bytes": sum(entry.bytes for entry in bundle.files.values()),
         "digest": manifest.digest,
         "cost_basis": BASIS,
+        "layer_bits": bits_per_weight(manifest.graphs, manifest.architecture)
+        if manifest.formats.base in ("int8", "int4")
+        else None,
         "depths": depths,
         "manifest": manifest.model_dump(mode="json"),
     }
@@ -72,6 +75,7 @@ def text(bundle: Bundle | ThinBundle) -> str:
         ["architecture", _plain(manifest["architecture"])],
         ["splits", _plain(manifest["splits"])],
         ["formats", _plain(manifest["formats"])],
+        *([["layers", f"{about['layer_bits']:.2f} bits a weight"]] if about["layer_bits"] else []),
         ["onnxruntime", f"{'.'.join(map(str, manifest['minimum_onnxruntime']))} or newer"],
         ["exactness", _plain(manifest["exactness"])],
         ["generation", _plain(manifest["generation"])],

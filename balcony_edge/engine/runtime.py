@@ -54,7 +54,7 @@ def onnxruntime() -> Any:
         )
     try:
         module = importlib.import_module("onnxruntime")
-        version = _version(module)
+        version = installed_version(module)
     except (ImportError, AttributeError) as error:
         raise RuntimeMissingError(
             f"ONNX Runtime is not installed ({error})",
@@ -157,7 +157,7 @@ class Runtime:
             ProviderError: this provider cannot compute with the bundle's formats, or it needs a newer version.
             BundleError: the graph cannot be loaded.
         """
-        formats, minimum, version = bundle.manifest.formats, bundle.manifest.minimum_onnxruntime, _version()
+        formats, minimum, version = bundle.manifest.formats, bundle.manifest.minimum_onnxruntime, installed_version()
         if version < minimum:
             raise ProviderError(
                 f"{bundle.path} needs ONNX Runtime {minimum[0]}.{minimum[1]} or newer for its {formats.cache} KV cache;"
@@ -216,7 +216,8 @@ def _check_attention(formats: Formats) -> None:
         )
 
 
-def _version(module: Any = None) -> tuple[int, int]:
+def installed_version(module: Any = None) -> tuple[int, int]:
+    """ONNX Runtime's version, (major, minor)."""
     major, minor = (module or onnxruntime()).__version__.split(".")[:2]
     return int(major), int(minor)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from balcony_edge.bundle.manifest import Graph
+from balcony_edge.bundle.manifest import Architecture, Graph
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,13 @@ class DepthCost:
     token_bytes: int
     exit: float
     token: float
+
+
+def bits_per_weight(graphs: Sequence[Graph], arch: Architecture) -> float:
+    """How many bits a weight of the base's layers takes on average, scales and zero points included."""
+    heads = arch.head_dim * (2 * arch.heads + 2 * arch.kv_heads)
+    weights = arch.layers * arch.hidden * (heads + 3 * arch.intermediate)
+    return 8 * sum(graph.weight_bytes for graph in graphs if graph.kind == "segment") / weights
 
 
 def depth_costs(graphs: Sequence[Graph]) -> dict[int, DepthCost]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from balcony_edge.measure.traffic import depth_costs
+from balcony_edge.bundle.manifest import Graph
+from balcony_edge.measure.traffic import bits_per_weight, depth_costs
 from balcony_export.bundling.writer import Plan
 from balcony_export.graphs import interchange
-from balcony_export.graphs.weights import FILE_NAME
+from balcony_export.graphs.weights import BITS, FILE_NAME
 from balcony_export.model.families import FAMILIES
 
 
@@ -25,6 +26,7 @@ def describe(plan: Plan) -> str:
         f"vocabulary {arch.vocabulary}, context {arch.context}",
         f"for {formats.provider}: base {formats.says_base}, exits {formats.exits}, "
         f"head and embedding {formats.says_head}, activations {formats.activations}, KV cache {formats.cache}",
+        *_mixture(plan, [item.entry for item in graphs]),
         "",
         f"{'graph':24}{'layers':>8}{'file':>12}{'reads per token':>18}{'of a token':>12}",
     ]
@@ -45,6 +47,13 @@ def describe(plan: Plan) -> str:
     if plan.loss is not None:
         lines += ["", plan.loss]
     return "\n".join(lines)
+
+
+def _mixture(plan: Plan, graphs: list[Graph]) -> list[str]:
+    """What a weight of the layers takes, if they are quantised: matrices may be held in different ways."""
+    if plan.formats.base not in BITS:
+        return []
+    return [f"layers: {bits_per_weight(graphs, plan.blueprint.arch):.2f} bits a weight, scales included"]
 
 
 def _size(count: int) -> str:

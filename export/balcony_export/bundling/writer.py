@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -289,6 +290,13 @@ def copy_small_files(folder: Path, work: Path) -> None:
     if (settings := chat_templates.settings_with_templates(folder)) is not None:
         (work / "chat_template.jinja").unlink(missing_ok=True)
         (work / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+
+
+def small_files_bytes(folder: Path) -> int:
+    """How many bytes ``copy_small_files`` makes of the model in ``folder``."""
+    with TemporaryDirectory() as work:
+        copy_small_files(folder, Path(work))
+        return sum(path.stat().st_size for path in Path(work).iterdir())
 
 
 def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:

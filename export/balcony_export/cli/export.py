@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.manifest import Cache, Exactness, Precision, Provider
+from balcony_edge.bundle.manifest import Cache, Exactness, Precision, Provider, Rounding
 from balcony_export.extras import require_export, require_train
 
 
@@ -32,8 +33,8 @@ def export(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="Precision of the base's weights. Exits and head follow it. keep: the numbers of a quantised "
-            "checkpoint (GGUF, AWQ, GPTQ) as they are; its exits are int8."
+            help="Precision of the base's weights. Exits and head follow it, but int4 leaves the head at int8. "
+            "keep: the numbers of a quantised checkpoint (GGUF, AWQ, GPTQ) as they are; its exits are int8."
         ),
     ] = "fp32",
     exit_precision: Annotated[Precision | None, typer.Option(help="Precision of the exits' weights.")] = None,
@@ -47,7 +48,26 @@ def export(
     provider: Annotated[Provider, typer.Option(help="The ONNX Runtime provider to build the graphs for.")] = "cpu",
     block_size: Annotated[
         int | None,
-        typer.Option(min=16, help="Most weights that share a scale. Default: int8 64; int4 128, or 32 if bit-exact."),
+        typer.Option(
+            min=16,
+            help="Most weights that share a scale, rounded to nearest. Default: int8 64; int4 128, or 32 if bit-exact.",
+        ),
+    ] = None,
+    rounding: Annotated[
+        Rounding | None,
+        typer.Option(
+            help="calibrated: rounded for a text, in blocks chosen by measurement (the default of int4; some minutes). "
+            "nearest: each weight by itself, the same on every machine (the default of int8)."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="The most that the bundle may take, such as 95MB, or 25% of fp32. Bits go where they matter most."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="Text to round weights for. Default: samples of the base itself.")
     ] = None,
     asymmetric: Annotated[
         bool, typer.Option("--asymmetric", help="Store zero points beside the scales (int8, int4).")
@@ -90,8 +110,13 @@ def export(
     from balcony_export.model.architectures import parse_splits
     from balcony_export.model.download import resolve
     from balcony_export.progress import Progress
+    from balcony_export.quantising.prepare import Calibration, calibrated, expected
+    from balcony_export.quantising.size import Size
 
-    options = ExportOptions(provider, precision, exit_precision, head, cache, block_size, not asymmetric, exactness)
+    wanted = Calibration(None if size is None else Size.parse(size), calibration)
+    how = _rounding(rounding, precision, wanted != Calibration(), plain=block_size is not None or asymmetric)
+    symmetric = not asymmetric
+    options = ExportOptions(provider, precision, exit_precision, head, cache, block_size, symmetric, exactness, how)
     options.formats()
     source = None if exits == "none" else "init" if exits == "init" else Path(exits)
     chosen = None if splits is None else parse_splits(splits)
@@ -117,7 +142,7 @@ def export(
         return
     plan = plan_export(folder, exits=source, splits=chosen, options=options, context=context)
     if dry_run:
-        typer.echo(describe(plan))
+        typer.echo(describe(expected(plan, wanted.size) if options.calibrated else plan))
         return
     assert out is not None
     if plan.loss is not None:
@@ -129,7 +154,10 @@ def export(
         trained = source if isinstance(source, Path) else None
         later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
         check = self_check(folder, trained, later, partial(typer.echo, err=True))
-    with Progress("weights, MB", plan.dry_run().weight_bytes // 1_000_000) as progress:
+    with ExitStack() as stack:
+        if options.calibrated:
+            plan = stack.enter_context(calibrated(plan, wanted, partial(typer.echo, err=True)))
+        progress = stack.enter_context(Progress("weights, MB", plan.dry_run().weight_bytes // 1_000_000))
         bundle = write_bundle(
             plan,
             out,
@@ -139,6 +167,20 @@ def export(
             cache_text=cache_text,
         )
     _report(bundle, out)
+
+
+def _rounding(asked: Rounding | None, precision: Precision, needed: bool, plain: bool) -> Rounding:
+    """How weights are rounded. ``needed``: an option only makes sense with calibrated ones. ``plain``: the user chose
+    blocks for all matrices."""
+    if needed and asked == "nearest":
+        raise typer.BadParameter("--size and --calibration need --rounding calibrated", param_hint="--rounding")
+    if (needed or asked == "calibrated") and precision not in ("int8", "int4"):
+        raise typer.BadParameter(f"weights of {precision} are not rounded: use int8 or int4", param_hint="--precision")
+    if (needed or asked == "calibrated") and plain:
+        raise typer.BadParameter(
+            "calibrated rounding chooses the blocks: leave out --block-size and --asymmetric", param_hint="--rounding"
+        )
+    return asked or ("calibrated" if needed or (precision == "int4" and not plain) else "nearest")
 
 
 def _report(bundle: Bundle, out: Path) -> None:

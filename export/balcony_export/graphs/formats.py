@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from balcony_edge.bundle.manifest import Activations, Cache, Exactness, Formats, Precision, Provider
+from balcony_edge.bundle.manifest import Activations, Cache, Exactness, Formats, Precision, Provider, Rounding
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.weights import BITS
 
@@ -51,7 +51,7 @@ class ExportOptions:
     exits: Precision | None = None
     """Of the exits' weights; None: the base's, or int8 beside a base that is kept."""
     head: Precision | None = None
-    """Of LM head and embedding; None: the base's."""
+    """Of LM head and embedding; None: the base's, or int8 where calibrated rounding makes the base int4."""
     cache: Cache | None = None
     """Of keys and values; None: that of the activations."""
     block_size: int | None = None
@@ -60,13 +60,16 @@ class ExportOptions:
     """Without zero points."""
     exactness: Exactness | None = None
     """None: "bit" wherever the provider's kernels allow it."""
+    rounding: Rounding = "nearest"
+    """Of the base's layers. "calibrated": in blocks chosen by measurement, see the room ``quantising``."""
 
     def formats(self) -> Formats:
         """The formats of the bundle. Raises ModelError for what the provider cannot run, and names what it can."""
         exits: Precision = self.exits or ("int8" if self.precision == "keep" else self.precision)
         if exits == "keep":
             raise ModelError("trained exits are floats: nothing of them can be kept", "use --exit-precision int8")
-        chosen = {"base": self.precision, "exits": exits, "head": self.head or self.precision}
+        head: Precision = self.head or ("int8" if self.calibrated and self.precision == "int4" else self.precision)
+        chosen = {"base": self.precision, "exits": exits, "head": head}
         runnable = [precision for provider, precision in ACTIVATION_TYPES if provider == self.provider]
         for part, precision in chosen.items():
             if precision not in runnable:
@@ -98,13 +101,19 @@ class ExportOptions:
             symmetric=self.symmetric,
             base=self.precision,
             exits=exits,
-            head=self.head or self.precision,
+            head=head,
         )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the base's layers are rounded for a calibration text."""
+        return self.rounding == "calibrated" and self.precision in ("int8", "int4")
 
     def _usual_block_size(self, chosen: Iterable[Precision]) -> int:
         if "int4" not in chosen:
             return EXACT_BLOCKS["int8"]
-        return EXACT_BLOCKS["int4"] if self.exactness == "bit" else 128
+        # Head and base share the setting; 8 bits want blocks of 64.
+        return EXACT_BLOCKS["int4"] if self.exactness == "bit" else 64 if self.calibrated else 128
 
     def attention(self, kept_exact: bool = True) -> Exactness:
         """The exactness of attention: "bit" if all other kernels are bit-exact too, unless the user chose.

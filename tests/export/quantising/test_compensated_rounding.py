@@ -1,0 +1,93 @@
+"""Rounding that compensates its errors: less lost than by nearest rounding, and what MatMulNBits makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from balcony_edge.engine.runtime import onnxruntime
+from balcony_export.graphs.rounding import Blocks, round_blocks
+from balcony_export.model.checkpoint import Array
+from balcony_export.quantising.rounding import Rounded, damped, round_compensated, search_scales
+
+
+def correlated(inputs: int, seed: int, positions: int = 400) -> tuple[Array, Array]:
+    """A weight [in, 24] and inputs [positions, in] whose channels go together."""
+    random = np.random.default_rng(seed)
+    mixing = random.standard_normal((inputs, inputs)) * random.exponential(1.0, (inputs, 1))
+    seen = (random.standard_normal((positions, inputs)) @ mixing).astype(np.float32)
+    return random.standard_normal((inputs, 24)).astype(np.float32), seen
+
+
+def lost(weight: Array, other: Array, seen: Array) -> float:
+    return float(np.square(seen @ (weight - other)).sum())
+
+
+def nearest(weight: Array, seen: Array, blocks: Blocks) -> Array:
+    """Each weight rounded by itself, in the same scales."""
+    scales, zeros = search_scales(weight, np.square(seen).mean(axis=0), blocks)
+    spread = weight.reshape(len(scales), blocks.size, -1)
+    numbers = np.clip(np.rint(spread / scales[:, None]) + zeros[:, None], 0, 2**blocks.bits - 1)
+    return Rounded(numbers.reshape(weight.shape), scales, zeros, blocks.size).values()
+
+
+@given(seed=st.integers(0, 2**32), bits=st.sampled_from([4, 8]), symmetric=st.booleans())
+def test_compensated_rounding_loses_less_than_nearest(seed: int, bits: int, symmetric: bool) -> None:
+    weight, seen = correlated(64, seed)
+    blocks = Blocks(bits, 32, symmetric, "fp32")
+    found = round_compensated(weight, damped(seen.T @ seen), blocks)
+    assert lost(weight, found.values(), seen) < 0.9 * lost(weight, nearest(weight, seen, blocks), seen)
+
+
+def test_sweeps_only_improve() -> None:
+    weight, seen = correlated(96, 5)
+    moments = damped(seen.T @ seen)
+
+    def objective(sweeps: int) -> float:
+        left = weight - round_compensated(weight, moments, Blocks(4, 32, False, "fp32"), sweeps).values()
+        return float((left * (moments @ left)).sum())
+
+    losses = [objective(sweeps) for sweeps in range(4)]
+    assert losses == sorted(losses, reverse=True)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize(("inputs", "size"), [(96, 32), (70, 32), (128, 64), (48, 16)])
+def test_the_runtime_multiplies_by_its_values(bits: int, symmetric: bool, inputs: int, size: int) -> None:
+    weight, seen = correlated(inputs, 3)
+    blocks = Blocks(bits, size, symmetric, "fp32")
+    found = round_compensated(weight, damped(seen.T @ seen), blocks)
+    tensors = found.packed(blocks)
+    like = round_blocks(np.ascontiguousarray(weight.T), blocks)
+    assert [(one.shape, one.dtype) for one in tensors] == [(one.shape, one.dtype) for one in like]
+    names = ["packed", "scales", "zeros"][: len(tensors)]
+    node = helper.make_node(
+        "MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", K=inputs, N=24, bits=bits, block_size=size
+    )
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        initializer=[numpy_helper.from_array(tensor, name) for tensor, name in zip(tensors, names, strict=True)],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    session = onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
+    (out,) = session.run(None, {"x": seen[:3]})
+    expected = seen[:3] @ found.values()[:inputs]
+    np.testing.assert_allclose(out, expected, atol=1e-3 * float(np.abs(expected).max()))
+
+
+def test_inputs_that_never_occur_and_weights_of_zero_are_no_trouble() -> None:
+    weight, seen = correlated(64, 1)
+    seen[:, 10:20] = 0
+    weight[:, 3] = 0
+    weight[:32, 4] = 0
+    found = round_compensated(weight, damped(seen.T @ seen), Blocks(4, 32, False, "fp32"))
+    assert np.isfinite(found.values()).all()
+    assert not found.values()[:, 3].any()
