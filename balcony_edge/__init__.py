@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         ProviderError,
         RecordingError,
         RuntimeMissingError,
+        SessionError,
+        StreamError,
         VerifyError,
     )
     from balcony_edge.report import Report
@@ -57,6 +59,8 @@ __all__ = [
     "Reply",
     "Report",
     "RuntimeMissingError",
+    "SessionError",
+    "StreamError",
     "Token",
     "VerifyError",
     "open_bundle",

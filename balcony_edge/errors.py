@@ -12,6 +12,8 @@ BalconyError
 ├── PromptError           a prompt, or the settings of a reply, cannot be run
 ├── RecordingError        a sensor recording, reply records, a load trace or a decision log cannot be used
 ├── DeviceProfileError    a device profile is missing, malformed or cannot be written
+├── SessionError          a session that is closed, or busy with a reply of another thread
+├── StreamError           stdin is closed, or stdout is closed or full
 ├── BudgetError           a budget cannot be read, or this device lacks the signals that it needs
 └── ProviderError         an execution provider was asked for and is not available
 
@@ -79,3 +81,11 @@ class BudgetError(BalconyError):
 
 class ProviderError(BalconyError):
     """An execution provider (CPU, CUDA) that was asked for and is not available, or that a bundle does not fit."""
+
+
+class SessionError(BalconyError):
+    """A session that is closed, or that is busy with a reply of another thread."""
+
+
+class StreamError(BalconyError):
+    """A standard stream that cannot be used: stdin is closed, or stdout is closed or on a full disk."""

@@ -8,6 +8,7 @@ from importlib import metadata
 import typer
 
 import balcony_edge
+from balcony_edge.cli import streams
 from balcony_edge.cli.bench import bench
 from balcony_edge.cli.doctor import doctor
 from balcony_edge.cli.explain import explain
@@ -76,15 +77,17 @@ def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--
 
 def main() -> None:
     """The console script. Exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted."""
+    streams.prepare()
     try:
-        add_plugins(app)
-        app(args=repeat_options(sys.argv[1:]))
+        try:
+            add_plugins(app)
+            app(args=repeat_options(sys.argv[1:]))
+        finally:
+            streams.finish()
     except BalconyError as error:
         print(f"balcony-edge: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read stdout (a pager, head) has ended.
-        sys.stderr.close()
+    except streams.ReaderGoneError:
         sys.exit(0)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.errors import PromptError
+from balcony_edge.errors import PromptError, StreamError
 
 
 def run(
@@ -169,7 +169,15 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None and str(file) != "-":
         return given_text.read_file(file)
     if prompt == "-" or file is not None:
-        return given_text.decode_bytes(sys.stdin.buffer.read(), "the prompt on stdin")
+        return given_text.decode_bytes(_read_stdin(), "the prompt on stdin")
     if prompt is None:
         raise PromptError("there is no prompt", 'give one: -p "Once upon a time", -f FILE, or - for stdin')
     return given_text.check_text(prompt)
+
+
+def _read_stdin() -> bytes:
+    try:
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StreamError(f"cannot read stdin: {reason}", 'give the prompt otherwise: -p "TEXT", or -f FILE') from error
