@@ -12,10 +12,7 @@ from balcony_edge.errors import StreamError
 
 HANDLER = "balcony-edge"
 # Signs of this project's own messages, for terminals that do not have them.
-PLAIN = {
-    **{"→": "->", "–": "-", "—": "-", "−": "-", "…": "...", "×": "x", "·": "-", "°": " deg ", "µ": "u", "≈": "~"},
-    **{"✓": "ok", "✗": "no", "≥": ">=", "≤": "<=", "±": "+-"},
-}
+PLAIN = dict(zip("→–—−…×·°µ≈≥≤✓✗", "-> - - - ... x - deg u ~ >= <= ok no".split(), strict=True))
 
 
 class ReaderGoneError(Exception):
@@ -27,12 +24,12 @@ class _Stdout(io.FileIO):
 
     _failed = False
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         """As FileIO. Raises StreamError or ReaderGoneError."""
         if self._failed:
             return len(data)
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except BlockingIOError:
             raise
         except OSError as error:
@@ -47,10 +44,10 @@ class _Stdout(io.FileIO):
 class _Stderr(io.FileIO):
     """Bytes to stderr: figures and progress. What cannot be written is left out, since the answer matters more."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any, /) -> int:
         """As FileIO; never raises."""
         try:
-            return super().write(data)
+            return super().write(data) or 0
         except OSError:
             return len(data)
 
