@@ -66,6 +66,7 @@ def run(
         float, typer.Option(help="Above 1: make tokens less likely that were there before.")
     ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed for sampling: the same seed gives the same text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End the reply before this text. Repeatable.")] = None,
     provider: Annotated[
         str,
         typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
@@ -143,7 +144,7 @@ def run(
             given = text
         if prompt_cache is not None and prompt_cache.exists():
             session.load_prompt(prompt_cache)
-        tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
+        tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed, stop or ())
         try:
             for token in tokens:
                 sys.stdout.write(token.text)

@@ -12,7 +12,8 @@ from balcony_edge.errors import StreamError
 
 HANDLER = "balcony-edge"
 # Signs of this project's own messages, for terminals that do not have them.
-PLAIN = dict(zip("→–—−…×·°µ≈≥≤✓✗", "-> - - - ... x - deg u ~ >= <= ok no".split(), strict=True))
+SIGNS = ["->", "-", "-", "-", "...", "x", "-", "deg", "u", "~", ">=", "<=", "ok", "no"]
+PLAIN = dict(zip("→–—−…×·°µ≈≥≤✓✗", SIGNS, strict=True))
 
 
 class ReaderGoneError(Exception):
