@@ -85,6 +85,14 @@ def run(
     chat_template: Annotated[
         bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's chat template, if it has one.")
     ] = True,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Special tokens typed into a chat prompt, such as <|im_end|>, become these tokens. Default: they stay "
+            "text.",
+        ),
+    ] = False,
     audit: Annotated[
         bool,
         typer.Option("--audit/--no-audit", help="Measure after the reply how many of its tokens are the full model's."),
@@ -139,7 +147,9 @@ def run(
         )
         interrupted = False
         if chat_template and session.codec.chat_template is not None:
-            given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])
+            given: str | list[int] = session.codec.encode_chat(
+                [{"role": "user", "content": text}], parse_special=parse_special
+            )
         else:
             given = text
         if prompt_cache is not None and prompt_cache.exists():
