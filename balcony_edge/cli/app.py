@@ -21,6 +21,7 @@ from balcony_edge.cli.watch import watch
 from balcony_edge.errors import BalconyError
 
 GROUP = "balcony_edge.commands"
+NO_MEMORY = "close other programs, raise the limit (ulimit -v, the container's), or use a smaller --max-context"
 
 app = typer.Typer(
     name="balcony-edge",
@@ -86,6 +87,9 @@ def main() -> None:
             streams.finish()
     except BalconyError as error:
         print(f"balcony-edge: {error}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError:
+        print(f"balcony-edge: the memory is full\n  → {NO_MEMORY}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
