@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import platformdirs
 
+from balcony_edge.home import user_folder
 
-def cache_folder() -> Path:
-    """The folder: ``BALCONY_CACHE_DIR`` if that is set, else the system's usual place for caches."""
-    return Path(os.environ.get("BALCONY_CACHE_DIR") or platformdirs.user_cache_dir("balcony-edge"))
+VARIABLE = "BALCONY_CACHE_DIR"
+
+
+def cache_folder() -> Path | None:
+    """The folder: ``BALCONY_CACHE_DIR`` if that is set, else the system's usual place for caches; None without any."""
+    return user_folder(VARIABLE, platformdirs.user_cache_dir)

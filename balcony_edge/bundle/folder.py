@@ -8,6 +8,7 @@ from pathlib import Path
 from balcony_edge.bundle.external_data import check_external_data
 from balcony_edge.bundle.manifest import CARD_NAME, MANIFEST_NAME, FileEntry, file_entry, read_manifest
 from balcony_edge.errors import BundleError
+from balcony_edge.home import expand
 
 
 class Bundle:
@@ -22,7 +23,7 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self.manifest = read_manifest(self.path)
         root = self.path.resolve()
         for name, entry in self.manifest.files.items():

@@ -17,10 +17,11 @@ from urllib.request import url2pathname
 from balcony_edge.bundle.atomic_folder import whole_folder
 from balcony_edge.bundle.card import front_matter, split_card
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.hub_errors import LOG_IN, explain, require_client
+from balcony_edge.bundle.hub_errors import LOG_IN, explain, reachable, require_client
 from balcony_edge.bundle.manifest import CARD_NAME, HUB_ID, MANIFEST_NAME, Manifest, read_manifest
 from balcony_edge.cache import cache_folder
 from balcony_edge.errors import BundleError, HubError
+from balcony_edge.home import expand
 
 Parts = dict[str, Path | bytes]
 
@@ -48,7 +49,7 @@ def home(repo: str) -> Home:
             raise HubError(f"{repo} names a folder of another machine", "write a local folder as file:///folder")
         return FolderHome(Path(url2pathname(address.path)))
     if repo.startswith((".", "/", "~")) or Path(repo).is_dir():
-        return FolderHome(Path(repo).expanduser())
+        return FolderHome(expand(repo))
     if HUB_ID.fullmatch(repo):
         return HubHome(repo)
     raise HubError(f"{repo!r} is neither a Hub repository nor a folder", "give owner/name, or a folder as ./folder")
@@ -90,8 +91,11 @@ def fetch(repo: str, revision: str | None = None, offline: bool = False) -> Path
     Raises HubError or BundleError.
     """
     source = HubHome(repo)
+    cache = cache_folder()
+    if cache is None:
+        raise HubError(f"there is no place to keep {repo}: this user has no home", "set BALCONY_CACHE_DIR=FOLDER")
     manifest, commit = source.manifest(revision, offline)
-    out = cache_folder() / "bundles" / repo.replace("/", "--") / commit
+    out = cache / "bundles" / repo.replace("/", "--") / commit
     if (out / MANIFEST_NAME).is_file():
         return out
     snapshot = source.download(manifest, commit, offline=offline)
@@ -185,6 +189,7 @@ class HubHome:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        offline = offline or not reachable()
         try:
             path = Path(hf_hub_download(self.repo, MANIFEST_NAME, revision=revision, local_files_only=offline))
         except Exception as error:  # the client's errors share no base

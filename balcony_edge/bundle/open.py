@@ -25,6 +25,10 @@ def open_bundle(bundle: str | Path | Bundle | None, *, revision: str | None = No
     if isinstance(bundle, Bundle):
         return bundle
     if bundle is not None and HUB_ID.fullmatch(str(bundle)) and not Path(bundle).exists():
+        from balcony_edge.bundle.mistyped import mistyped_folder
+
+        if revision is None and (wrong := mistyped_folder(str(bundle))) is not None:
+            raise BundleError(*wrong)
         from balcony_edge.bundle.hub import fetch
 
         return Bundle(fetch(str(bundle), revision, offline))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import typer
 
 import balcony_edge
+from balcony_edge.bundle.manifest import HUB_ID
 from balcony_edge.cli import streams
 from balcony_edge.cli.bench import bench
 from balcony_edge.cli.doctor import doctor
@@ -20,6 +22,8 @@ from balcony_edge.cli.share import pull, push
 from balcony_edge.cli.watch import watch
 from balcony_edge.errors import BalconyError
 
+# Of files that --data and --heldout take, to tell them from Hub ids.
+DATA_SUFFIXES = {".txt", ".md", ".jsonl", ".json", ".parquet", ".xz", ".gz"}
 GROUP = "balcony_edge.commands"
 NO_MEMORY = "close other programs, raise the limit (ulimit -v, the container's), or use a smaller --max-context"
 
@@ -61,7 +65,10 @@ def add_plugins(to: typer.Typer) -> None:
 
 
 def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--heldout")) -> list[str]:
-    """Turn ``--data a b`` into ``--data a --data b``: a shell's wildcard expands to the first form."""
+    """Turn ``--data a b`` into ``--data a --data b``: a shell's wildcard expands to the first form.
+
+    What can be no data, such as a folder, is the verb's own argument: ``--data a MODEL``.
+    """
     repeated: list[str] = []
     current = ""
     fresh = False
@@ -69,11 +76,22 @@ def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--
         if argument.startswith("-"):
             current, fresh = (argument, True) if argument in names else ("", False)
         elif current and not fresh:
-            repeated.append(current)
+            if _is_model(argument):
+                current = ""
+            else:
+                repeated.append(current)
         elif current:
             fresh = False
         repeated.append(argument)
     return repeated
+
+
+def _is_model(name: str) -> bool:
+    """Whether a name is a model or a bundle rather than a file of data: a folder, a GGUF file or a Hub id."""
+    path = Path(name)
+    if path.exists() or (path.parent.is_dir() and path.parent != Path()):
+        return path.is_dir() or name.endswith(".gguf")
+    return HUB_ID.fullmatch(name.partition(":")[0]) is not None and path.suffix not in DATA_SUFFIXES
 
 
 def main() -> None:

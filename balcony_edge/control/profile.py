@@ -80,8 +80,8 @@ class LadderProfile:
         return cls(profiles, bool(content["bit_exact"]), float(content["disagreement"]), int(content["measured"]))
 
 
-def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
-    """The file in which the profile of this bundle on this device is cached; it need not exist.
+def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path | None:
+    """The file in which the profile of this bundle on this device is cached; it need not exist. None: no place for it.
 
     ``padded``: whether the ladder pads single positions, which changes their cost.
     """
@@ -97,7 +97,8 @@ def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
     )
     key = hashlib.sha256(repr((bundle.manifest.digest, machine)).encode()).hexdigest()[:24]
     # The folder has its name from earlier versions, whose files are still good.
-    return cache_folder() / "calibration" / f"{key}.json"
+    folder = cache_folder()
+    return None if folder is None else folder / "calibration" / f"{key}.json"
 
 
 def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderProfile:
@@ -108,6 +109,8 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
     path = cache_file(bundle, runtime, ladder.padded)
     known: LadderProfile | None = None
     try:
+        if path is None:
+            raise FileNotFoundError
         known = LadderProfile.from_json(path.read_text())
         if set(known.profiles) != {HEAD, *(stage.name for stage in ladder.stages)}:
             known = None
@@ -121,7 +124,8 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
     else:
         better = fresh if fresh.disagreement < known.disagreement else StageTimes(known.profiles, known.disagreement)
         found = LadderProfile(better.profiles, known.bit_exact, better.disagreement, known.measured + 1)
-    _write(path, found.to_json())
+    if path is not None:
+        _write(path, found.to_json())
     return found
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import platformdirs
 
 from balcony_edge.errors import DeviceProfileError
+from balcony_edge.home import user_folder
 from balcony_profiles import DeviceProfile, Identity, ProfileError, UnknownProfileError, load, load_file, match
 
 VARIABLE = "BALCONY_PROFILE"
@@ -21,11 +22,12 @@ class FoundProfile(NamedTuple):
     by: str
 
 
-def profile_folder() -> Path:
-    """The folder of the user's own device profiles, one TOML file each: ``BALCONY_PROFILE_DIR`` if that is set."""
-    return Path(
-        os.environ.get("BALCONY_PROFILE_DIR") or Path(platformdirs.user_config_dir("balcony-edge")) / "profiles"
-    )
+def profile_folder() -> Path | None:
+    """The folder of the user's own device profiles, one TOML file each: ``BALCONY_PROFILE_DIR`` if that is set.
+
+    None for a user without a home.
+    """
+    return user_folder("BALCONY_PROFILE_DIR", lambda name: f"{platformdirs.user_config_dir(name)}/profiles")
 
 
 def find_profile(identity: Identity, wanted: str | None = None) -> FoundProfile:
@@ -40,7 +42,9 @@ def find_profile(identity: Identity, wanted: str | None = None) -> FoundProfile:
     if given is None and os.environ.get(VARIABLE):
         given, by = os.environ[VARIABLE], VARIABLE
     try:
-        own = {path.stem: load_file(path) for path in sorted(profile_folder().glob("*.toml"))}
+        folder = profile_folder()
+        files = [] if folder is None else sorted(folder.glob("*.toml"))
+        own = {path.stem: load_file(path) for path in files}
         if given is not None:
             if given in own:
                 return FoundProfile(own[given], by)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,53 @@ def test_options_may_take_several_files() -> None:
         *["train", "m", "--data", "a", "--data", "b", "--data", "c", "-o", "d", "--heldout", "e", "--heldout", "f"]
     ]
     assert repeat_options(["run", "-p", "--data"]) == ["run", "-p", "--data"]
+
+
+def test_a_model_after_data_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b.txt", "m.gguf"):
+        (tmp_path / name).touch()
+    for model in ("model", "m.gguf", "owner/name-1.7B", "owner/name:file.gguf"):
+        given = ["train", "--data", "a", "b.txt", "texts/typo.txt", model, "-o", "out"]
+        data = ["--data", "a", "--data", "b.txt", "--data", "texts/typo.txt"]
+        assert repeat_options(given) == ["train", *data, model, "-o", "out"]
+    for data in ("hub:owner/name", "self", "nowhere", "owner/file.txt"):
+        assert repeat_options(["train", "--data", "a", data]) == ["train", "--data", "a", "--data", data]
+
+
+def test_a_mistyped_folder_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("asked for a name on the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "bundle").mkdir(parents=True)
+    fails(here("run", "runs/bundel", "-p", "x"), "there is no runs/bundel", "did you mean runs/bundle?", "--revision")
+    fails(here("inspect", "runs/else"), "there is no runs/else", "runs holds bundle")
+    (tmp_path / "runs" / "bundle").rmdir()
+    fails(here("run", "runs/x", "-p", "x"), "runs is empty")
+    pytest.importorskip("torch")
+    fails(here("export", "runs/x", "-o", "out"), "runs is empty")
+
+
+def test_without_a_network_the_hub_is_not_asked_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def no_network(*arguments: Any, **settings: Any) -> Any:
+        asked.append(arguments)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    fails(here("run", "owner/nothing", "-p", "x"), "cannot be reached", "no folder of that name")
+    assert len(asked) <= 2
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
