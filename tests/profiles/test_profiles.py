@@ -38,7 +38,7 @@ JETSONS = (
     "xavier-nx",
 )
 GENERIC = ("generic-cpu", "generic-nvidia-desktop", "generic-nvidia-laptop")
-NAMES = tuple(sorted((*JETSONS, *GENERIC, "raspberry-pi-5")))
+NAMES = tuple(sorted((*JETSONS, *GENERIC, "raspberry-pi-4", "raspberry-pi-5", "rk3588")))
 
 
 def test_names() -> None:
@@ -141,7 +141,12 @@ def test_a_generic_profile_has_no_figures_that_nobody_measured(name: str) -> Non
         ("nvidia,p3767-0001\0nvidia,tegra234\0", None),  # Orin NX 8GB: no profile, so no guess
         ("nvidia,p3701-0004\0nvidia,tegra234\0", None),
         ("nvidia,p3701-00051\0nvidia,tegra234", None),
-        ("raspberrypi,4-model-b\0brcm,bcm2711\0", "generic-cpu"),
+        ("raspberrypi,4-model-b\0brcm,bcm2711\0", "raspberry-pi-4"),
+        ("raspberrypi,4-compute-module\0brcm,bcm2711\0", "raspberry-pi-4"),
+        ("raspberrypi,3-model-b\0brcm,bcm2837\0", "generic-cpu"),
+        ("radxa,rock-5b\0rockchip,rk3588\0", "rk3588"),
+        ("xunlong,orangepi-5\0rockchip,rk3588s\0", "rk3588"),
+        ("radxa,rock-4c-plus\0rockchip,rk3399\0", "generic-cpu"),
         ("", "generic-cpu"),
     ],
 )
