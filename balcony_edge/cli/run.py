@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from balcony_edge.cli.options import finite
 from balcony_edge.errors import PromptError, StreamError
 
 
@@ -31,15 +32,21 @@ def run(
     min_agreement: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="Least share of tokens that must be the full model's. It wins over the budget."
+            callback=finite,
+            min=0.0,
+            max=1.0,
+            help="Least share of tokens that must be the full model's. It wins over the budget.",
         ),
     ] = 0.0,
     max_temp: Annotated[
-        float | None, typer.Option(help="Above this temperature (°C) only the shallowest exit runs, with pauses.")
+        float | None,
+        typer.Option(callback=finite, help="Above this temperature (°C) only the shallowest exit runs, with pauses."),
     ] = None,
     min_battery: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Below this battery level (0 to 1) only the shallowest exit runs."),
+        typer.Option(
+            callback=finite, min=0.0, max=1.0, help="Below this battery level (0 to 1) only the shallowest exit runs."
+        ),
     ] = None,
     power_model: Annotated[
         str | None,

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from balcony_edge.cli.options import finite
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -26,7 +28,7 @@ Show = Callable[["Snapshot", float], None]
 
 
 def watch(
-    interval: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 0.5,
+    interval: Annotated[float, typer.Option(callback=finite, min=0.05, help="Seconds between two looks.")] = 0.5,
     count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="End after this many looks.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document a line, with signals as in doctor.")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from balcony_controller import Limits
 from balcony_edge import AdaptiveSession, Bundle, Token
 from balcony_edge.cli.app import repeat_options
 from balcony_edge.cli.run import run
@@ -173,3 +174,23 @@ def test_ctrl_c_ends_the_text_and_still_gives_the_figures(
     out, err = capsys.readouterr()
     assert out.endswith("\n")
     assert "3 tokens" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "-p", "x", "--max-temp", "nan"),
+        ("run", "-p", "x", "--max-temp", "inf"),
+        ("run", "-p", "x", "--min-battery", "nan"),
+        ("run", "-p", "x", "--min-agreement", "nan"),
+        ("watch", "--interval", "nan"),
+        ("watch", "--interval", "inf"),
+    ],
+)
+def test_limits_that_are_no_numbers_are_wrong_usage(arguments: tuple[str, ...]) -> None:
+    result = here(*arguments)
+    assert result.returncode == 2
+    assert arguments[-2] in result.stderr
+    for limits in ({"temperature_c": float(arguments[-1])}, {"battery_level": float(arguments[-1])}):
+        with pytest.raises(ValueError, match="no number|0 to 1"):
+            Limits(**limits)
