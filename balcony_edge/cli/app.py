@@ -15,6 +15,7 @@ from balcony_edge.cli.bench import bench
 from balcony_edge.cli.doctor import doctor
 from balcony_edge.cli.explain import explain
 from balcony_edge.cli.inspect import inspect
+from balcony_edge.cli.interrupt import noted
 from balcony_edge.cli.profile import profile
 from balcony_edge.cli.replay import replay
 from balcony_edge.cli.run import run
@@ -97,19 +98,21 @@ def _is_model(name: str) -> bool:
 def main() -> None:
     """The console script. Exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted."""
     streams.prepare()
-    try:
+    with noted() as interruptions:
         try:
-            add_plugins(app)
-            app(args=repeat_options(sys.argv[1:]))
-        finally:
-            streams.finish()
-    except BalconyError as error:
-        print(f"balcony-edge: {error}", file=sys.stderr)
-        sys.exit(1)
-    except MemoryError:
-        print(f"balcony-edge: the memory is full\n  → {NO_MEMORY}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except streams.ReaderGoneError:
-        sys.exit(0)
+            try:
+                add_plugins(app)
+                app(args=repeat_options(sys.argv[1:]))
+            finally:
+                streams.finish()
+        except streams.ReaderGoneError:
+            sys.exit(0)
+        except BaseException as error:
+            if interruptions.came or isinstance(error, KeyboardInterrupt):
+                sys.exit(130)
+            if isinstance(error, MemoryError):
+                error = BalconyError("the memory is full", NO_MEMORY)
+            if not isinstance(error, BalconyError):
+                raise
+            print(f"balcony-edge: {error}", file=sys.stderr)
+            sys.exit(1)

@@ -192,5 +192,5 @@ def test_limits_that_are_no_numbers_are_wrong_usage(arguments: tuple[str, ...]) 
     assert result.returncode == 2
     assert arguments[-2] in result.stderr
     for limits in ({"temperature_c": float(arguments[-1])}, {"battery_level": float(arguments[-1])}):
-        with pytest.raises(ValueError, match="no number|0 to 1"):
+        with pytest.raises(ValueError, match=r"no number|0 to 1"):
             Limits(**limits)
