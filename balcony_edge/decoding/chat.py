@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from balcony_edge.bundle.folder import Bundle
@@ -19,16 +18,22 @@ FILE = "chat_template.jinja"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
+# The template of a model that has several, and the one for conversations with tools, if it has such a one.
+DEFAULT, WITH_TOOLS = "default", "tool_use"
+
+
 class ChatTemplate:
     """A model's Jinja template. It is compiled when it is used: one that nobody uses cannot break anything.
 
-    ``special``: the texts of the special tokens by name. ``name``: how messages call the bundle.
+    ``source``: its text, or the texts of several by name. ``special``: the texts of the special tokens by name.
+    ``name``: how messages call the bundle.
     """
 
-    def __init__(self, source: str, special: Mapping[str, str], name: str) -> None:
-        self._source = source
+    def __init__(self, source: str | Mapping[str, str], special: Mapping[str, str], name: str) -> None:
+        self._sources = {DEFAULT: source} if isinstance(source, str) else dict(source)
         self._special_tokens = dict(special)
         self._name = name
+        self._compiled: dict[str, Template] = {}
 
     @classmethod
     def of(cls, bundle: Bundle) -> ChatTemplate | None:
@@ -44,10 +49,14 @@ class ChatTemplate:
                 source = path.read_text(encoding="utf-8")
             except (OSError, ValueError) as error:
                 raise BundleError(f"cannot read {path}: {error}", "use --no-chat-template") from error
-        if isinstance(source, list):  # several named templates: take the default one
-            named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
-            source = next(named, {}).get("template")
-        return cls(source, special_tokens(settings), str(bundle.path)) if isinstance(source, str) else None
+        if isinstance(source, list):
+            source = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+        if isinstance(source, dict):
+            pairs = source.items()
+            source = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+        if not source or not isinstance(source, str | dict):
+            return None
+        return cls(source, special_tokens(settings), str(bundle.path))
 
     def render(
         self,
@@ -60,9 +69,11 @@ class ChatTemplate:
         """The text of a conversation, up to where the assistant's reply begins.
 
         ``messages``: each with ``role`` and ``content``. ``tools`` and ``documents``: what the template may offer to
-        the model. Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
+        the model. If one of several templates is for tools, it is taken where there are some, as in transformers.
+
+        Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
         """
-        template = self._template
+        template = self._template(WITH_TOOLS if tools is not None and WITH_TOOLS in self._sources else DEFAULT)
         try:
             return template.render(
                 messages=[_message(message) for message in messages],
@@ -76,16 +87,22 @@ class ChatTemplate:
                 f"the model's chat template refuses these messages: {error}", "use --no-chat-template"
             ) from error
 
-    @cached_property
-    def _template(self) -> Template:
+    def _template(self, which: str) -> Template:
         from balcony_edge.decoding.template_language import compile_template
 
-        try:
-            return compile_template(self._source)
-        except Exception as error:  # from Jinja, or from Python's compiler
-            raise BundleError(
-                f"the chat template of {self._name} cannot be read: {error}", "use --no-chat-template"
-            ) from error
+        if which not in self._sources:
+            names = ", ".join(sorted(self._sources))
+            raise PromptError(
+                f"none of this model's chat templates is its default: it has {names}", "use --no-chat-template"
+            )
+        if which not in self._compiled:
+            try:
+                self._compiled[which] = compile_template(self._sources[which])
+            except Exception as error:  # from Jinja, or from Python's compiler
+                raise BundleError(
+                    f"the chat template of {self._name} cannot be read: {error}", "use --no-chat-template"
+                ) from error
+        return self._compiled[which]
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -13,11 +13,28 @@ SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
 # These files are pickles, and reading a pickle can run code.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# What the folder of a PEFT adapter has.
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 AGAIN = "download the model again"
 CONVERT = (
     "convert it, if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
     "and save the tokenizer there too"
 )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise ModelError for the folder of a PEFT adapter: changes to a model that is somewhere else."""
+    if not any((folder / name).is_file() for name in ADAPTER):
+        return
+    try:
+        base = read_json_object(folder / ADAPTER[0]).get("base_model_name_or_path")
+    except ModelError:
+        base = None
+    raise ModelError(
+        f"{folder} holds a PEFT adapter{f' of {base}' if isinstance(base, str) else ''}, not a whole model",
+        f"merge it first, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+        ".save_pretrained('merged'); put the base's tokenizer files there too, and give the folder merged",
+    )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -93,11 +110,6 @@ def _no_weights(folder: Path) -> ModelError:
             f"{folder} has its weights only as {pickles[0]}; balcony-edge reads safetensors only, "
             "because a pickle can run code",
             CONVERT,
-        )
-    if "adapter_config.json" in found:
-        return ModelError(
-            f"{folder} holds an adapter, not a whole model",
-            "merge it into its base first: model.merge_and_unload().save_pretrained(folder)",
         )
     return ModelError(
         f"{folder} has no {SINGLE} and no {INDEX}; found {found[:8] or 'nothing'}",
