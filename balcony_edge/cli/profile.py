@@ -35,10 +35,15 @@ def profile(
     It measures memory bandwidth, the cost of every stage, and energy. That takes about half a minute: let nothing else
     run meanwhile. The file names no serial number and no user, so you can share it.
     """
+    from balcony_edge.errors import DeviceProfileError
+    from balcony_edge.files.writing import require
     from balcony_edge.profiling.build import install as write
     from balcony_edge.profiling.build import measure_device
     from balcony_edge.telemetry.device_profile import profile_folder
     from balcony_profiles import to_toml
+
+    if out is not None:
+        require(out, DeviceProfileError, "give -o another place")
 
     measured = measure_device(
         bundle,

@@ -91,9 +91,11 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     if out is None:
         raise RecordingError("--record needs a place to write to", "name one with -o records.json.gz")
     from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.files.writing import require
     from balcony_edge.measure.records import PROMPTS, record, save
     from balcony_edge.session import AdaptiveSession
 
+    require(out, RecordingError, "name another file with -o")
     opened = open_bundle(None if bundle == "demo" else bundle)
     with AdaptiveSession(opened) as session:
         prompts = PROMPTS[:: max(1, len(PROMPTS) // (replies or len(PROMPTS)))][:replies]

@@ -23,6 +23,7 @@ from balcony_controller.simulation.records import RecordedReply, Records, Track
 from balcony_edge.control.adapter import ladder_shape, quality_model
 from balcony_edge.engine.answers import confidence
 from balcony_edge.errors import RecordingError
+from balcony_edge.files.writing import write_whole
 from balcony_edge.session import AdaptiveSession
 
 VERSION = 1
@@ -153,12 +154,9 @@ def save(records: Records, path: Path, about: str) -> None:
         ],
     }
     content = json.dumps(document, separators=(",", ":")).encode()
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Without a time stamp, so that the same records give the same bytes.
-        partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-        partial.replace(path)
+        write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     except OSError as error:
         raise RecordingError(f"cannot write the records {path}: {error}", "choose another place") from error
 

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, TypeGuard
 
 from balcony_edge.errors import RecordingError
+from balcony_edge.files.writing import open_lines
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
 
 FORMAT, VERSION = "balcony-trace", 1
@@ -41,7 +42,7 @@ class Recorder:
         self._path = Path(path)
         self._last: dict[str, dict[str, Any]] = {}
         try:
-            self._file = self._path.open("x", encoding="utf-8")
+            self._file = open_lines(self._path, new=True)
         except FileExistsError as error:
             raise RecordingError(f"{path} exists already", "give --record another name, or remove it") from error
         except OSError as error:
