@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.errors import BundleError, PromptError
+from balcony_edge.files.reading import Reader
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 Message = Mapping[str, Any]
 FILE = "chat_template.jinja"
+READER = Reader("the chat template", BundleError, "use --no-chat-template", 4 << 20)
 # The names of a message's reasoning. The first is the one that most templates read.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -39,11 +41,7 @@ class ChatTemplate:
         settings = read_settings(bundle)
         source = settings.get("chat_template")
         if FILE in bundle.manifest.files:
-            path = bundle.file(FILE)
-            try:
-                source = path.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise BundleError(f"cannot read {path}: {error}", "use --no-chat-template") from error
+            source = READER.text(bundle.file(FILE))
         if isinstance(source, list):  # several named templates: take the default one
             named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
             source = next(named, {}).get("template")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import math
 import os
 import select
 import stat
@@ -23,9 +22,9 @@ from typing import Any, NoReturn
 
 from balcony_edge.errors import BalconyError
 
-# How deep JSON may nest, the largest whole number in it, and how long a pipe may be silent.
+# How deep JSON may nest, the largest number in it, and how long a pipe may be silent.
 MOST_LEVELS = 64
-MOST_WHOLE = 1 << 63
+LARGEST = 1 << 63
 PIPE_LIMIT_S = 8.0
 _PIECE = 1 << 20
 # What Python raises for a value of the wrong type or size, wherever it is looked into.
@@ -55,7 +54,7 @@ class Reader:
     most_bytes: int = 64 << 20
     pipes: bool = True
 
-    def bytes(self, path: Path) -> bytes:
+    def content(self, path: Path) -> bytes:
         """The content of a file. Raises the reader's error."""
         try:
             return read_bytes(path, self.most_bytes, self.pipes)
@@ -64,7 +63,7 @@ class Reader:
 
     def text(self, path: Path) -> str:
         """A file's text in UTF-8. Raises the reader's error."""
-        content = self.bytes(path)
+        content = self.content(path)
         try:
             return content.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -72,7 +71,7 @@ class Reader:
 
     def unpacked(self, path: Path) -> bytes:
         """The content of a file in gzip's format, which may not be longer than ``most_bytes`` either."""
-        content = self.bytes(path)
+        content = self.content(path)
         try:
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
                 found = stream.read(self.most_bytes + 1)
@@ -141,7 +140,8 @@ def kind_of(mode: int) -> str:
 
 
 def _read(descriptor: int, most_bytes: int) -> bytes:
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     # Some of the kernel's files say that they have no bytes and never end.
     while piece := os.read(descriptor, _PIECE):
         pieces.append(piece)
@@ -152,7 +152,8 @@ def _read(descriptor: int, most_bytes: int) -> bytes:
 
 
 def _piped(descriptor: int, most_bytes: int) -> bytes:
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     limit = time.monotonic() + PIPE_LIMIT_S
@@ -172,10 +173,10 @@ def _piped(descriptor: int, most_bytes: int) -> bytes:
 def parse_json(text: str, any_numbers: bool = False) -> Any:
     """The document of a JSON text that nests at most MOST_LEVELS deep, with finite numbers of a sane size.
 
-    ``any_numbers``: leave numbers unchecked, for files of other programs. Raises ValueError.
+    ``any_numbers``: leave numbers unchecked, where a schema checks them or nobody reads them. Raises ValueError.
     """
     try:
-        document = json.loads(text, parse_constant=_refuse)
+        document = json.loads(text, parse_constant=None if any_numbers else _refuse)
     except RecursionError as error:
         raise ValueError(f"it nests more than {MOST_LEVELS} levels deep") from error
     level: list[Any] = [document]
@@ -188,9 +189,8 @@ def parse_json(text: str, any_numbers: bool = False) -> Any:
                 inside += value.values()
             elif isinstance(value, list):
                 inside += value
-            elif not any_numbers and isinstance(value, int | float) and not -MOST_WHOLE <= value <= MOST_WHOLE:
-                if not isinstance(value, float) or not math.isfinite(value):
-                    raise ValueError("it holds a number that is infinite or too large")
+            elif not any_numbers and isinstance(value, int | float) and not -LARGEST <= value <= LARGEST:
+                raise ValueError("it holds a number that is infinite or too large")
         level = inside
     raise ValueError(f"it nests more than {MOST_LEVELS} levels deep")
 

@@ -1,6 +1,6 @@
-"""The one rule for files that are written: an output is a plain file, there already or not, and is replaced as a whole.
+"""The one rule for files that are written: an output is a plain file, there already or not, and replaced as a whole.
 
-What exists and is something else (a folder, a device, a pipe, a socket) is refused by name and stays as it is. A link is
+What exists and is something else (a folder, a device, a pipe, a socket) is refused and stays as it is. A link is
 followed: the file that it names is written, and the link stays. Folders on the way are made.
 """
 

@@ -107,9 +107,14 @@ def test_a_link_is_followed_and_stays(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "out"
     write_whole(path, b"old")
-    with pytest.raises(KeyError), whole_file(path) as partial:
-        partial.write_bytes(b"half")
-        raise KeyError
+
+    def fail() -> None:
+        with whole_file(path) as partial:
+            partial.write_bytes(b"half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert path.read_bytes() == b"old"
     assert [item.name for item in tmp_path.iterdir()] == ["out"]
 

@@ -1,6 +1,6 @@
 """Nothing is told to anybody: no connection is tried, and no file is made outside of the documented places.
 
-ONNX Runtime's own telemetry would do both. A small library that is preloaded into each process writes down what it tries.
+ONNX Runtime's own telemetry would do both. A small library, preloaded into each process, writes down what it tries.
 """
 
 from __future__ import annotations
