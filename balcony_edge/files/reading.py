@@ -126,6 +126,14 @@ def read_bytes(path: Path, most_bytes: int, pipes: bool = True) -> bytes:
         os.close(descriptor)
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path in a folder leads out of it, by links; links in a circle do."""
+    try:
+        return not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):
+        return True
+
+
 def kind_of(mode: int) -> str:
     """What a file's mode says it is, in words."""
     kinds = {
