@@ -19,8 +19,8 @@ from balcony_edge.bundle.card import front_matter, read_card, split_card
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.hub_errors import LOG_IN, explain, require_client
 from balcony_edge.bundle.manifest import CARD_NAME, HUB_ID, MANIFEST_NAME, Manifest, read_manifest
-from balcony_edge.cache import cache_folder
 from balcony_edge.errors import BundleError, HubError
+from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.reading import leads_out
 
 Parts = dict[str, Path | bytes]

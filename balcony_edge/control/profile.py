@@ -23,11 +23,11 @@ import numpy.typing as npt
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.cache import cache_folder
 from balcony_edge.control.stage_times import StageTimes, measure, some_ids
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.files import values
+from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.reading import UNFITTING, parse_json, read_bytes
 from balcony_edge.files.writing import write_whole
 

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
+from balcony_edge.decoding import confined_work
+from balcony_edge.decoding.confined import ConfinedError, UnavailableError, templates
 from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.errors import BundleError, PromptError
 from balcony_edge.files.reading import Reader
 
-if TYPE_CHECKING:
-    from jinja2 import Template
-
 Message = Mapping[str, Any]
 FILE = "chat_template.jinja"
-READER = Reader("the chat template", BundleError, "use --no-chat-template", 4 << 20)
+HINT = "use --no-chat-template"
+READER = Reader("the chat template", BundleError, HINT, 4 << 20)
+# Seconds that a template may take for one conversation.
+LIMIT_S = 6.0
 # The names of a message's reasoning. The first is the one that most templates read.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
 class ChatTemplate:
     """A model's Jinja template. It is compiled when it is used: one that nobody uses cannot break anything.
+
+    It runs in a child process with limits; where none can be started, in this one.
 
     ``special``: the texts of the special tokens by name. ``name``: how messages call the bundle.
     """
@@ -60,30 +63,31 @@ class ChatTemplate:
         ``messages``: each with ``role`` and ``content``. ``tools`` and ``documents``: what the template may offer to
         the model. Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
         """
-        template = self._template
+        variables = {
+            "messages": [_message(message) for message in messages],
+            "tools": None if tools is None else [dict(tool) for tool in tools],
+            "documents": None if documents is None else [dict(document) for document in documents],
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        }
         try:
-            return template.render(
-                messages=[_message(message) for message in messages],
-                tools=None if tools is None else [dict(tool) for tool in tools],
-                documents=None if documents is None else [dict(document) for document in documents],
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
-        except Exception as error:  # somebody else's program can fail in any way
-            raise PromptError(
-                f"the model's chat template refuses these messages: {error}", "use --no-chat-template"
-            ) from error
+            answer = self._answer(variables)
+        except ConfinedError as error:
+            raise BundleError(f"the chat template of {self._name} cannot be used: {error}", HINT) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PromptError(f"the messages hold what JSON does not have: {error}", "give texts, lists, …") from error
+        if "text" in answer:
+            return str(answer["text"])
+        if answer["step"] == "compile":
+            raise BundleError(f"the chat template of {self._name} cannot be read: {answer['error']}", HINT)
+        raise PromptError(f"the model's chat template refuses these messages: {answer['error']}", HINT)
 
-    @cached_property
-    def _template(self) -> Template:
-        from balcony_edge.decoding.template_language import compile_template
-
+    def _answer(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """What the template makes of its variables, see confined_work.render."""
         try:
-            return compile_template(self._source)
-        except Exception as error:  # from Jinja, or from Python's compiler
-            raise BundleError(
-                f"the chat template of {self._name} cannot be read: {error}", "use --no-chat-template"
-            ) from error
+            return templates.ask(LIMIT_S, do="render", source=self._source, variables=variables)
+        except UnavailableError:
+            return confined_work.render(self._source, variables)
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Files of others: read within bounds and with explained errors; and one rule for files that are written."""
+"""Files: read within bounds and with explained errors, written by one rule, and where what can be made again is kept."""
