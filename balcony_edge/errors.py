@@ -22,6 +22,9 @@ from __future__ import annotations
 
 from balcony_edge.terminal import clean
 
+# Characters of a message: it may quote what somebody has written.
+MOST_SAID = 3000
+
 
 class BalconyError(Exception):
     """Base of all errors. ``message`` says what happened, ``hint`` what to do; ``str(error)`` has both.
@@ -30,8 +33,7 @@ class BalconyError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = clean(message)
-        self.hint = clean(hint)
+        self.message, self.hint = (clean(text[:MOST_SAID]) for text in (message, hint))
         super().__init__(f"{self.message}\n  → {self.hint}" if hint else self.message)
 
 

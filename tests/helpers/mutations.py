@@ -103,7 +103,10 @@ def mutated_json(content: bytes, rng: np.random.Generator) -> bytes:
         at = 0  # the first line says what all others are
     if not texts[at].strip():
         return mutated(content, rng)
-    document = json.loads(texts[at])
+    try:
+        document = json.loads(texts[at])
+    except ValueError:  # a line that is no JSON, such as a digest
+        return mutated(content, rng)
     for _ in range(int(rng.integers(1, 4))):
         document = _changed(copy.deepcopy(document), rng)
     texts[at] = json.dumps(document)
