@@ -22,16 +22,21 @@ LIMIT_S = 6.0
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
+# The template of a model that has several, and the one for conversations with tools, if it has such a one.
+DEFAULT, WITH_TOOLS = "default", "tool_use"
+
+
 class ChatTemplate:
     """A model's Jinja template. It is compiled when it is used: one that nobody uses cannot break anything.
 
     It runs in a child process with limits; where none can be started, in this one.
 
-    ``special``: the texts of the special tokens by name. ``name``: how messages call the bundle.
+    ``source``: its text, or the texts of several by name. ``special``: the texts of the special tokens by name.
+    ``name``: how messages call the bundle.
     """
 
-    def __init__(self, source: str, special: Mapping[str, str], name: str) -> None:
-        self._source = source
+    def __init__(self, source: str | Mapping[str, str], special: Mapping[str, str], name: str) -> None:
+        self._sources = {DEFAULT: source} if isinstance(source, str) else dict(source)
         self._special_tokens = dict(special)
         self._name = name
 
@@ -45,10 +50,14 @@ class ChatTemplate:
         source = settings.get("chat_template")
         if FILE in bundle.manifest.files:
             source = READER.text(bundle.file(FILE))
-        if isinstance(source, list):  # several named templates: take the default one
-            named = (entry for entry in source if isinstance(entry, dict) and entry.get("name") == "default")
-            source = next(named, {}).get("template")
-        return cls(source, special_tokens(settings), str(bundle.path)) if isinstance(source, str) else None
+        if isinstance(source, list):
+            named = (entry for entry in source if isinstance(entry, dict) and isinstance(entry.get("name"), str))
+            source = {entry["name"]: entry.get("template") for entry in named}
+        if isinstance(source, dict):
+            source = {name: text for name, text in source.items() if isinstance(text, str)}
+        if not source or not isinstance(source, str | dict):
+            return None
+        return cls(source, special_tokens(settings), str(bundle.path))
 
     def render(
         self,
@@ -61,8 +70,14 @@ class ChatTemplate:
         """The text of a conversation, up to where the assistant's reply begins.
 
         ``messages``: each with ``role`` and ``content``. ``tools`` and ``documents``: what the template may offer to
-        the model. Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
+        the model. If one of several templates is for tools, it is taken where there are some, as in transformers.
+
+        Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
         """
+        which = WITH_TOOLS if tools is not None and WITH_TOOLS in self._sources else DEFAULT
+        if which not in self._sources:
+            names = ", ".join(sorted(self._sources))
+            raise PromptError(f"none of this model's chat templates is its default: it has {names}", HINT)
         variables = {
             "messages": [_message(message) for message in messages],
             "tools": None if tools is None else [dict(tool) for tool in tools],
@@ -71,7 +86,7 @@ class ChatTemplate:
             **self._special_tokens,
         }
         try:
-            answer = self._answer(variables)
+            answer = _answer(self._sources[which], variables)
         except ConfinedError as error:
             raise BundleError(f"the chat template of {self._name} cannot be used: {error}", HINT) from error
         except (TypeError, ValueError, RecursionError) as error:
@@ -82,12 +97,13 @@ class ChatTemplate:
             raise BundleError(f"the chat template of {self._name} cannot be read: {answer['error']}", HINT)
         raise PromptError(f"the model's chat template refuses these messages: {answer['error']}", HINT)
 
-    def _answer(self, variables: dict[str, Any]) -> dict[str, Any]:
-        """What the template makes of its variables, see confined_work.render."""
-        try:
-            return templates.ask(LIMIT_S, do="render", source=self._source, variables=variables)
-        except UnavailableError:
-            return confined_work.render(self._source, variables)
+
+def _answer(source: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """What a template makes of its variables, see confined_work.render."""
+    try:
+        return templates.ask(LIMIT_S, do="render", source=source, variables=variables)
+    except UnavailableError:
+        return confined_work.render(source, variables)
 
 
 def _message(message: Message) -> dict[str, Any]:

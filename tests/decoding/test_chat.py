@@ -77,6 +77,26 @@ def test_templates_are_found_and_rendered(tmp_path: Path, files: dict[str, str])
     assert codec.decode(codec.encode_chat(MESSAGES)) == "<s><user>Tell a story<assistant>"
 
 
+def test_the_template_for_tools_is_taken_where_there_are_some(tmp_path: Path) -> None:
+    named = [{"name": "tool_use", "template": "T{{ tools | length }}"}, {"name": "rag", "template": "{% for %}"}]
+    default = {"name": "default", "template": TEMPLATE}
+    found = ChatTemplate.of(with_files(tmp_path / "a", tokenizer_config__json=config(chat_template=[*named, default])))
+    assert found is not None
+    assert found.render(MESSAGES) == "<s><user>Tell a story<assistant>"
+    assert found.render(MESSAGES, tools=[{"name": "f"}]) == "T1"
+    assert found.render(MESSAGES, tools=[]) == "T0"
+    # As transformers: rather an error than the wrong one.
+    found = ChatTemplate.of(with_files(tmp_path / "b", tokenizer_config__json=config(chat_template=named)))
+    assert found is not None
+    with pytest.raises(PromptError, match="default: it has rag, tool_use"):
+        found.render(MESSAGES)
+
+
+@pytest.mark.parametrize("broken", [[], [3], [{"name": "default"}], {}, {"default": 3}, 3, None, ""])
+def test_what_is_no_template_is_none(tmp_path: Path, broken: object) -> None:
+    assert ChatTemplate.of(with_files(tmp_path, tokenizer_config__json=config(chat_template=broken))) is None
+
+
 def test_a_template_may_refuse_a_conversation() -> None:
     template = ChatTemplate("{{ raise_exception('roles must alternate') }}", {}, "b")
     with pytest.raises(PromptError, match="roles must alternate"):

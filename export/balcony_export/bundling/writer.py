@@ -6,7 +6,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 from balcony_export.graphs.weights import BITS, WeightFile
-from balcony_export.model import architectures, tokenizer_file
+from balcony_export.model import architectures, chat_templates, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
 from balcony_export.model.download import base_name
@@ -47,6 +47,9 @@ COPIED = [
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"),
     *(*card.LICENCES, "NOTICE"),
 ]
+
+# How many rows of a head are compared with the embedding's at a time.
+COMPARED_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ def plan_export(
     """Check all that can be checked without reading weights. Arguments and errors are those of ``export_bundle``."""
     architectures.read_config(folder)
     base = open_checkpoint(folder)
-    blueprint = architectures.read(folder, context)
+    blueprint = _with_own_head(architectures.read(folder, context), base)
     arch, formats = blueprint.arch, options.formats()
     size = block_of(arch.hidden, formats.block_size)
     if formats.head in BITS and arch.hidden % size:
@@ -125,6 +128,24 @@ def plan_export(
     found = find_exits(exits, splits, base, blueprint, folder)
     parts = Parts(base, found.source, found.splits, found.frequent_tokens)
     return Plan(folder, blueprint, parts, options, formats, found.quality, generation, found.training)
+
+
+def _with_own_head(blueprint: Blueprint, base: Checkpoint | GgufCheckpoint) -> Blueprint:
+    """The blueprint; its head is not tied if the checkpoint has one that differs, whatever the config says.
+
+    transformers 5 takes such a model in this way.
+    """
+    names = ("model.embed_tokens.weight", "lm_head.weight")
+    if not blueprint.arch.tied_head or any(name not in base for name in names):
+        return blueprint
+    count = blueprint.arch.vocabulary
+    for name in names:
+        base.expect(name, (count, blueprint.arch.hidden))
+    for start in range(0, count, COMPARED_ROWS):
+        embedding, head = (base.rows(name, start, min(start + COMPARED_ROWS, count)) for name in names)
+        if not np.array_equal(embedding, head):
+            return replace(blueprint, arch=blueprint.arch.model_copy(update={"tied_head": False}))
+    return blueprint
 
 
 def _check_tensors(base: Checkpoint | GgufCheckpoint, blueprint: Blueprint) -> None:
@@ -231,6 +252,9 @@ def copy_small_files(folder: Path, work: Path) -> None:
             shutil.copyfile(folder / name, work / name)
     if (rebuilt := tokenizer_file.prepare(folder)) is not None:
         (work / "tokenizer.json").write_text(rebuilt, encoding="utf-8")
+    if (settings := chat_templates.settings_with_templates(folder)) is not None:
+        (work / "chat_template.jinja").unlink(missing_ok=True)
+        (work / "tokenizer_config.json").write_text(settings, encoding="utf-8")
 
 
 def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | None = None, **fields: Any) -> Bundle:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_edge.errors import DataError
-from balcony_export.data.documents import HUB, Render, from_hub, from_jsonl, from_parquet, take_characters
+from balcony_export.data.documents import HUB, Render, from_hub, from_json, from_parquet, take_characters
 
 DOCUMENT_END = "<|endoftext|>"
 HELDOUT_SHARE = 0.02
@@ -49,7 +49,7 @@ def read_text(path: Path) -> str:
     """The text of a file, decompressed. Raises DataError naming the file if it cannot be read."""
     unpack = UNPACK.get(path.suffix, bytes)
     try:
-        return unpack(path.read_bytes()).decode("utf-8")
+        return unpack(path.read_bytes()).decode("utf-8-sig")
     except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read the training text {path}: {error}",
@@ -75,8 +75,8 @@ def _read_file(path: Path, render: Render | None) -> Iterator[str]:
     kind = path.with_suffix("").suffix if path.suffix in UNPACK else path.suffix
     if kind == ".parquet":
         return from_parquet(path, render)
-    if kind in (".jsonl", ".ndjson"):
-        return from_jsonl(read_text(path), str(path), render)
+    if kind in (".jsonl", ".ndjson", ".json"):
+        return from_json(read_text(path), str(path), render)
     return iter(read_text(path).split(DOCUMENT_END))
 
 

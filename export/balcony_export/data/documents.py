@@ -1,4 +1,4 @@
-"""Documents from the rows of JSONL files, Parquet files and data sets of the Hugging Face Hub.
+"""Documents from the rows of JSON files, Parquet files and data sets of the Hugging Face Hub.
 
 A row has a field ``text``, or it holds a conversation: ``messages`` with role and content, or ``conversations`` with
 from and value. The model's own chat template turns a conversation into text.
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import DataError
+from balcony_export.model.base import start_ids
 
 FIELDS = ("text", "messages", "conversations")
 HUB = "hub:"
@@ -23,9 +24,21 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 Render = Callable[[list[dict[str, str]]], str]
 
 
-def from_jsonl(text: str, name: str, render: Render | None) -> Iterator[str]:
-    """The documents in ``text``, the content of the JSONL file ``name``. Raises DataError naming a line that is bad."""
-    for number, line in enumerate(text.splitlines(), 1):
+def from_json(text: str, name: str, render: Render | None) -> Iterator[str]:
+    """The documents in ``text``, the content of the file ``name``: JSON Lines, or one array of rows.
+
+    Raises DataError naming a line or a row that is bad.
+    """
+    if text.lstrip().startswith("["):
+        try:
+            rows = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{name} begins like a JSON array: {error}", "write one JSON object a line") from error
+        for number, row in enumerate(rows, 1):
+            yield row_text(row, f"{name}, row {number}", render)
+        return
+    # Only this ends a line of JSON Lines; what str.splitlines takes for an end may stand inside a string.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -110,10 +123,12 @@ def conversation(turns: Any, where: str) -> list[dict[str, str]]:
 def renderer(tokenizer: Any) -> Render | None:
     """The function that writes conversations by a tokenizer's chat template; None if it has no template.
 
-    A start token in front and an end token behind are removed, because they are put between all documents anyway.
+    What the tokenizer itself puts in front of a text and an end token behind are removed, because they are put between
+    all documents anyway. A start token that only the template writes stays.
     """
     if not tokenizer.chat_template:
         return None
+    start = "".join(tokenizer.convert_ids_to_tokens(start_ids(tokenizer)))
 
     def render(conversation: list[dict[str, str]]) -> str:
         try:
@@ -122,7 +137,7 @@ def renderer(tokenizer: Any) -> Render | None:
             raise DataError(
                 f"the model's chat template refuses a conversation: {error}", "leave such conversations out"
             ) from error
-        return text.removeprefix(tokenizer.bos_token or "").removesuffix(tokenizer.eos_token or "")
+        return text.removeprefix(start).removesuffix(tokenizer.eos_token or "")
 
     return render
 

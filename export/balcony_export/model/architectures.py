@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,25 @@ from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
 
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
+from balcony_edge.files.reading import parse_json, read_bytes
 from balcony_export.model.blueprint import Activation, Blueprint, LayerPlan
 from balcony_export.model.families import FAMILIES, Family, Flag
+from balcony_export.model.model_files import refuse_adapter
 from balcony_export.model.rope import exact_context, read_ropes
 from balcony_export.model.transformers_model import first_line
 
+# The largest config.json.
+MOST_BYTES = 16 << 20
 ACTIVATION_FUNCTIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed ``config.json`` of a model folder. Raises ModelError if there is none."""
+    refuse_adapter(folder)
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json(read_bytes(path, MOST_BYTES).decode("utf-8"), any_numbers=True)
+    except (OSError, ValueError) as error:
         found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else []
         raise ModelError(
             f"{folder} is no Hugging Face model folder: cannot read config.json ({error}); found {found or 'nothing'}",

@@ -98,9 +98,17 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def boundary_ids(tokenizer: Any, config: dict[str, Any]) -> tuple[int, int | None]:
-    """(end-of-text id, start id) of documents; the start id is None where the model has no separate one.
+def start_ids(tokenizer: Any) -> list[int]:
+    """What a transformers tokenizer puts in front of every text: often nothing, though it names a start token."""
+    mask = [*tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"], 0]
+    ids: list[int] = tokenizer("a")["input_ids"]
+    return ids[: mask.index(0)]
 
+
+def boundary_ids(tokenizer: Any, config: dict[str, Any]) -> tuple[int, int | None]:
+    """(end-of-text id, start id) of documents, as in a text that the tokenizer makes of each.
+
+    The start id is None where the tokenizer puts nothing in front, or the end-of-text token, which stands there anyway.
     Raises ModelError if neither the tokenizer nor ``config`` (config.json) names an end-of-text token.
     """
     end = tokenizer.eos_token_id
@@ -112,8 +120,8 @@ def boundary_ids(tokenizer: Any, config: dict[str, Any]) -> tuple[int, int | Non
             "the tokenizer names no end-of-text token, which must stand between documents",
             "add eos_token to tokenizer_config.json",
         )
-    start = tokenizer.bos_token_id
-    return int(end), None if start is None or start == end else int(start)
+    start = next(iter(start_ids(tokenizer)), end)
+    return int(end), None if start == end else start
 
 
 def choose_device(name: str = "auto") -> torch.device:

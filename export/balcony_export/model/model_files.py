@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from balcony_edge.errors import ModelError
+from balcony_edge.files.reading import Reader
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
 # These files are pickles, and reading a pickle can run code.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# What the folder of a PEFT adapter has.
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 AGAIN = "download the model again"
+# The largest are the tokenizers of some hundred thousand tokens.
+READER = Reader("the model's file", ModelError, AGAIN, 512 << 20)
 CONVERT = (
     "convert it, if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
     "and save the tokenizer there too"
 )
 
 
+def refuse_adapter(folder: Path) -> None:
+    """Raise ModelError for the folder of a PEFT adapter: changes to a model that is somewhere else."""
+    if not any((folder / name).is_file() for name in ADAPTER):
+        return
+    try:
+        base = read_json_object(folder / ADAPTER[0]).get("base_model_name_or_path")
+    except ModelError:
+        base = None
+    raise ModelError(
+        f"{folder} holds a PEFT adapter{f' of {base}' if isinstance(base, str) else ''}, not a whole model",
+        f"merge it first, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
+        ".save_pretrained('merged'); put the base's tokenizer files there too, and give the folder merged",
+    )
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises ModelError naming the file if it is missing, broken or no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object", AGAIN)
-    return content
+    return READER.object(path, any_numbers=True)
 
 
 def weight_map(folder: Path) -> dict[str, str] | str:
@@ -93,11 +106,6 @@ def _no_weights(folder: Path) -> ModelError:
             f"{folder} has its weights only as {pickles[0]}; balcony-edge reads safetensors only, "
             "because a pickle can run code",
             CONVERT,
-        )
-    if "adapter_config.json" in found:
-        return ModelError(
-            f"{folder} holds an adapter, not a whole model",
-            "merge it into its base first: model.merge_and_unload().save_pretrained(folder)",
         )
     return ModelError(
         f"{folder} has no {SINGLE} and no {INDEX}; found {found[:8] or 'nothing'}",

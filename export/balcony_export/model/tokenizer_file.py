@@ -9,13 +9,14 @@ transformers. transformers itself is not needed for it; ``verify`` compares with
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
+from balcony_edge.decoding.settings import SPECIAL_TOKENS
 from balcony_export.model.model_files import read_json_object
+from balcony_export.model.tokenizer_classes import DEFAULTS, REBUILD
 
 Json = dict[str, Any]
 
@@ -30,11 +31,6 @@ OF_FAMILY = {
 }
 # Families whose models often name a wrong class: theirs is taken instead.
 OFTEN_WRONG = {"phi3", "qwen2"}
-# How Qwen2Tokenizer cuts a text before anything else.
-QWEN2_PIECES = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
 
 
 def prepare(folder: Path) -> str | None:
@@ -72,8 +68,14 @@ def _rebuilt(content: Json, settings: Json, kind: str | None) -> Json | None:
 def _missing_tokens(content: Json, settings: Json) -> list[AddedToken]:
     """The tokens that tokenizer.json does not add, or adds otherwise than the settings say."""
     added: list[Json] = content.get("added_tokens", [])
-    found = {token["content"]: token for token in _listed(settings) if token not in added}
-    named = [value for key, value in settings.items() if key.endswith("_token") and isinstance(value, str | dict)]
+    # In transformers' order, from which the ids of new tokens follow.
+    keys = [*SPECIAL_TOKENS, *(key for key in settings if key.endswith("_token") and key not in SPECIAL_TOKENS)]
+    named = [value for key in keys if isinstance(value := settings.get(key), str | dict)]
+    special = {_flags(token)["content"] for token in named}
+    listed = [
+        token | {"special": True} if token["content"] in special else token for token in _listed(settings) or added
+    ]
+    found = {token["content"]: token for token in listed if token not in added}
     extra = settings.get("extra_special_tokens") or settings.get("additional_special_tokens") or []
     named += extra.values() if isinstance(extra, dict) else extra
     known = {token.get("content") for token in added}
@@ -126,82 +128,6 @@ def _class_name(config: Json, settings: Json, content: Json) -> str | None:
     return own if own == AS_IS or family in OFTEN_WRONG else named
 
 
-def _llama(settings: Mapping[str, Any]) -> Json:
-    space = settings.get("add_prefix_space")
-    space = True if space is None else bool(space)
-    scheme = "never" if not space else "always" if settings.get("legacy") else "first"
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if space else []
-    return {
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False},
-        "decoder": _sentencepiece_decoder(strip),
-        "model": {"unk_token": None, "fuse_unk": True, "byte_fallback": True, "dropout": None, "ignore_merges": False},
-    }
-
-
-def _gemma(settings: Mapping[str, Any]) -> Json:
-    unknown = settings.get("unk_token", "<unk>")
-    return {
-        "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"String": " "},
-            "behavior": "MergedWithPrevious",
-            "invert": False,
-        },
-        "decoder": _sentencepiece_decoder([]),
-        "model": {
-            "unk_token": unknown.get("content") if isinstance(unknown, dict) else unknown,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "dropout": None,
-            "ignore_merges": False,
-        },
-    }
-
-
-def _qwen2(settings: Mapping[str, Any]) -> Json:
-    pieces = {"type": "Split", "pattern": {"Regex": QWEN2_PIECES}, "behavior": "Isolated", "invert": False}
-    letters = _byte_level(bool(settings.get("add_prefix_space")), regex=False)
-    return {
-        "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [pieces, letters]},
-        **_byte_bpe(),
-    }
-
-
-def _gpt2(settings: Mapping[str, Any]) -> Json:
-    return {
-        "normalizer": None,
-        "pre_tokenizer": _byte_level(bool(settings.get("add_prefix_space")), regex=True),
-        **_byte_bpe(),
-    }
-
-
-def _byte_level(space: bool, regex: bool) -> Json:
-    return {"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": True, "use_regex": regex}
-
-
-def _byte_bpe() -> Json:
-    return {
-        "decoder": _byte_level(True, regex=True),
-        "model": {
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "dropout": None,
-            "ignore_merges": False,
-        },
-    }
-
-
-def _sentencepiece_decoder(strip: list[Json]) -> Json:
-    spaces = {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}
-    return {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]}
-
-
 def _plain(content: Json) -> Json:
     """All of a tokenizer.json that makes a difference to ids and text, in one form."""
     decoder = content.get("decoder") or {}
@@ -219,24 +145,3 @@ def _without_offsets(part: Any) -> Any:
     if isinstance(part, dict):
         return {key: _without_offsets(value) for key, value in part.items() if key != "trim_offsets"}
     return [_without_offsets(item) for item in part] if isinstance(part, list) else part
-
-
-REBUILD: dict[str, Callable[[Mapping[str, Any]], Json]] = {
-    "GemmaTokenizer": _gemma,
-    "GPT2Tokenizer": _gpt2,
-    "LlamaTokenizer": _llama,
-    "Qwen2Tokenizer": _qwen2,
-}
-# The special tokens that these classes have where the settings name none.
-DEFAULTS: dict[str, dict[str, str]] = {
-    "GemmaTokenizer": {
-        "unk_token": "<unk>",
-        "bos_token": "<bos>",
-        "eos_token": "<eos>",
-        "pad_token": "<pad>",
-        "mask_token": "<mask>",
-    },
-    "GPT2Tokenizer": dict.fromkeys(("unk_token", "bos_token", "eos_token"), "<|endoftext|>"),
-    "LlamaTokenizer": {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
-    "Qwen2Tokenizer": dict.fromkeys(("unk_token", "eos_token", "pad_token"), "<|endoftext|>"),
-}

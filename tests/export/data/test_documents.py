@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balcony_edge.errors import DataError
+from balcony_edge.errors import DataError, ModelError
 from balcony_export.data import corpus, documents
+from balcony_export.model.base import boundary_ids, load_tokenizer
+from helpers import tokenizer_zoo
 
 DOCUMENTS = ["One day a dog ran.", "Two cats sat.\n\nThey slept.", "An owl."]
 TURNS = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]
@@ -70,6 +72,7 @@ def test_conversations_are_rendered_and_without_template_refused(tmp_path: Path)
     [
         ("{", "line 2: "),
         ("[" * 100_000, "line 2: "),
+        ('["fine"]', "line 2: list is no row"),
         ("3", "line 2: int is no row"),
         ("{}", "line 2 has nothing"),
         ('{"body": "x"}', "line 2 has body"),
@@ -84,6 +87,37 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path, line: str, words: str) -
     path.write_text('{"text": "fine"}\n' + line + "\n")
     with pytest.raises(DataError, match=words) as caught:
         list(corpus.read_documents([path], render))
+    assert caught.value.hint
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    """JSON allows the other characters that end lines inside strings."""
+    texts = [f"a{end}b" for end in "\u2028\u2029\x85\x0b\x0c"]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes("\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in texts).encode("utf-8-sig"))
+    assert list(corpus.read_documents([path])) == texts
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.json.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_an_array_holds_rows_too(tmp_path: Path, name: str, indent: int | None) -> None:
+    rows = [*({"text": text} for text in DOCUMENTS), {"messages": TURNS}]
+    data = ("\n" + json.dumps(rows, indent=indent)).encode()
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    assert list(corpus.read_documents([path], render)) == [*DOCUMENTS, "user: Hi|assistant: Hello!"]
+    with pytest.raises(DataError, match="row 4 is a conversation"):
+        list(corpus.read_documents([path]))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[", "begins like a JSON array"), ("[" * 100_000, "array"), ("[3]", "row 1: int is no row")]
+)
+def test_a_bad_array_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        list(corpus.read_documents([path]))
     assert caught.value.hint
 
 
@@ -124,24 +158,43 @@ def test_a_form_whose_package_is_missing_names_the_extra(monkeypatch: pytest.Mon
             next(corpus.read_documents([Path(source)]))
 
 
-def test_a_template_leaves_the_ends_to_the_corpus() -> None:
-    class Tokenizer:
-        chat_template: str | None = "x"
-        bos_token, eos_token = "<s>", "</s>"
-
-        def apply_chat_template(self, messages: list[dict[str, str]], tokenize: bool) -> str:
-            assert not tokenize
-            if messages[0]["role"] != "user":
-                raise ValueError("user first")
-            return f"<s>[{messages[0]['content']}] {messages[1]['content']}</s>"
-
-    written = documents.renderer(Tokenizer())
-    assert written is not None
-    assert written(TURNS) == "[Hi] Hello!"
+@pytest.mark.parametrize(
+    ("kind", "end_and_start", "written"),
+    [
+        # The start token that the tokenizer puts in front is put there for documents, so the template's own goes.
+        ("byte level, start", (2, 1), "[Hi] Hello!"),
+        ("byte level, both ends", (2, 1), "[Hi] Hello!"),
+        # The tokenizer only names a start token. Then a document has one where its template writes it.
+        ("byte level", (2, None), "<s>[Hi] Hello!"),
+    ],
+)
+def test_documents_begin_as_the_tokenizer_begins_texts(
+    tmp_path: Path, kind: str, end_and_start: tuple[int, int | None], written: str
+) -> None:
+    folder = tokenizer_zoo.write(kind, tmp_path)
+    tokenizer = load_tokenizer(folder)
+    # What a config says of a start token does not count.
+    assert boundary_ids(tokenizer, {"bos_token_id": 5}) == end_and_start
+    assert documents.renderer(tokenizer) is None
+    tokenizer.chat_template = (
+        "{% if messages[0].role != 'user' %}{{ raise_exception('user first') }}{% endif %}"
+        "{{ bos_token }}[{{ messages[0].content }}] {{ messages[1].content }}{{ eos_token }}"
+    )
+    render = documents.renderer(tokenizer)
+    assert render is not None
+    assert render(TURNS) == written
     with pytest.raises(DataError, match="user first"):
-        written(TURNS[1:])
-    Tokenizer.chat_template = None
-    assert documents.renderer(Tokenizer()) is None
+        render(TURNS[1:])
+
+
+def test_one_token_that_ends_and_begins_documents_stands_between_them_once(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tokenizer_zoo.write("byte level, start", tmp_path))
+    tokenizer.eos_token = "<s>"
+    assert boundary_ids(tokenizer, {}) == (1, None)
+    tokenizer.eos_token = None
+    assert boundary_ids(tokenizer, {"eos_token_id": [2, 0]}) == (2, 1)
+    with pytest.raises(ModelError, match="end-of-text"):
+        boundary_ids(tokenizer, {})
 
 
 def test_settings_name_data_without_folders() -> None:

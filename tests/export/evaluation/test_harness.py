@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from balcony_edge import AdaptiveSession, BalconyError, Bundle, DataError
 from balcony_edge.bundle.manifest import MANIFEST_NAME, file_entry
@@ -22,6 +23,7 @@ from balcony_edge.telemetry import FakeSensors
 from helpers import tokenizer_zoo
 from helpers.fakes import profile
 from helpers.places import ROOT
+from helpers.trained_tokenizers import framed
 
 # The harness, its data sets and metrics: the extra "eval".
 pytest.importorskip("lm_eval")
@@ -30,6 +32,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.tasks import TaskManager
 
+from balcony_export.bundling.writer import export_bundle
 from balcony_export.cli.lm_eval import register
 from balcony_export.evaluation.harness import BalconyLM
 
@@ -319,4 +322,30 @@ def test_a_start_token_that_the_template_wrote_is_not_added_again(tmp_path: Path
                 assert ours.tok_encode(text, add_special_tokens=special) == expected
     assert ours.tok_encode(chat).count(1) == 1
     assert ours.prefix_token_id == theirs.prefix_token_id == 1
+    ours.session.close()
+
+
+def test_a_chats_score_is_that_of_the_harness_s_own_model(tiny_model: Path, tmp_path: Path) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    tokenizer = str(folder / "tokenizer.json")
+    framed(Tokenizer.from_file(tokenizer), "<|endoftext|> $A").save(tokenizer)
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}[{{ messages[0].content }}]")
+    ours, theirs = (
+        lm(bundle=str(export_bundle(folder, tmp_path / "bundle", model="m").path)),
+        HFLM(str(folder), device="cpu"),
+    )
+    # The template writes the start token, which the tokenizer would add too.
+    assert ours.tok_encode("a")[0] == ours.prefix_token_id
+    assert (
+        ours.tok_encode(ours.apply_chat_template([{"role": "user", "content": "a"}])).count(ours.prefix_token_id) == 1
+    )
+    asked = []
+    for model in (ours, theirs):
+        chat = model.apply_chat_template([{"role": "user", "content": QUESTION}])
+        asked.append(model.loglikelihood(requests("loglikelihood", *((chat, answer) for answer in ANSWERS))))
+    for own, other in zip(*asked, strict=True):
+        assert own[0] == pytest.approx(other[0], abs=1e-3)
+        assert own[1] == other[1]
     ours.session.close()

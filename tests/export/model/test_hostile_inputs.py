@@ -140,12 +140,6 @@ def test_pickles_are_never_read(folder: Path, name: str) -> None:
     assert "save_pretrained" in refused(folder, name, "safetensors only").hint
 
 
-def test_an_adapter_is_no_model(folder: Path) -> None:
-    shutil.move(folder / SINGLE, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text("{}")
-    assert "merge" in refused(folder, "adapter").hint
-
-
 def header(content: bytes, length: int | None = None) -> bytes:
     """A safetensors file of a header alone."""
     return (len(content) if length is None else length).to_bytes(8, "little") + content
@@ -311,3 +305,18 @@ def test_generation_config_goes_before_config(folder: Path) -> None:
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 6], "bos_token_id": None}))
     generation = read_generation(folder)
     assert (generation.bos_token_id, generation.eos_token_ids, generation.add_bos) == (0, [5, 6], False)
+
+
+@pytest.mark.parametrize(
+    "said", ['{"base_model_name_or_path": "me/base"}', "{", "[]", '{"base_model_name_or_path": 3}', None]
+)
+def test_an_adapter_is_no_model(folder: Path, tmp_path: Path, said: str | None) -> None:
+    (folder / "config.json").unlink()
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    if said is not None:
+        (folder / "adapter_config.json").write_text(said)
+    with pytest.raises(ModelError, match="PEFT adapter") as caught:
+        export_bundle(folder, tmp_path / "bundle", model="m")
+    assert ("of me/base" in caught.value.message) is ("me/base" in (said or ""))
+    assert "merge_and_unload" in caught.value.hint
+    assert not (tmp_path / "bundle").exists()

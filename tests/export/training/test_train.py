@@ -151,7 +151,7 @@ def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path, pictures: N
 def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     trained = train_exits(job, CONFIG)
     base = load_base(job.folder, device="cpu")
-    data = corpus.load(job.texts, load_tokenizer(job.folder), 2, 1)
+    data = corpus.load(job.texts, load_tokenizer(job.folder), 2)
     own, beginning = quality.own_text(base, corpus.sequences(data.heldout, CONFIG.length))
     states = base.states(torch.from_numpy(own), CONFIG.splits)
     balconies = build(base, CONFIG.splits, CONFIG.norm_start)
@@ -251,7 +251,7 @@ def copy_with(folder: Path, target: Path, **changes: object) -> Path:
         (lambda job, tmp: job, replace(CONFIG, loss="mse"), ModelError, "no loss 'mse'"),
         (lambda job, tmp: job, replace(CONFIG, loss="ce", temperature=2.0), ModelError, "has no temperature"),
         (lambda job, tmp: replace(job, texts=(tmp / "none.txt",)), CONFIG, DataError, r"none\.txt"),
-        (lambda job, tmp: replace(job, heldout=(written(tmp, "a b"),)), CONFIG, DataError, "held-out .* 5"),
+        (lambda job, tmp: replace(job, heldout=(written(tmp, "a b"),)), CONFIG, DataError, "held-out .* 4"),
         (lambda job, tmp: replace(job, texts=(written(tmp, "  "),)), CONFIG, DataError, "training .* 0"),
         (lambda job, tmp: replace(job, device="abacus"), CONFIG, ModelError, "abacus"),
         (lambda job, tmp: replace(job, folder=copy_with(job.folder, tmp / "m", model_type="gpt2")), CONFIG,

@@ -14,7 +14,8 @@ from balcony_edge.errors import VerifyError
 from balcony_export.bundling.self_check import self_check
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.verification.report import explain
-from balcony_export.verification.text_ids import TEXTS, compare_texts
+from balcony_export.verification.text_ids import RANDOM_TEXTS, compare_texts
+from balcony_export.verification.texts import TEXTS
 from balcony_export.verification.verify import verify
 from helpers import tokenizer_zoo
 from helpers.places import MakeBundle
@@ -33,7 +34,7 @@ def changed(bundle: Bundle, out: Path, **parts: object) -> Bundle:
 
 def test_equal_texts(tiny_bundles: MakeBundle, tiny_model: Path) -> None:
     row = compare_texts(tiny_bundles("fp32", "bit"), tiny_model)
-    assert (row.passed, row.stage, row.note) == (True, "text", f"ids of {len(TEXTS)} texts equal")
+    assert (row.passed, row.stage, row.note) == (True, "text", f"ids of {len(TEXTS) + RANDOM_TEXTS} texts equal")
 
 
 def test_the_first_text_that_differs_is_named(tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from balcony_edge.decoding.chat import FILE
 from balcony_edge.errors import ModelError
+from balcony_export.model.chat_templates import FOLDER as TEMPLATES
 from balcony_export.model.gguf.config import config_of
 from balcony_export.model.gguf.header import PIECE, SUFFIX, Contents, read_contents
 from balcony_export.model.gguf.tokenizer import Vocabulary, build, read_vocabulary, settings
@@ -25,6 +28,9 @@ from balcony_export.model.gguf.tokenizer import Vocabulary, build, read_vocabula
 LINKS = "gguf"
 # What a Hub repository of GGUF files has beside them, and a bundle repeats.
 BESIDE = ("README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE")
+
+# The key of a chat template; other names than these could lead out of the folder.
+TEMPLATE = re.compile(r"tokenizer\.chat_template(\.(?P<name>[A-Za-z0-9_-]+))?")
 
 
 def unpack(path: Path, beside: bool = False) -> Path:
@@ -88,9 +94,7 @@ def _unpacked(path: Path, changed_ns: int, beside: bool) -> Path:
     _write(folder / "tokenizer_config.json", settings(vocabulary))
     _write(folder / "config.json", config | _token_ids(vocabulary))
     _write(folder / "generation_config.json", _token_ids(vocabulary) | {"eos_token_id": vocabulary.ends})
-    template = contents.metadata.get("tokenizer.chat_template")
-    if isinstance(template, str) and template.strip():
-        (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    _write_templates(folder, contents)
     _write_card(folder, contents)
     return folder
 
@@ -99,6 +103,17 @@ def _token_ids(vocabulary: Vocabulary) -> dict[str, int | None]:
     """For a config: None where the file names no token, since left out it would be some other model's."""
     names = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     return {key: vocabulary.ids.get(name) for key, name in names.items()}
+
+
+def _write_templates(folder: Path, contents: Contents) -> None:
+    """The file's chat templates: its default one, and such as have a name."""
+    for key, template in contents.metadata.items():
+        found = TEMPLATE.fullmatch(key)
+        if found is None or not isinstance(template, str) or not template.strip():
+            continue
+        path = folder / (FILE if found["name"] is None else f"{TEMPLATES}/{found['name']}.jinja")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(template, encoding="utf-8")
 
 
 def _write_card(folder: Path, contents: Contents) -> None:
