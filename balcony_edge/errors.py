@@ -22,14 +22,21 @@ A wrong argument of a library call (a negative rate, an unknown signal) is a pla
 
 from __future__ import annotations
 
+from balcony_edge.terminal import clean
+
+# Characters of a message: it may quote what somebody has written.
+MOST_SAID = 3000
+
 
 class BalconyError(Exception):
-    """Base of all errors. ``message`` says what happened, ``hint`` what to do; ``str(error)`` has both."""
+    """Base of all errors. ``message`` says what happened, ``hint`` what to do; ``str(error)`` has both.
+
+    Both are cleaned: they may hold names and texts of files from elsewhere.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = message
-        self.hint = hint
-        super().__init__(f"{message}\n  → {hint}" if hint else message)
+        self.message, self.hint = (clean(text[:MOST_SAID]) for text in (message, hint))
+        super().__init__(f"{self.message}\n  → {self.hint}" if hint else self.message)
 
 
 class RuntimeMissingError(BalconyError):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from balcony_edge.cache import cache_folder
-from balcony_edge.home import expand
+from balcony_edge.files.cache import cache_folder
+from balcony_edge.files.home import expand
 from balcony_edge.telemetry.device_profile import profile_folder
 from helpers.command import fails, here
 

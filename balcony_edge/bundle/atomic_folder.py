@@ -16,7 +16,7 @@ from pathlib import Path
 
 from balcony_edge.bundle.manifest import MANIFEST_NAME
 from balcony_edge.errors import BundleError, ModelError
-from balcony_edge.home import expand
+from balcony_edge.files.home import expand
 
 ELSEWHERE = "choose another folder"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

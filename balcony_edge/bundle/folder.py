@@ -8,7 +8,7 @@ from pathlib import Path
 from balcony_edge.bundle.external_data import check_external_data
 from balcony_edge.bundle.manifest import CARD_NAME, MANIFEST_NAME, FileEntry, file_entry, read_manifest
 from balcony_edge.errors import BundleError
-from balcony_edge.home import expand
+from balcony_edge.files.home import expand
 
 
 class Bundle:

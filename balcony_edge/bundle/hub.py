@@ -15,13 +15,14 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from balcony_edge.bundle.atomic_folder import whole_folder
-from balcony_edge.bundle.card import front_matter, split_card
+from balcony_edge.bundle.card import front_matter, read_card, split_card
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.hub_errors import LOG_IN, explain, reachable, require_client
 from balcony_edge.bundle.manifest import CARD_NAME, HUB_ID, MANIFEST_NAME, Manifest, read_manifest
-from balcony_edge.cache import cache_folder
 from balcony_edge.errors import BundleError, HubError
-from balcony_edge.home import expand
+from balcony_edge.files.cache import cache_folder
+from balcony_edge.files.home import expand
+from balcony_edge.files.reading import leads_out
 
 Parts = dict[str, Path | bytes]
 
@@ -126,7 +127,7 @@ class FolderHome:
         bundle = Bundle(self.folder)  # checked first: a name may be a link that leads anywhere
         for name in _names(bundle.manifest):
             path = bundle.file(name)
-            if name != CARD_NAME or (path.is_file() and not path.is_symlink()):
+            if name != CARD_NAME or (path.is_file() and not leads_out(path, bundle.path)):
                 self._write(path, into / name)
 
     def _write(self, part: Path | bytes, path: Path) -> None:
@@ -235,10 +236,12 @@ def _names(manifest: Manifest) -> list[str]:
 def _parts(bundle: Bundle) -> Parts:
     """The files to send, by name. A card that is missing or has no front matter gets the front matter the Hub needs."""
     parts: Parts = {name: bundle.file(name) for name in _names(bundle.manifest)}
-    card = bundle.file(CARD_NAME)
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.manifest.base.model}\n"
-    if not split_card(text)[0]:
-        parts[CARD_NAME] = f"{front_matter(bundle.manifest)}\n{text}".encode()
+    # The other files were checked when the bundle was opened.
+    if leads_out(bundle.file(MANIFEST_NAME), bundle.path):
+        raise BundleError(f"{bundle.file(MANIFEST_NAME)} is a link out of the bundle", "put the file itself there")
+    text = read_card(bundle.path) or f"# {bundle.manifest.base.model}\n"
+    front = "" if split_card(text)[0] else f"{front_matter(bundle.manifest)}\n"
+    parts[CARD_NAME] = f"{front}{text}".encode()
     return parts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from balcony_edge.home import expand
+from balcony_edge.files.home import expand
 
 
 def mistyped_folder(name: str) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ import typer
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.open import open_bundle
 from balcony_edge.measure.traffic import depth_costs
-from balcony_edge.tables import table
+from balcony_edge.terminal import table
 
 BASIS = "estimated from weight traffic"
 

@@ -36,11 +36,14 @@ def profile(
     run meanwhile. The file names no serial number and no user, so you can share it.
     """
     from balcony_edge.errors import DeviceProfileError
+    from balcony_edge.files.writing import require
     from balcony_edge.profiling.build import install as write
     from balcony_edge.profiling.build import measure_device
     from balcony_edge.telemetry.device_profile import profile_folder
     from balcony_profiles import to_toml
 
+    if out is not None:
+        require(out, DeviceProfileError, "give -o another place")
     folder = profile_folder()
     if install and folder is None:
         raise DeviceProfileError("there is no place for it: this user has no home", "set BALCONY_PROFILE_DIR=FOLDER")

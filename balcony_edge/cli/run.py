@@ -130,6 +130,7 @@ def run(
     from balcony_edge.control.signals import read_power_model
     from balcony_edge.engine.footprint import Footprint
     from balcony_edge.session import AdaptiveSession, parse_budget
+    from balcony_edge.terminal import cell, shown
 
     wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
     opened = open_bundle(bundle, revision=revision, offline=offline)
@@ -164,14 +165,14 @@ def run(
         tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed, stop or ())
         try:
             for token in tokens:
-                sys.stdout.write(token.text)
+                sys.stdout.write(shown(token.text, sys.stdout))
                 sys.stdout.flush()
         except KeyboardInterrupt:
             interrupted = True
         sys.stdout.write("\n")
         sys.stdout.flush()
         report = session.audit() if audit else session.report()
-        print(report.line(), file=sys.stderr)
+        print(cell(report.line()), file=sys.stderr)
         if prompt_cache is not None and not prompt_cache.exists():
             session.save_prompt(given, prompt_cache)
     if interrupted:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from balcony_controller import Governor, Signals
 from balcony_edge.errors import RecordingError
+from balcony_edge.files.writing import open_lines
 
 KIND = "balcony-edge decisions"
 
@@ -27,7 +28,7 @@ class DecisionLog:
         self.path = path
         self._token = 0
         try:
-            self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
+            self._file: TextIO = open_lines(path)
         except OSError as error:
             raise RecordingError(
                 f"cannot write {path}: {error}", "name a file in a folder that can be written"

@@ -10,6 +10,7 @@ from balcony_edge.decoding.chat import ChatTemplate, Message
 from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.decoding.text_stream import TextStream
 from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.decoding.trial import try_tokenizer
 from balcony_edge.decoding.typed_tokens import TypedTokens
 from balcony_edge.errors import PromptError
 
@@ -23,7 +24,9 @@ class TextCodec:
     def __init__(self, bundle: Bundle) -> None:
         settings = read_settings(bundle)
         self._bundle = bundle
-        self._tokenizer = BundleTokenizer(bundle.file("tokenizer.json"), bool(settings.get("split_special_tokens")))
+        path, split_special = bundle.file("tokenizer.json"), bool(settings.get("split_special_tokens"))
+        try_tokenizer(bundle, path, split_special)
+        self._tokenizer = BundleTokenizer(path, split_special)
         self._vocabulary = bundle.manifest.architecture.vocabulary
         self._fallback = bundle.manifest.generation.bos_token_id
         self.start_text = special_tokens(settings).get("bos_token", "")

@@ -91,6 +91,11 @@ class BundleTokenizer:
         found: int | None = self._tokenizer.token_to_id(name)
         return found
 
+    @property
+    def size(self) -> int:
+        """The number of its tokens."""
+        return int(self._tokenizer.get_vocab_size())
+
     def is_byte(self, token: int) -> bool:
         """Whether a token stands for one byte and is decoded together with the bytes around it."""
         return self._has_byte_tokens and BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token) or "") is not None

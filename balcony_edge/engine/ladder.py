@@ -62,6 +62,7 @@ class Ladder:
         self.footprint = Footprint.of(manifest)
         self.footprint.check_weights(str(bundle.path), available_bytes())
         self._room = min(self.context, self.BLOCK)
+        self.footprint.check_positions(self._room, available_bytes())
         self._padded = False
         self._ids = Buffer((1, self._room), np.int64)
         lengths = AttentionLengths(runtime.provider)

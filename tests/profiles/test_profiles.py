@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import balcony_profiles
+from balcony_edge.errors import DeviceProfileError
+from balcony_edge.telemetry.device_profile import read_profile
 from balcony_edge.telemetry.readers.rails import TOTALS
 from balcony_profiles import (
     DeviceProfile,
@@ -20,7 +22,6 @@ from balcony_profiles import (
     ProfileError,
     UnknownProfileError,
     load,
-    load_file,
     match,
     names,
     parse,
@@ -242,12 +243,12 @@ def test_any_text_is_a_profile_or_a_profile_error(text: str) -> None:
 
 def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(nano())
-    profile = load_file(tmp_path / "mine.toml")
+    profile = read_profile(tmp_path / "mine.toml")
     assert profile == load("nano").model_copy(update={"name": "mine"})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     for broken in (tmp_path / "none.toml", tmp_path / "binary.toml", tmp_path):
-        with pytest.raises(ProfileError, match=str(broken)):
-            load_file(broken)
+        with pytest.raises(DeviceProfileError, match=str(broken)):
+            read_profile(broken)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from pathlib import Path
 from balcony_edge.bundle.hub_errors import explain, reachable, require_client
 from balcony_edge.bundle.mistyped import mistyped_folder
 from balcony_edge.errors import ModelError
-from balcony_edge.home import expand
+from balcony_edge.files.home import expand
 from balcony_export.model.gguf import folder as gguf_folder
 from balcony_export.model.gguf.header import PIECE, SUFFIX
 

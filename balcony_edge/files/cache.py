@@ -6,7 +6,7 @@ from pathlib import Path
 
 import platformdirs
 
-from balcony_edge.home import user_folder
+from balcony_edge.files.home import user_folder
 
 VARIABLE = "BALCONY_CACHE_DIR"
 
