@@ -79,6 +79,21 @@ def test_what_is_written_line_by_line_ends_with_whole_lines_or_one_that_is_cut(
     assert (tmp_path / "out").stat().st_size <= size
 
 
+def test_training_that_ran_out_of_room_goes_on(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "text").write_text(TEXT)
+    arguments = ["train", str(tiny_model), "--data", str(tmp_path / "text"), "--splits", "2", "--max-steps", "2"]
+    arguments += ["--length", "16", "--save-every", "1", "-o", str(tmp_path / "exits")]
+    with room_for(4000):
+        result = here(*arguments)
+    assert result.returncode == 1
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not [path for path in tmp_path.rglob("*") if "partial" in path.name or path.suffix == ".tmp"]
+    result = here(*arguments)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "exits" / "exits.json").is_file()
+
+
 def test_without_room_for_a_profile_of_the_machine_the_reply_comes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

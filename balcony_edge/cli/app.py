@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -61,8 +62,24 @@ def add_plugins(to: typer.Typer) -> None:
     A verb that hands its arguments to another program has an attribute ``context_settings`` (click's).
     """
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        verb = entry.load()
+        try:
+            verb = entry.load()
+        except Exception as error:  # somebody else's package: the other verbs go on
+            verb = _broken(entry.name, error)
         to.command(name=entry.name, context_settings=getattr(verb, "context_settings", None))(verb)
+
+
+def _broken(name: str, error: Exception) -> Callable[[], None]:
+    """In place of a verb that cannot be loaded: one that says so."""
+
+    def verb() -> None:
+        raise BalconyError(
+            f"the verb {name} cannot be loaded: {error}", "install the package that it is from again, with pip"
+        ) from error
+
+    verb.__doc__ = f"Cannot be loaded: {error}"
+    verb.context_settings = {"allow_extra_args": True, "ignore_unknown_options": True}  # type: ignore[attr-defined]
+    return verb
 
 
 def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--heldout")) -> list[str]:
@@ -95,6 +112,20 @@ def _is_model(name: str) -> bool:
     return HUB_ID.fullmatch(name.partition(":")[0]) is not None and path.suffix not in DATA_SUFFIXES
 
 
+def _explained(error: BaseException) -> BalconyError | None:
+    """An error of this project, or what the machine around it lacks; None for all others, which are bugs."""
+    if isinstance(error, BalconyError):
+        return error
+    if isinstance(error, MemoryError):
+        return BalconyError("the memory is full", NO_MEMORY)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return BalconyError("there is no folder for temporary files that can be written", "name one: TMPDIR=FOLDER")
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return BalconyError(f"{error.strerror or error}{where}", "check the files, their permissions and the disk")
+    return None
+
+
 def main() -> None:
     """The console script. Exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted."""
     streams.prepare()
@@ -110,9 +141,8 @@ def main() -> None:
         except BaseException as error:
             if interruptions.came or isinstance(error, KeyboardInterrupt):
                 sys.exit(130)
-            if isinstance(error, MemoryError):
-                error = BalconyError("the memory is full", NO_MEMORY)
-            if not isinstance(error, BalconyError):
+            explained = _explained(error)
+            if explained is None:
                 raise
-            print(f"balcony-edge: {error}", file=sys.stderr)
+            print(f"balcony-edge: {explained}", file=sys.stderr)
             sys.exit(1)

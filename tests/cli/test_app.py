@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +195,10 @@ def test_limits_that_are_no_numbers_are_wrong_usage(arguments: tuple[str, ...]) 
     for limits in ({"temperature_c": float(arguments[-1])}, {"battery_level": float(arguments[-1])}):
         with pytest.raises(ValueError, match=r"no number|0 to 1"):
             Limits(**limits)
+
+
+def test_a_verb_that_cannot_be_loaded_does_not_break_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = metadata.EntryPoint("broken", "balcony_edge.no_such_module:verb", "balcony_edge.commands")
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: [entry])
+    assert here("run", "-p", "Once", "-n", "2").returncode == 0
+    fails(here("broken", "a", "--option", "b"), "the verb broken cannot be loaded", "no_such_module")

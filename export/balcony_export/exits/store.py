@@ -25,6 +25,7 @@ from safetensors.numpy import load_file, save_file
 from balcony_edge.errors import ExitsError
 from balcony_edge.files import values
 from balcony_edge.files.reading import UNFITTING, Reader
+from balcony_edge.files.tensors import save_tensors
 from balcony_export.exits.widths import Width, width_of
 from balcony_export.model.checkpoint import Array, count_not_finite
 from balcony_export.model.gguf.folder import linked_files
@@ -127,7 +128,7 @@ def save(folder: Path, exits: Exits) -> None:
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     weights, description = folder / (WEIGHTS + ".tmp"), folder / (MANIFEST + ".tmp")
     try:
-        save_file({name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
+        save_tensors(save_file, {name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
         description.write_text(text)
         (folder / MANIFEST).unlink(missing_ok=True)
         weights.replace(folder / WEIGHTS)
