@@ -21,7 +21,7 @@ from balcony_edge.engine.memory import Buffer
 from balcony_edge.errors import PromptError
 from balcony_edge.files import values
 from balcony_edge.files.reading import UNFITTING, kind_of, parse_json
-from balcony_edge.files.writing import whole_file
+from balcony_edge.files.tensors import save_arrays
 
 VERSION = "2"
 # The largest header of a file, in bytes.
@@ -31,9 +31,6 @@ AGAIN = "delete the file, and it is made again"
 
 def save(ladder: Ladder, path: Path) -> None:
     """Write the ladder's tokens and caches to ``path``, whole or not at all. Raises PromptError if that fails."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
     tensors: dict[str, npt.NDArray[Any]] = {"ids": np.array(ladder.tokens, np.int64)}
     for stage in ladder.stages:
         for name, buffer in stage.state().items():
@@ -42,9 +39,8 @@ def save(ladder: Ladder, path: Path) -> None:
     metadata = {"balcony_prompt": VERSION, "bundle": ladder.digest, "cursors": cursors}
     metadata["sha256"] = _digest(tensors, cursors)
     try:
-        with whole_file(path) as partial:
-            save_file(tensors, partial, metadata)
-    except (OSError, SafetensorError) as error:
+        save_arrays(tensors, path, metadata)
+    except OSError as error:
         raise PromptError(f"cannot write the prompt cache {path}: {error}", "choose another --prompt-cache") from error
 
 

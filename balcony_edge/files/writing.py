@@ -64,6 +64,32 @@ def whole_file(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def unnamed_file(path: Path) -> Iterator[Path]:
+    """As ``whole_file``, but what a killed writer has written vanishes with it, where the system can do that.
+
+    For large files. The place to write to has no name that tells its format. Raises OSError.
+    """
+    final = target(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(final.parent, getattr(os, "O_TMPFILE", 0) | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:  # not this kind of disk; without O_TMPFILE a folder cannot be opened so either
+        with whole_file(path) as partial:
+            yield partial
+        return
+    try:
+        place = Path(f"/proc/self/fd/{descriptor}")
+        yield place
+        named = final.with_name(f".{final.name}.partial{final.suffix}")
+        named.unlink(missing_ok=True)
+        # Only with a folder's descriptor does Python follow the link that stands for the file.
+        os.link(place, named, src_dir_fd=descriptor, follow_symlinks=True)
+        named.replace(final)
+    finally:
+        os.close(descriptor)
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all. Raises OSError."""
     with whole_file(path) as partial:

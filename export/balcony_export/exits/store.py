@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from balcony_edge.errors import ExitsError
 from balcony_edge.files import values
@@ -128,7 +129,7 @@ def save(folder: Path, exits: Exits) -> None:
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     weights, description = folder / (WEIGHTS + ".tmp"), folder / (MANIFEST + ".tmp")
     try:
-        save_tensors(save_file, {name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
+        save_tensors(to_bytes, {name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
         description.write_text(text)
         (folder / MANIFEST).unlink(missing_ok=True)
         weights.replace(folder / WEIGHTS)

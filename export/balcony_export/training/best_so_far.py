@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from balcony_edge.files.tensors import save_tensors
 from balcony_export.data import corpus
@@ -69,7 +69,7 @@ class Best:
             before = self.lowest(split)
             if before is None or value < before[0]:
                 described = {"config": self._identity, "kl_nats": repr(value), "step": str(step)}
-                save_tensors(save_file, balconies.at(int(split)).state_dict(), self._path(split), described)
+                save_tensors(save, balconies.at(int(split)).state_dict(), self._path(split), described)
 
     def restore(self, balconies: Balconies) -> None:
         """Give the exits their best weights; one that was never measured stays as it is."""

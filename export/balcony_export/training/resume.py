@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from balcony_edge.errors import BalconyError
 from balcony_edge.files.tensors import save_tensors
@@ -34,7 +35,7 @@ def save(
     for first, optimizer in _numbered(optimizers):
         for index, held in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{first + index}.{key}": value for key, value in held.items()}
-    save_tensors(save_file, tensors, path, {"step": str(step), "config": json.dumps(config)})
+    save_tensors(to_bytes, tensors, path, {"step": str(step), "config": json.dumps(config)})
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
