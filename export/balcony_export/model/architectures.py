@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from optimum.utils import NormalizedConfigManager, NormalizedTextConfig
-
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
-from balcony_edge.files.reading import parse_json, read_bytes
 from balcony_export.model.blueprint import Activation, Blueprint, LayerPlan
+from balcony_export.model.config.completed import complete, read_config
+from balcony_export.model.config.rope import exact_context, read_ropes
 from balcony_export.model.families import FAMILIES, Family, Flag
-from balcony_export.model.model_files import refuse_adapter
-from balcony_export.model.rope import exact_context, read_ropes
-from balcony_export.model.transformers_model import first_line
 
-# The largest config.json.
-MOST_BYTES = 16 << 20
 ACTIVATION_FUNCTIONS: dict[str, Activation] = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed ``config.json`` of a model folder. Raises ModelError if there is none."""
-    refuse_adapter(folder)
-    path = folder / "config.json"
-    try:
-        config = parse_json(read_bytes(path, MOST_BYTES).decode("utf-8"), any_numbers=True)
-    except (OSError, ValueError) as error:
-        found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else []
-        raise ModelError(
-            f"{folder} is no Hugging Face model folder: cannot read config.json ({error}); found {found or 'nothing'}",
-            "give a folder with config.json, model.safetensors and tokenizer.json, a .gguf file, or a Hub id "
-            "(owner/name, or owner/name:file.gguf for one file of a repository)",
-        ) from error
-    if not isinstance(config, dict):
-        raise ModelError(f"{path} holds no JSON object", "download the model again")
-    return config
 
 
 def read(folder: Path, context: int | None = None) -> Blueprint:
@@ -47,53 +24,38 @@ def read(folder: Path, context: int | None = None) -> Blueprint:
     """
     raw = read_config(folder)
     name = str(raw.get("model_type"))
-    family = FAMILIES.get(name)
-    if family is None:
+    if name not in FAMILIES:
         raise ModelError(
             f"{folder} holds a model of type {name!r}, for which balcony-edge has no graphs of its own",
             f"supported: {', '.join(f'{row.title} ({key})' for key, row in FAMILIES.items())}; for others try "
             "--through-torch, which keeps a bundle only if it equals the model (docs/your-model.md)",
         )
     try:
-        return _blueprint(name, family, _config(folder), context)
+        return blueprint_of(name, complete(name, raw), context)
     except ModelError:
         raise
-    except (KeyError, AttributeError, TypeError, ValueError, IndexError) as error:
-        raise ModelError(
-            f"{folder}/config.json lacks or garbles a number: {error}", "download the model again"
-        ) from error
+    except (KeyError, AttributeError, TypeError, ValueError, IndexError, ArithmeticError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else f"holds what cannot be right: {error}"
+        raise ModelError(f"{folder}/config.json {what}", "download the model again") from error
 
 
-def _config(folder: Path) -> Any:
-    """The config as transformers reads it: defaults filled in, rope and layer types under the same names everywhere."""
-    from transformers import AutoConfig
+def blueprint_of(name: str, config: Mapping[str, Any], context: int | None = None) -> Blueprint:
+    """The blueprint of a completed config (see completed.complete) of the family ``name``; ``context``: see ``read``.
 
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds
-        raise ModelError(
-            f"transformers cannot read {folder}/config.json: {first_line(error)}", "download the model again"
-        ) from error
-
-
-def _blueprint(name: str, family: Family, config: Any, context: int | None) -> Blueprint:
-    # Families name their sizes differently; optimum has a table of the names.
-    try:
-        numbers = NormalizedConfigManager.get_normalized_config_class(name)(config)
-    except KeyError:  # a family newer than optimum's table: transformers' usual names
-        numbers = NormalizedTextConfig(config)
-    heads, hidden, layers = int(numbers.num_attention_heads), int(numbers.hidden_size), int(numbers.num_layers)
-    head_dim = int(getattr(config, "head_dim", None) or hidden // heads)
+    Raises ModelError for what no graph computes, KeyError and its like for what is missing.
+    """
+    family = FAMILIES[name]
+    heads, hidden, layers = config["num_attention_heads"], config["hidden_size"], config["num_hidden_layers"]
     limit = exact_context(config)
     if context is not None and not 0 < context <= limit:
         raise ModelError(
             f"the model has a context of {limit} positions, not {context}", f"use --context {limit} or less"
         )
     context = context or limit
-    if getattr(config, "use_bidirectional_attention", False):
+    if config["use_bidirectional_attention"]:
         raise ModelError("this model attends to later tokens: it cannot decode one by one", "use a causal model")
     ropes = read_ropes(config)
-    scale = float(getattr(config, family.attention_scale)) if family.attention_scale else float(head_dim)
+    scale = float(config[family.attention_scale or "head_dim"])
     squared = family.scale_is_square or family.attention_scale is None
     return Blueprint(
         arch=Architecture(
@@ -101,14 +63,14 @@ def _blueprint(name: str, family: Family, config: Any, context: int | None) -> B
             hidden=hidden,
             layers=layers,
             heads=heads,
-            kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_dim=head_dim,
-            intermediate=int(config.intermediate_size),
-            vocabulary=int(numbers.vocab_size),
+            kv_heads=config["num_key_value_heads"],
+            head_dim=config["head_dim"],
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
             context=context,
-            tied_head=bool(config.tie_word_embeddings),
+            tied_head=config["tie_word_embeddings"],
         ),
-        norm_epsilon=float(config.rms_norm_eps),
+        norm_epsilon=float(config["rms_norm_eps"]),
         layers=tuple(_plan(config, family, set(ropes), context, index) for index in range(layers)),
         ropes=ropes,
         norms=family.norms,
@@ -120,28 +82,28 @@ def _blueprint(name: str, family: Family, config: Any, context: int | None) -> B
         packed=family.packed,
         activation=_activation(config),
         attention_scale=scale**-0.5 if squared else scale,
-        attention_softcap=float((family.softcaps and config.attn_logit_softcapping) or 0.0),
+        attention_softcap=float((family.softcaps and config["attn_logit_softcapping"]) or 0.0),
         embedding_scale=hidden**0.5 if family.embedding_scale == "root" else _number(config, family.embedding_scale),
         residual_scale=_number(config, family.residual_scale),
         logit_divisor=_number(config, family.logit_divisor),
-        logit_softcap=float((family.softcaps and config.final_logit_softcapping) or 0.0),
+        logit_softcap=float((family.softcaps and config["final_logit_softcapping"]) or 0.0),
     )
 
 
-def _plan(config: Any, family: Family, ropes: set[str], context: int, index: int) -> LayerPlan:
-    kind = config.layer_types[index] if family.windows == "typed" and config.layer_types else "full_attention"
+def _plan(config: Mapping[str, Any], family: Family, ropes: set[str], context: int, index: int) -> LayerPlan:
+    kind = config["layer_types"][index] if family.windows == "typed" else "full_attention"
     slides = family.windows == "all" or kind == "sliding_attention"
-    window = int(config.sliding_window) if slides and config.sliding_window else None
+    window = config["sliding_window"] if slides else None
     # A window as wide as the context hides nothing: then it is left out.
-    window = None if window is None or window >= context else window
+    window = None if not window or window >= context else window
     rope: str | None = "rope" if ropes == {"rope"} else f"rope.{kind}"
-    if not (getattr(config, "no_rope_layers", None) or [1] * (index + 1))[index]:
+    if not (config.get("no_rope_layers") or [1] * (index + 1))[index]:
         rope = None
     return LayerPlan(window, rope)
 
 
-def _activation(config: Any) -> Activation:
-    name = getattr(config, "hidden_act", None) or getattr(config, "hidden_activation", None)
+def _activation(config: Mapping[str, Any]) -> Activation:
+    name = config["hidden_activation"] if "hidden_activation" in config else config["hidden_act"]
     if name not in ACTIVATION_FUNCTIONS:
         raise ModelError(
             f"the activation {name!r} is not supported", f"use a model with one of {', '.join(ACTIVATION_FUNCTIONS)}"
@@ -149,12 +111,12 @@ def _activation(config: Any) -> Activation:
     return ACTIVATION_FUNCTIONS[name]
 
 
-def _flag(config: Any, flag: Flag) -> bool:
-    return flag if isinstance(flag, bool) else bool(getattr(config, flag, False))
+def _flag(config: Mapping[str, Any], flag: Flag) -> bool:
+    return flag if isinstance(flag, bool) else bool(config[flag])
 
 
-def _number(config: Any, attribute: str | None) -> float:
-    return 1.0 if attribute is None else float(getattr(config, attribute))
+def _number(config: Mapping[str, Any], key: str | None) -> float:
+    return 1.0 if key is None else float(config[key])
 
 
 def check_splits(splits: list[int], layers: int) -> list[int]:
