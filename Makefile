@@ -71,7 +71,7 @@ $(RUN_VENV)/.ready: pyproject.toml
 
 $(DEV_VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEV_VENV)
-	$(DEV_VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(RUNTIME),export,dev]"
+	$(DEV_VENV)/bin/pip install -q --disable-pip-version-check -c constraints.txt -e ".[$(RUNTIME),train,dev]"
 	touch $@
 
 clean:

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
+from balcony_export.bundling.uncut import Uncut
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.exits.balcony import build
-from balcony_export.graphs import interchange
 from balcony_export.model.base import load_base
 from helpers.families import ROWS, SIZES, SPLITS, make_model
 
@@ -83,27 +82,8 @@ def measure(row: str, folder: Path) -> Parity:
 
 def uncut_logits(bundle: Bundle, ids: list[int], prompt: int) -> npt.NDArray[np.float32]:
     """Logits [len(ids), V] of the graph for onnxruntime-genai, fed as that feeds it: prompt, then token by token."""
-    session = Runtime.start("cpu").session(bundle.file(interchange.GRAPH_NAME))
-    arch = bundle.manifest.architecture
-    names = [item.name for item in session.get_inputs() if item.name.startswith("past_")]
-    caches = {
-        name: onnxruntime.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, arch.kv_heads, arch.context, arch.head_dim), np.float32)
-        )
-        for name in names
-    }
-    rows = []
-    for start, stop in [(0, prompt), *((at, at + 1) for at in range(prompt, len(ids)))]:
-        binding = session.io_binding()
-        binding.bind_cpu_input("input_ids", np.array([ids[start:stop]], np.int64))
-        binding.bind_cpu_input("attention_mask", np.ones((1, stop), np.int64))
-        binding.bind_output("logits")
-        for name, cache in caches.items():
-            binding.bind_ortvalue_input(name, cache)
-            binding.bind_ortvalue_output(name.replace("past_", "present_"), cache)
-        session.run_with_iobinding(binding)
-        rows.append(binding.copy_outputs_to_cpu()[0][0])
-    return np.concatenate(rows)
+    uncut = Uncut(bundle, len(ids))
+    return np.concatenate([uncut.append(ids[:prompt]), *(uncut.append([token]) for token in ids[prompt:])])
 
 
 def _gap(found: npt.NDArray[np.float32], expected: torch.Tensor) -> float:

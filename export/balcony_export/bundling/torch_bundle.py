@@ -19,7 +19,8 @@ from balcony_edge.bundle.manifest import Formats, Graph
 from balcony_edge.errors import ModelError, VerifyError
 from balcony_export.bundling.writer import copy_small_files, seal
 from balcony_export.graphs.weights import WeightFile
-from balcony_export.model.architectures import check_splits, read_config
+from balcony_export.model.architectures import check_splits
+from balcony_export.model.config.completed import read_config
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.tensor_source import open_checkpoint
@@ -98,7 +99,7 @@ def export_through_torch(
 def _check(folder: Path) -> None:
     """Raise ModelError for a model that should not or cannot be exported this way."""
     if find_spec("onnxscript") is None:
-        raise ModelError("torch's exporter needs the package onnxscript", "run pip install 'balcony-edge[export]'")
+        raise ModelError("torch's exporter needs the package onnxscript", "run pip install 'balcony-edge[train]'")
     name = read_config(folder).get("model_type")
     if name in FAMILIES:
         raise ModelError(f"{name} models have graphs of their own, which are faster", "leave --through-torch out")

@@ -37,6 +37,7 @@ from balcony_export.graphs.weights import BITS, WeightFile
 from balcony_export.model import architectures, chat_templates, tokenizer_file
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Checkpoint
+from balcony_export.model.config.completed import read_config
 from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.gguf.weights import GgufCheckpoint
@@ -112,7 +113,7 @@ def plan_export(
     context: int | None = None,
 ) -> Plan:
     """Check all that can be checked without reading weights. Arguments and errors are those of ``export_bundle``."""
-    architectures.read_config(folder)
+    read_config(folder)
     base = open_checkpoint(folder)
     blueprint = _with_own_head(architectures.read(folder, context), base)
     arch, formats = blueprint.arch, options.formats()

@@ -10,7 +10,7 @@ import typer
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Cache, Exactness, Precision, Provider
-from balcony_export.extras import require_workstation
+from balcony_export.extras import require_export, require_train
 
 
 def export(
@@ -55,7 +55,10 @@ def export(
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify/--no-verify", help="At the end, compare the bundle with the model on a short prompt."),
+        typer.Option(
+            "--verify/--no-verify",
+            help="At the end, check the bundle on a short prompt: against the model, or without torch against itself.",
+        ),
     ] = True,
     through_torch: Annotated[
         bool,
@@ -71,7 +74,7 @@ def export(
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
 ) -> None:
     """Make a bundle from a frozen base and its exits. ONNX segments of the base, an exit a split, one shared head."""
-    require_workstation()
+    require_export()
     from balcony_export.bundling.dry_run import describe
     from balcony_export.bundling.writer import plan_export, write_bundle
     from balcony_export.graphs.formats import ExportOptions
@@ -93,6 +96,7 @@ def export(
             raise typer.BadParameter(
                 "goes with --splits, --exits init, --context and -o only", param_hint="--through-torch"
             )
+        require_train()
         from balcony_export.bundling.torch_bundle import export_through_torch
 
         assert out is not None
@@ -110,9 +114,7 @@ def export(
     check = None
     if verify:
         from balcony_export.bundling.self_check import self_check
-        from balcony_export.cli.verify import quiet
 
-        quiet()
         trained = source if isinstance(source, Path) else None
         later = f"balcony-edge verify {out} {model}" + (f" --exits {trained}" if trained else "")
         check = self_check(folder, trained, later, partial(typer.echo, err=True))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from balcony_export.extras import require_workstation
+from balcony_export.extras import require_train
 
 if TYPE_CHECKING:
     from balcony_export.exits.store import Exits
@@ -108,7 +108,7 @@ def train(
     After an interruption run the same command again: it goes on from the last saved state. On several GPUs:
     accelerate launch -m balcony_edge train …
     """
-    require_workstation()
+    require_train()
     from balcony_export.exits import placement, widths
     from balcony_export.model import architectures, download
 
@@ -121,10 +121,9 @@ def train(
     chosen = named if count is None else placement.place(count, blueprint, chosen_width)
     architectures.check_splits(chosen, blueprint.arch.layers)
 
-    from transformers.utils import logging
+    from balcony_export.model.transformers_model import quiet
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    quiet()
     from balcony_export.training.loop import TrainConfig
     from balcony_export.training.run import Job, train_exits
 

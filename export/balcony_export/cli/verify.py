@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from balcony_edge.errors import VerifyError
-from balcony_export.extras import require_workstation
+from balcony_export.extras import require_train
 
 if TYPE_CHECKING:
     from balcony_edge.bundle.folder import Bundle
@@ -47,9 +47,10 @@ def verify(
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
 ) -> None:
     """Check that a bundle computes what its model does in fp32, stage by stage. Exit code 1 if a stage fails."""
-    require_workstation()
+    require_train()
     from balcony_edge.bundle.folder import Bundle
     from balcony_export.model import download
+    from balcony_export.model.transformers_model import quiet
     from balcony_export.verification import report
     from balcony_export.verification.verify import verify as compare
 
@@ -85,18 +86,10 @@ def verify(
         typer.echo(found.line(), err=True)
 
 
-def quiet() -> None:
-    """Switch off transformers' progress bars and warnings, which would come between the lines of a report."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-
 def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
     """The token ids of all prompts from the options; None if there are none."""
     from balcony_edge.decoding.given_text import read_file
-    from balcony_export.verification.bundle_and_reference import encode_prompts
+    from balcony_export.verification.prompts import encode_prompts
 
     given = [*texts, *map(read_file, files)]
     return encode_prompts(bundle, given) if given else None

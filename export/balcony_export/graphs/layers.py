@@ -13,7 +13,7 @@ from balcony_export.graphs.matrix import Matrix, RowRange, row_ranges
 from balcony_export.graphs.weights import BITS, NUMPY_DTYPES
 from balcony_export.model.blueprint import LayerPlan
 from balcony_export.model.checkpoint import TensorSource
-from balcony_export.model.rope import rope_table
+from balcony_export.model.config.rope import rope_table
 
 # GroupQueryAttention can rotate a multiple of this many elements of a head; otherwise RotaryEmbedding does it before.
 FUSED_ROPE_MULTIPLE = 16

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,8 +19,9 @@ from balcony_export.model.model_files import AGAIN, weight_map
 
 Array = npt.NDArray[np.float32]
 
-# The types that become float32 without loss, by safetensors' names.
-STORED_DTYPES = ("F32", "BF16", "F16")
+# The types that become float32 without loss, by safetensors' names, and what numpy reads them as. It has no bfloat16:
+# a bfloat16 is the upper half of a float32.
+STORED_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<f2")}
 # How many elements are checked for NaN at a time: a mask of all would take a quarter of the tensor's memory again.
 BLOCK = 1 << 22
 
@@ -48,13 +51,15 @@ class _Header:
     file: str
     dtype: str
     shape: tuple[int, ...]
+    start: int
+    """The position of its first byte in the file."""
 
 
 class Checkpoint:
     """A model folder's safetensors, in one file or in shards. No other format is ever read.
 
-    All headers are read at once: a checkpoint with missing parts is refused before any work is done. A file is mapped
-    only while one of its tensors is read, and the caller gets a copy, so memory holds no more than the caller does.
+    All headers are read at once: a checkpoint with missing parts is refused before any work is done. Values are read
+    when they are asked for and no file stays mapped, so memory holds no more than the caller does.
     Raises ModelError for a checkpoint that cannot be read or is not whole.
     """
 
@@ -99,17 +104,13 @@ class Checkpoint:
         if shape is not None:
             self.expect(name, shape)
         header = self._readable(name)
-        with self._opened(header.file) as handle:
-            values = _widened(handle.get_tensor(name))
-        return self._finite(header, name, values)
+        return self._read(header, name, 0, header.shape[0]) if header.shape else self._read(header, name, 0, 1)
 
     def rows(self, name: str, start: int, stop: int) -> Array:
         """Rows [start, stop) of the leading dimension as float32; no others are read. Raises as ``tensor`` does."""
         header = self._readable(name)
         check_rows(name, header.shape, start, stop)
-        with self._opened(header.file) as handle:
-            values = _widened(handle.get_slice(name)[start:stop])
-        return self._finite(header, name, values)
+        return self._read(header, name, start, stop)
 
     def _header(self, name: str) -> _Header:
         if name not in self._headers:
@@ -127,24 +128,29 @@ class Checkpoint:
         return header
 
     def _read_headers(self, file: str) -> dict[str, _Header]:
-        found = {}
-        with self._opened(file) as handle:
-            for name in handle.keys():  # noqa: SIM118 - a handle is no mapping
-                piece = handle.get_slice(name)
-                found[name] = _Header(file, str(piece.get_dtype()), tuple(int(size) for size in piece.get_shape()))
+        path, found = self.folder / file, {}
+        with _reading(path):
+            # safetensors checks the whole header: types, sizes, places.
+            with safe_open(path, "np") as handle:
+                names = list(handle.keys())
+            with path.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                entries = json.loads(stream.read(length))
+            for name in names:
+                entry = entries[name]
+                start = 8 + length + int(entry["data_offsets"][0])
+                found[name] = _Header(file, str(entry["dtype"]), tuple(int(size) for size in entry["shape"]), start)
         return found
 
-    @contextmanager
-    def _opened(self, file: str) -> Iterator[Any]:
-        """A file, mapped inside the block only: otherwise the pages read so far would add up to the whole model."""
-        try:
-            # "pt" for torch: numpy has no bfloat16.
-            with safe_open(self.folder / file, "pt") as handle:
-                yield handle
-        except (OSError, SafetensorError) as error:
-            raise ModelError(
-                f"cannot read {self.folder / file}: {error}", f"the file is not whole or no safetensors: {AGAIN}"
-            ) from error
+    def _read(self, header: _Header, name: str, start: int, stop: int) -> Array:
+        """Rows [start, stop) as float32; of a tensor without dimensions its only value."""
+        path, dtype = self.folder / header.file, STORED_DTYPES[header.dtype]
+        inner = math.prod(header.shape[1:])
+        with _reading(path), path.open("rb") as stream:
+            stream.seek(header.start + start * inner * dtype.itemsize)
+            stored = np.fromfile(stream, dtype, (stop - start) * inner)
+            values = _widened(stored, header.dtype).reshape((stop - start, *header.shape[1:]) if header.shape else ())
+        return self._finite(header, name, values)
 
     def _finite(self, header: _Header, name: str, values: Array) -> Array:
         bad = count_not_finite(values)
@@ -194,9 +200,22 @@ def count_not_finite(values: Array) -> int:
     return sum(block.size - int(np.count_nonzero(np.isfinite(block))) for block in blocks)
 
 
-def _widened(values: Any) -> Array:
-    """A torch tensor as a float32 copy; torch's own is a view into the mapped file."""
-    return np.array(values.float().numpy(), np.float32)
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what can be wrong with a file, inside the block, into a ModelError that names it."""
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot read {path}: {error}", f"the file is not whole or no safetensors: {AGAIN}") from error
+
+
+def _widened(stored: npt.NDArray[Any], dtype: str) -> Array:
+    """Values as they are stored, as float32."""
+    if dtype == "BF16":
+        wide = stored.astype(np.uint32)
+        wide <<= 16
+        return wide.view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 def _expect(where: str, name: str, found: tuple[int, ...], shape: tuple[int, ...]) -> None:

@@ -75,6 +75,14 @@ def _load_gguf(folder: Path, dtype: torch.dtype, eager: bool) -> Any:
     return model
 
 
+def quiet() -> None:
+    """Switch off transformers' progress bars and warnings, which would come between the lines of a report."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's text that says something, or the name of its class."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

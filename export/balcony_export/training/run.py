@@ -23,12 +23,14 @@ from balcony_export.model import architectures
 from balcony_export.model.base import TORCH_DTYPES, Base, boundary_ids, load_base, load_tokenizer
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array
+from balcony_export.model.config.completed import read_config
 from balcony_export.training import quality, run_folder
 from balcony_export.training.distill import distill
 from balcony_export.training.loop import TrainConfig
 from balcony_export.training.processes import Processes
 from balcony_export.training.run_folder import Metrics, Saving
 from balcony_export.training.sharpness import fit_sharpness
+from balcony_export.verification.config_reading import check_config
 
 MIN_LENGTH = 8
 # Taken to be the length of a token, to know how much of a streamed data set a run needs to see each token about once.
@@ -73,6 +75,7 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     _check(job, config, blueprint, processes)
     digest = store.base_digest(job.folder)
     # Loaded when first needed: unusable input is refused before that.
+    check_config(job.folder, blueprint.arch)
     get_base = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
     data = _load_corpus(
         job, config, blueprint.arch.vocabulary, lambda: _sample(job, config, digest, get_base(), processes)
@@ -173,7 +176,7 @@ def _load_corpus(
     job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.TokenRows]
 ) -> corpus.Corpus:
     tokenizer = load_tokenizer(job.folder)
-    ends = boundary_ids(tokenizer, architectures.read_config(job.folder))
+    ends = boundary_ids(tokenizer, read_config(job.folder))
     render = documents.renderer(tokenizer)
     if self_text.is_wanted(job.texts):
         given = corpus.load(job.heldout, tokenizer, *ends, job.heldout, render).heldout if job.heldout else None
@@ -191,7 +194,7 @@ def _load_corpus(
 
 def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.TokenRows:
     """The base's own text, which the first process samples and the others then read from its file."""
-    ends = boundary_ids(load_tokenizer(job.folder), architectures.read_config(job.folder))
+    ends = boundary_ids(load_tokenizer(job.folder), read_config(job.folder))
     tokens = job.self_tokens or min(config.steps * config.rows * config.length, self_text.MAX_TOKENS)
     path = self_text.named_file(job.texts) or job.out / "state" / "self.jsonl"
     identity = {"base_sha256": base_sha256, "dtype": config.dtype}

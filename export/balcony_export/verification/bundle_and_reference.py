@@ -11,7 +11,6 @@ import ml_dtypes
 import numpy as np
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.stage import Stage
@@ -78,9 +77,3 @@ def as_fp32(values: Any, kind: str) -> Values:
     """A buffer of type ``kind`` as fp32. A bf16 buffer has the form of 16-bit integers, as numpy has no bfloat16."""
     wide = values.view(ml_dtypes.bfloat16) if kind == "bf16" else values
     return np.asarray(wide, np.float32)
-
-
-def encode_prompts(bundle: Bundle, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of each text, by the bundle's tokenizer. Raises PromptError for a text that cannot be encoded."""
-    codec = TextCodec(bundle)
-    return [codec.encode(text) for text in texts]

@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from balcony_edge.bundle.manifest import Formats
+
 Values = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+
+# The same sums in another order differ a little. Random models of 6 layers, in sixteen variants of ten families, differ
+# by less than 6e-6.
+LIMIT = 1e-4
 
 # How many positions are compared at a time. For a vocabulary of 262,144, their float64 logits take 34 MB.
 CHUNK = 16
@@ -56,6 +62,12 @@ class Mean:
     def value(self) -> float:
         """The mean."""
         return self.total / self.count if self.count else math.nan
+
+
+def is_exact(formats: Formats, exits: bool = False) -> bool:
+    """Whether every number of the full depth, and with ``exits`` of the exits too, is fp32."""
+    used = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
+    return used == {"fp32"}
 
 
 def log_probabilities(logits: Values) -> Doubles:

@@ -44,7 +44,7 @@ class Verification:
     """How many greedy tokens were the model's own, of ``greedy_total``."""
     greedy_total: int
     rows: list[StageRow]
-    """In the order in which a fault spreads: text, trunk, exits, head, full depth, greedy tokens."""
+    """In the order in which a fault spreads: config, text, trunk, exits, head, full depth, greedy tokens."""
 
     @property
     def passed(self) -> bool:

@@ -14,22 +14,27 @@ from pathlib import Path
 import numpy as np
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.manifest import Formats
 from balcony_edge.errors import PromptError
 from balcony_export.verification.bundle_and_reference import (
     BundleAndReference,
-    encode_prompts,
     open_both,
 )
-from balcony_export.verification.measures import CHUNK, Gap, Mean, Values, divergence, log_probabilities
+from balcony_export.verification.config_reading import compare_config
+from balcony_export.verification.measures import (
+    CHUNK,
+    LIMIT,
+    Gap,
+    Mean,
+    Values,
+    divergence,
+    is_exact,
+    log_probabilities,
+)
+from balcony_export.verification.prompts import DEFAULT_PROMPTS, encode_prompts
 from balcony_export.verification.reference import ReferenceStates
 from balcony_export.verification.report import StageRow, Verification
 from balcony_export.verification.text_ids import compare_texts
 
-# The same sums in another order differ a little. Random models of 6 layers, in sixteen variants of ten families, differ
-# by less than 6e-6.
-LIMIT = 1e-4
-DEFAULT_PROMPTS = ("Once upon a time", "The capital of France is", "def add(a, b):\n    return")
 # Greedy tokens after each prompt.
 DECODE = 32
 
@@ -118,7 +123,7 @@ def verify(
         _compare_greedy(both, greedy, states, len(ids), expected, found)
         positions += len(sequence)
     rows = [row.row(max_kl if row.stage == "full" else None) for row in compared.values()]
-    text = compare_texts(bundle, folder)
+    before = [compare_config(folder, bundle.manifest.architecture), compare_texts(bundle, folder)]
     return Verification(
         model=bundle.manifest.base.model,
         formats=bundle.manifest.formats,
@@ -126,14 +131,8 @@ def verify(
         positions=positions,
         greedy_equal=greedy.equal,
         greedy_total=greedy.total,
-        rows=[text, *rows, greedy.row(is_exact(bundle.manifest.formats))],
+        rows=[*before, *rows, greedy.row(is_exact(bundle.manifest.formats))],
     )
-
-
-def is_exact(formats: Formats, exits: bool = False) -> bool:
-    """Whether every number of the full depth, and with ``exits`` of the exits too, is fp32."""
-    used = {formats.base, formats.head, formats.activations, formats.cache} | ({formats.exits} if exits else set())
-    return used == {"fp32"}
 
 
 def _rows(both: BundleAndReference) -> dict[str, _Compared]:

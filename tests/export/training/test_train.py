@@ -308,9 +308,11 @@ def test_splits_that_are_no_numbers_are_explained() -> None:
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from balcony_export import extras
 
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "torch" else object())
-    with pytest.raises(BalconyError, match=r"torch[\s\S]*balcony-edge\[export\]"):
-        extras.require_workstation()
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in ("torch", "onnx") else object())
+    with pytest.raises(BalconyError, match=r"onnx, torch[\s\S]*balcony-edge\[train\]"):
+        extras.require_train()
+    with pytest.raises(BalconyError, match=r"lacks packages: onnx[\s\S]*balcony-edge\[export\]"):
+        extras.require_export()
 
 
 def test_a_cut_metrics_file_is_mended(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_bundles_of_each_precision_pass(tiny_bundles: MakeBundle, tiny_model: Pa
     assert found.passed
     assert found.first_failure is None
     assert [row.stage for row in found.rows] == [
-        *("text", "segment 0-1", "segment 1-2", "segment 2-4", "segment 4-5", "exit 1", "exit 2", "exit 4"),
+        *("config", "text", "segment 0-1", "segment 1-2", "segment 2-4", "segment 4-5", "exit 1", "exit 2", "exit 4"),
         *("head", "full", "greedy"),
     ]
     rows = {row.stage: row for row in found.rows}
@@ -105,7 +105,7 @@ def test_bundles_of_each_precision_pass(tiny_bundles: MakeBundle, tiny_model: Pa
         assert rows["full"].kl_nats > 1e-6
     content = json.loads(found.to_json())
     assert content["passed"]
-    assert content["rows"][0]["stage"] == "text"
+    assert [row["stage"] for row in content["rows"][:2]] == ["config", "text"]
     lines = found.table().splitlines()
     assert len(lines) == 1 + len(found.rows)
     assert all("PASS" in line for line in lines[1:])
@@ -185,7 +185,7 @@ def test_values_that_are_not_finite_fail_at_any_precision(
     assert found.first_failure is not None
     assert found.first_failure.stage == "segment 2-4"
     assert "not finite" in explain(found.first_failure)
-    assert json.loads(found.to_json())["rows"][3]["absolute"] is None
+    assert json.loads(found.to_json())["rows"][4]["absolute"] is None
 
 
 @pytest.mark.parametrize("tie", [False, True])
@@ -241,7 +241,7 @@ def test_prompts_that_cannot_be_compared(tiny_bundles: MakeBundle, tiny_model: P
 def test_a_bundle_without_splits(tiny_model: Path, tmp_path: Path) -> None:
     found = verify(export_bundle(tiny_model, tmp_path / "b", model="m", splits=[]), tiny_model, PROMPTS, 4)
     assert found.passed
-    assert [row.stage for row in found.rows] == ["text", "segment 0-5", "head", "full", "greedy"]
+    assert [row.stage for row in found.rows] == ["config", "text", "segment 0-5", "head", "full", "greedy"]
 
 
 def test_a_prompt_that_fills_the_context(tiny_bundles: MakeBundle, tiny_model: Path) -> None:
@@ -387,7 +387,7 @@ def test_a_provider_that_is_not_here_is_no_failure(
     def refuse(*_: Any, **__: Any) -> None:
         raise ProviderError("this ONNX Runtime has no CUDA provider")
 
-    monkeypatch.setattr(self_check, "verify", refuse)
+    monkeypatch.setattr("balcony_export.verification.verify.verify", refuse)
     said: list[str] = []
     self_check.self_check(tiny_model, None, "balcony-edge verify b m", said.append)(tiny_bundles("fp32", "bit"))
     assert said[0].startswith("verify skipped: this ONNX Runtime has no CUDA provider")

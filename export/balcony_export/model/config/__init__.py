@@ -1,0 +1,1 @@
+"""A model's config.json: read, completed with its family's defaults, its rotary positions computed."""
