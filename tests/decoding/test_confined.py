@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -28,6 +29,15 @@ PLAIN = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{
 DOUBLING = "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}"
 SHARED = "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x|tojson }}"
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def _children_can_be_started() -> None:
+    """They cannot under some emulators."""
+    try:
+        templates.ask(30.0, do="render", source="", variables={})
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 def rendered(source: str, messages: Any = HELLO) -> str:
@@ -136,6 +146,35 @@ def test_a_child_limits_itself() -> None:
     process.stdin.write(json.dumps(request).encode() + b"\n")
     assert process.wait(30) == -signal.SIGALRM
     child.close()
+
+
+def test_a_child_ends_with_its_parent() -> None:
+    code = (
+        "import os, signal; from balcony_edge.decoding.confined import templates;"
+        "templates.ask(30.0, do='render', source='', variables={});"
+        "print(templates._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    paths = os.pathsep.join(path for path in sys.path if path)
+    parent = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert parent.returncode == -signal.SIGKILL
+    limit = time.monotonic() + 60
+    while is_alive(int(parent.stdout)):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------

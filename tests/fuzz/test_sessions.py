@@ -40,7 +40,7 @@ def within(*names: str) -> Mutation:
             holder, key = places[int(rng.integers(0, len(places)))]
             other, its_key = places[int(rng.integers(0, len(places)))]
             match int(rng.integers(0, 4)):
-                case 0:
+                case 0 if -(2**70) < holder[key] < 2**70:
                     holder[key] = type(holder[key])(holder[key] * (10.0 ** int(rng.integers(-12, 12))))
                 case 1:
                     holder[key] = (0, 1, 0.5, 2, 3, 4, 1e-12, 1.0)[int(rng.integers(0, 8))]

@@ -125,7 +125,7 @@ def _changed(document: Any, rng: np.random.Generator) -> Any:
             holder[str(_value(rng))[:200]] = holder.pop(key)
         case 2 if isinstance(holder, list):
             holder.insert(key, copy.deepcopy(holder[key]))
-        case 3 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
+        case 3 if isinstance(holder[key], int | float) and -(2**70) < holder[key] < 2**70:
             holder[key] = holder[key] * (10.0 ** int(rng.integers(-30, 30))) * (-1) ** int(rng.integers(0, 2))
         case _:
             holder[key] = _value(rng)
