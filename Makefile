@@ -1,5 +1,5 @@
 # Each target sets up all it needs, in a virtual environment of its own.
-#   make demo    light install, streams a story under a budget
+#   make demo    light install, a question answered twice by a real model: at full depth and under a budget
 #   make test    full install, all checks and tests; properties are tried on few examples
 #   make test-long  the same properties on many examples, and the tests marked long
 #   make gpu     on a machine with CUDA: its tests, then exits, lossless decoding and contention measured on it
@@ -10,8 +10,8 @@ RUN_VENV := .venv-run
 DEV_VENV := .venv-dev
 # The GPU build of ONNX Runtime where there is an NVIDIA GPU, else the CPU build. A Jetson brings NVIDIA's own wheel.
 RUNTIME ?= $(shell if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then echo gpu; else echo cpu; fi)
-BUDGET ?= 1ms
-PROMPT ?= Once upon a time
+# What make demo asks; the command has a question of its own.
+PROMPT ?=
 # Processes that tests are spread over.
 JOBS ?= $(shell nproc)
 SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
@@ -19,7 +19,7 @@ SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 .PHONY: demo test test-long lint types docs coverage bench gpu wheel-test clean
 
 demo: $(RUN_VENV)/.ready
-	$(RUN_VENV)/bin/balcony-edge run --budget $(BUDGET) -p "$(PROMPT)" --temp 0.7 --top-p 0.9 --seed 7
+	$(RUN_VENV)/bin/balcony-edge demo $(if $(PROMPT),-p "$(PROMPT)")
 
 test: lint types coverage
 
@@ -66,7 +66,7 @@ wheel-test: $(DEV_VENV)/.ready
 
 $(RUN_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN_VENV)
-	$(RUN_VENV)/bin/pip install -q --disable-pip-version-check -e ".[$(RUNTIME)]"
+	$(RUN_VENV)/bin/pip install -q --disable-pip-version-check -e ".[$(RUNTIME),export]"
 	touch $@
 
 $(DEV_VENV)/.ready: pyproject.toml constraints.txt

@@ -81,16 +81,19 @@ class Report:
         known = full + self.verified
         return None if not known else (full + self.agreed) / known
 
+    def depths_line(self) -> str:
+        """The share of the tokens at each depth in words: ``94% at exit 3, 6% at full depth``."""
+        return ", ".join(
+            f"{share:.0%} at {'full depth' if depth == self.full_depth else f'exit {depth}'}"
+            for depth, share in sorted(self.depth_shares.items())
+        )
+
     def line(self) -> str:
         """The whole report on one line, as ``balcony-edge run`` prints it."""
 
         def number(value: float | None, form: str) -> str:
             return "unknown" if value is None else format(value, form)
 
-        depths = ", ".join(
-            f"{share:.0%} at {'full depth' if depth == self.full_depth else f'exit {depth}'}"
-            for depth, share in sorted(self.depth_shares.items())
-        )
         beyond = ", below what the shallowest depth costs here" if self.out_of_reach else ""
         if self.floor_wins:
             beyond += ", broken by the least agreement"
@@ -109,5 +112,5 @@ class Report:
             f"first token {number(self.first_token_ms, '.1f')} ms | "
             f"{self.tokens} tokens {number(self.decode_tok_s, '.0f')} tok/s, "
             f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}{beyond}) | "
-            f"{depths or 'no tokens'} | {quality} | {self.machine}"
+            f"{self.depths_line() or 'no tokens'} | {quality} | {self.machine}"
         )

@@ -1,7 +1,8 @@
 """Sharing bundles: sends them to, and gets them from, a model repository of the Hugging Face Hub or a folder.
 
 Both kinds of home store the same files: those that the manifest lists, the manifest, and the model card. Nothing else
-is sent or taken, and what was taken is checked before it gets its final name.
+is sent or taken, and what was taken is checked before it gets its final name. A thin bundle is shared like a whole one,
+and may be completed as it comes.
 """
 
 from __future__ import annotations
@@ -14,11 +15,21 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from balcony_edge.bundle import catalogue
 from balcony_edge.bundle.atomic_folder import whole_folder
 from balcony_edge.bundle.card import front_matter, read_card, split_card
-from balcony_edge.bundle.folder import Bundle
+from balcony_edge.bundle.completing import find_base, finish
+from balcony_edge.bundle.folder import Bundle, ThinBundle, open_folder
 from balcony_edge.bundle.hub_errors import LOG_IN, explain, require_client
-from balcony_edge.bundle.manifest import CARD_NAME, HUB_ID, MANIFEST_NAME, Manifest, read_manifest
+from balcony_edge.bundle.manifest import (
+    CARD_NAME,
+    CARRIED_NAME,
+    HUB_ID,
+    MANIFEST_NAME,
+    WEIGHTS_NAME,
+    Manifest,
+    read_manifest,
+)
 from balcony_edge.errors import BundleError, HubError
 from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.reading import leads_out
@@ -31,6 +42,10 @@ class Home(Protocol):
 
     def send(self, parts: Parts, private: bool) -> str:
         """Store a bundle's files (by name: a path or the content); returns the address at which people find it."""
+        ...
+
+    def manifest(self, revision: str | None, offline: bool = False) -> tuple[Manifest, str | None]:
+        """The manifest in a revision, and the revision that stands for just this state, if the place has any."""
         ...
 
     def take(self, into: Path, revision: str | None) -> None:
@@ -55,7 +70,7 @@ def home(repo: str) -> Home:
     raise HubError(f"{repo!r} is neither a Hub repository nor a folder", "give owner/name, or a folder as ./folder")
 
 
-def push(bundle: Bundle, repo: str, private: bool = False) -> str:
+def push(bundle: Bundle | ThinBundle, repo: str, private: bool = False) -> str:
     """Share a bundle; returns its address. ``private``: if this creates a repository on the Hub, make it private.
 
     Raises HubError.
@@ -63,23 +78,37 @@ def push(bundle: Bundle, repo: str, private: bool = False) -> str:
     return home(repo).send(_parts(bundle), private)
 
 
-def pull(repo: str, out: Path, revision: str | None = None) -> Manifest:
+def pull(repo: str, out: Path, revision: str | None = None, base: str | None = None) -> Manifest:
     """Get a shared bundle as the folder ``out``, whole and checked or not at all; returns its manifest.
 
-    A bundle at ``out`` is replaced. ``revision``: branch, tag or commit, for the Hub.
+    A bundle at ``out`` is replaced. ``repo``: see ``home``; a name of the catalogue is completed with its own base.
+    ``revision``: branch, tag or commit, for the Hub. ``base``: the user's copy of a
+    thin bundle's base, to complete it with (see completing.find_base); None: a thin bundle stays thin.
 
     Raises:
         HubError: the bundle cannot be fetched.
+        ModelError: ``base`` is not the bundle's base; nothing was written.
         BundleError: it is broken, or ``out`` cannot be written.
     """
-    source = home(repo)
+    model = catalogue.find(repo)
+    source = home(repo) if model is None else FolderHome(catalogue.exits_of(model))
+    if base is None and model is not None:
+        base = model.name
+    if base is not None:
+        manifest, revision = source.manifest(revision)
+        write = find_base(manifest, base) if manifest.recipe else None
     with whole_folder(out) as work:
         source.take(work, revision)
         try:
-            return Bundle(work).manifest
+            came = open_folder(work)
         except BundleError as error:
             what = error.message.replace(str(work), repo)
             raise BundleError(f"the bundle that came is broken: {what}", "pull it again, or push it again") from error
+        if base is not None:
+            if write is None or isinstance(came, Bundle):
+                raise BundleError(f"{repo} is no thin bundle: it needs no base", "leave --base out")
+            finish(work, manifest, write)
+    return came.manifest
 
 
 def fetch(repo: str, revision: str | None = None, offline: bool = False) -> Path:
@@ -118,13 +147,21 @@ class FolderHome:
 
     def take(self, into: Path, revision: str | None) -> None:
         """Copy the files from the folder. Raises HubError for a revision: a folder has none."""
-        if revision is not None:
-            raise HubError(f"{self.folder} is a folder and has no revisions", "leave --revision out")
-        bundle = Bundle(self.folder)  # checked first: a name may be a link that leads anywhere
-        for name in _names(bundle.manifest):
+        self._refuse(revision)
+        bundle = open_folder(self.folder)  # checked first: a name may be a link that leads anywhere
+        for name in bundle.names:
             path = bundle.file(name)
             if name != CARD_NAME or (path.is_file() and not leads_out(path, bundle.path)):
                 self._write(path, into / name)
+
+    def manifest(self, revision: str | None, offline: bool = False) -> tuple[Manifest, None]:
+        """The manifest in the folder. Raises HubError for a revision."""
+        self._refuse(revision)
+        return read_manifest(self.folder), None
+
+    def _refuse(self, revision: str | None) -> None:
+        if revision is not None:
+            raise HubError(f"{self.folder} is a folder and has no revisions", "leave --revision out")
 
     def _write(self, part: Path | bytes, path: Path) -> None:
         try:
@@ -147,7 +184,8 @@ class HubHome:
     def send(self, parts: Parts, private: bool) -> str:
         """Upload all files in one commit; the repository is created if it does not exist.
 
-        Graphs that an earlier push left and this bundle lacks are deleted. Other files in the repository stay.
+        What an earlier push left and this bundle lacks is deleted: graphs, and a whole or thin bundle's weights. Other
+        files in the repository stay.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 
@@ -157,7 +195,7 @@ class HubHome:
         try:
             # None leaves the choice to the owner's settings on the Hub, which are public as a rule.
             url = api.create_repo(self.repo, private=True if private else None, exist_ok=True)
-            stale = [name for name in api.list_repo_files(self.repo) if name.endswith(".onnx") and name not in parts]
+            stale = [name for name in api.list_repo_files(self.repo) if _is_stale(name, parts)]
             api.create_commit(
                 self.repo,
                 [
@@ -224,13 +262,19 @@ class HubHome:
 
 
 def _names(manifest: Manifest) -> list[str]:
-    """The names of a bundle's files. The card may be missing. The manifest is last: it makes a folder a bundle."""
-    return [*sorted({*manifest.files, CARD_NAME}), MANIFEST_NAME]
+    """The names that a shared bundle's files may have, whether it is whole or thin. The manifest is last."""
+    carried = [] if manifest.recipe is None else [CARRIED_NAME]
+    return [*sorted({*manifest.files, *carried, CARD_NAME}), MANIFEST_NAME]
 
 
-def _parts(bundle: Bundle) -> Parts:
+def _is_stale(name: str, parts: Parts) -> bool:
+    """Whether a file in a repository is another bundle's than the one of ``parts``."""
+    return name not in parts and (name.endswith(".onnx") or name in (WEIGHTS_NAME, CARRIED_NAME))
+
+
+def _parts(bundle: Bundle | ThinBundle) -> Parts:
     """The files to send, by name. A card that is missing or has no front matter gets the front matter the Hub needs."""
-    parts: Parts = {name: bundle.file(name) for name in _names(bundle.manifest)}
+    parts: Parts = {name: bundle.file(name) for name in bundle.names}
     # The other files were checked when the bundle was opened.
     if leads_out(bundle.file(MANIFEST_NAME), bundle.path):
         raise BundleError(f"{bundle.file(MANIFEST_NAME)} is a link out of the bundle", "put the file itself there")

@@ -18,7 +18,13 @@ MANIFEST_NAME = "balcony.json"
 CARD_NAME = "README.md"
 # The largest manifest, in bytes.
 MOST_BYTES = 16 << 20
-SCHEMA_VERSION = 3
+# The weights that all graphs share.
+WEIGHTS_NAME = "weights.bin"
+# Of a thin bundle: the weights that do not come from the base.
+CARRIED_NAME = "carried.bin"
+# Version 4 has a recipe; all else is as in version 3, which is still read.
+SCHEMA_VERSION: Literal[4] = 4
+READ_VERSIONS = (3, SCHEMA_VERSION)
 # The form of a repository's name on the Hugging Face Hub: owner/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -212,6 +218,26 @@ class FileEntry(_Part):
     sha256: Name
 
 
+class Recipe(_Part):
+    """How the weights file is made again from the base, so that a bundle can be shared without it (see thin.py).
+
+    Attributes:
+        version: of the exporter's rules. Rules of another version give other bytes.
+        rounding: who gave the numbers of quantised weights ("nearest": each was rounded by itself).
+        exits: "trained", "init" (copies of the base's last layer) or "none".
+        carried: size and digest of all weights that do not come from the base, one after the other.
+        made_with: what rounded the weights, in words.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: Size
+    rounding: Name
+    exits: Literal["trained", "init", "none"]
+    carried: FileEntry
+    made_with: Name
+
+
 class Manifest(_Part):
     """All of ``balcony.json``.
 
@@ -226,9 +252,10 @@ class Manifest(_Part):
         quality: depth of an exit → what was measured of it.
         generation: token ids that begin and end texts.
         files: name → size and digest of the bundle's files; those of the card are not checked.
+        recipe: how the weights file comes from the base; None: it is not known, and the bundle cannot be thin.
     """
 
-    schema_version: Literal[3]
+    schema_version: Literal[3, 4]
     base: BaseInfo
     architecture: Architecture
     splits: list[Depth]
@@ -239,6 +266,7 @@ class Manifest(_Part):
     quality: dict[int, ExitQuality]
     generation: Generation
     files: Annotated[dict[Name, FileEntry], Field(max_length=4096)]
+    recipe: Recipe | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
@@ -279,6 +307,8 @@ class Manifest(_Part):
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
                 raise ValueError(f"file {name!r} lies outside the bundle")
+        if self.recipe is not None and (WEIGHTS_NAME not in self.files or CARRIED_NAME in self.files):
+            raise ValueError("the recipe and the files do not match")
         return self
 
     @property
@@ -328,9 +358,9 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READ_VERSIONS:
         raise BundleError(
-            f"{path} has schema version {version!r}; this balcony-edge reads version {SCHEMA_VERSION}",
+            f"{path} has schema version {version!r}; this balcony-edge reads {' and '.join(map(str, READ_VERSIONS))}",
             "export the bundle again with this version of balcony-edge",
         )
     try:

@@ -9,9 +9,11 @@ import typer
 
 import balcony_edge
 from balcony_edge.cli.bench import bench
+from balcony_edge.cli.demo import demo
 from balcony_edge.cli.doctor import doctor
 from balcony_edge.cli.explain import explain
 from balcony_edge.cli.inspect import inspect
+from balcony_edge.cli.models import models
 from balcony_edge.cli.profile import profile
 from balcony_edge.cli.replay import replay
 from balcony_edge.cli.run import run
@@ -29,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Run one frozen language model at many depths, under a budget of time, power or battery.",
 )
-for verb in (run, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
+for verb in (run, demo, models, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
     app.command()(verb)
 
 

@@ -23,7 +23,10 @@ class Output(str, Enum):
 
 def bench(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
+        str | None,
+        typer.Argument(
+            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+        ),
     ] = None,
     prompt_tokens: Annotated[
         int, typer.Option("-p", "--n-prompt", min=1, help="Length of the prompt, in tokens.")

@@ -7,28 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
-from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.open import open_bundle
+from balcony_edge.bundle.folder import Bundle, ThinBundle
+from balcony_edge.bundle.open import find_bundle
 from balcony_edge.measure.traffic import depth_costs
 from balcony_edge.terminal import table
 
 BASIS = "estimated from weight traffic"
+LACKING = ", thin: without the base's weights"
 
 
 def inspect(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
+        str | None,
+        typer.Argument(
+            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with the whole manifest.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
 ) -> None:
     """Check a bundle and print what is in it: base, depths, their costs and quality, files."""
-    opened = open_bundle(bundle, revision=revision, offline=offline)
+    opened = find_bundle(bundle, revision, offline)
     typer.echo(json.dumps(describe(opened), indent=1) if as_json else text(opened))
 
 
-def describe(bundle: Bundle) -> dict[str, Any]:
+def describe(bundle: Bundle | ThinBundle) -> dict[str, Any]:
     """All that is known of a bundle: what follows from the manifest, and the manifest itself."""
     manifest = bundle.manifest
     full = manifest.architecture.layers
@@ -48,7 +52,8 @@ def describe(bundle: Bundle) -> dict[str, Any]:
         )
     return {
         "path": str(bundle.path),
-        "bytes": sum(entry.bytes for entry in manifest.files.values()),
+        "thin": isinstance(bundle, ThinBundle),
+        "bytes": sum(entry.bytes for entry in bundle.files.values()),
         "digest": manifest.digest,
         "cost_basis": BASIS,
         "depths": depths,
@@ -56,7 +61,7 @@ def describe(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def text(bundle: Bundle) -> str:
+def text(bundle: Bundle | ThinBundle) -> str:
     """The same as text with aligned columns."""
     about = describe(bundle)
     manifest = about["manifest"]
@@ -70,7 +75,7 @@ def text(bundle: Bundle) -> str:
         ["onnxruntime", f"{'.'.join(map(str, manifest['minimum_onnxruntime']))} or newer"],
         ["exactness", _plain(manifest["exactness"])],
         ["generation", _plain(manifest["generation"])],
-        ["size", f"{about['bytes'] / 1e6:.1f} MB in {len(manifest['files'])} files"],
+        ["size", f"{about['bytes'] / 1e6:.1f} MB in {len(bundle.files)} files{LACKING * about['thin']}"],
         ["digest", f"sha256 {about['digest']}"],
     ]
     depths = [["depth", "exit cost", "token cost", "agreement", "KL nats"]]
@@ -86,14 +91,14 @@ def text(bundle: Bundle) -> str:
         )
     graphs = {graph["file"]: graph for graph in manifest["graphs"]}
     files = [["file", "bytes", "graph", "layers", "caches", "gate"]]
-    for name, entry in manifest["files"].items():
+    for name, entry in sorted(bundle.files.items()):
         graph = graphs.get(name)
         columns = ["", "", "", ""]
         if graph is not None:
             layers = f"{graph['start'] + 1}–{graph['stop']}" if graph["kind"] == "segment" else ""
             after = f"after {graph['stop']}" if graph["kind"] == "exit" else layers
             columns = [graph["kind"], after, str(graph["caches"]), "yes" if graph["gate"] else "no"]
-        files.append([name, f"{entry['bytes']:,}", *columns])
+        files.append([name, f"{entry.bytes:,}", *columns])
     note = f"Costs in % of a full-depth token, {BASIS}; agreement and KL with the full model on held-out text."
     return "\n\n".join([table(facts), f"{table(depths)}\n{note}", table(files)])
 

@@ -14,7 +14,10 @@ from balcony_edge.errors import PromptError
 
 def run(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
+        str | None,
+        typer.Argument(
+            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+        ),
     ] = None,
     source: Annotated[str | None, typer.Argument(metavar="[-]", help="- reads the prompt from stdin.")] = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. - reads it from stdin.")] = None,
@@ -100,6 +103,10 @@ def run(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Your copy of a thin bundle's base (folder, .gguf file, Hub id), to complete it once."),
+    ] = None,
 ) -> None:
     """Stream a reply under a budget: the text to stdout, a line of figures to stderr."""
     if bundle == "-" and source is None:
@@ -117,7 +124,7 @@ def run(
     from balcony_edge.terminal import cell, shown
 
     wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
-    opened = open_bundle(bundle, revision=revision, offline=offline)
+    opened = open_bundle(bundle, revision=revision, offline=offline, base=base)
     context = opened.manifest.architecture.context
     print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import (
     CARD_NAME,
     MANIFEST_NAME,
+    SCHEMA_VERSION,
     BaseInfo,
     ExitQuality,
     Formats,
@@ -27,6 +28,7 @@ from balcony_edge.bundle.manifest import (
 from balcony_edge.errors import ModelError
 from balcony_export.bundling import card
 from balcony_export.bundling.exit_source import find_exits
+from balcony_export.bundling.thin import recipe
 from balcony_export.exits.store import base_digest
 from balcony_export.graphs import cache_scales, interchange
 from balcony_export.graphs.assembly import Parts, WrittenGraph, write_graphs
@@ -214,19 +216,25 @@ def write_bundle(
                 graphs = plan.write(work, weights, plan.float_cache_formats).graphs
                 weights.flush()
                 scales = cache_scales.measure_scales(
-                    _finish(plan, work, graphs, plan.float_cache_formats, model), cache_text
+                    _finish(plan, work, weights, graphs, plan.float_cache_formats, model), cache_text
                 )
                 (work / MANIFEST_NAME).unlink()
                 (work / CARD_NAME).unlink()
             graphs = plan.write(work, weights, plan.formats, scales).graphs
-        bundle = _finish(plan, work, graphs, plan.formats, model)
+        bundle = _finish(plan, work, weights, graphs, plan.formats, model)
         if check is not None:
             check(bundle)
     return Bundle(out)
 
 
-def _finish(plan: Plan, work: Path, graphs: list[WrittenGraph], formats: Formats, model: str) -> Bundle:
+def _finish(
+    plan: Plan, work: Path, weights: WeightFile, graphs: list[WrittenGraph], formats: Formats, model: str
+) -> Bundle:
     """Make a bundle of what is in ``work``."""
+    exits = plan.parts.exits
+    kind: Literal["trained", "init", "none"] = (
+        "none" if exits is None else "init" if plan.training is None else "trained"
+    )
     return seal(
         work,
         plan.folder,
@@ -240,6 +248,7 @@ def _finish(plan: Plan, work: Path, graphs: list[WrittenGraph], formats: Formats
         graphs=[item.entry for item in graphs],
         quality=plan.quality,
         generation=plan.generation,
+        recipe=recipe(work, weights.places, kind, plan.parts.quantiser.rounding),
     )
 
 
@@ -265,7 +274,7 @@ def seal(work: Path, folder: Path, model: str, training: Mapping[str, Any] | Non
     the manifest but version, base and files.
     """
     manifest = Manifest(
-        schema_version=3,
+        schema_version=SCHEMA_VERSION,
         base=BaseInfo(model=base_name(model, folder), sha256=base_digest(folder)),
         files={path.name: file_entry(path) for path in sorted(work.iterdir())},
         **fields,

@@ -12,7 +12,10 @@ import typer
 
 def evaluate(
     bundle: Annotated[
-        str | None, typer.Argument(help="A bundle folder or a Hub id (owner/name). Default: the built-in demo.")
+        str | None,
+        typer.Argument(
+            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+        ),
     ] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="Text to measure on (plain, .xz or .gz). Several files can follow.")

@@ -14,7 +14,12 @@ from balcony_export.extras import require_export, require_train
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="The base: a Hugging Face model folder, a .gguf file, or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The base: a Hugging Face model folder, a .gguf file, a Hub id, or a name that models lists."
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The bundle folder to write.")] = None,
     exits: Annotated[
         str,

@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    model: Annotated[str, typer.Argument(help="The base: a model folder, a .gguf file or a Hub id. Never changed.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The base: a model folder, a .gguf file, a Hub id, or a name that models lists. Never changed."
+        ),
+    ],
     splits: Annotated[
         str,
         typer.Option(help="Layers of the base after which exits hang, such as 3,6,9. auto:3 spaces three by cost."),

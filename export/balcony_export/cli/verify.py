@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
 def verify(
     bundle: Annotated[Path, typer.Argument(help="The bundle folder.")],
-    model: Annotated[str, typer.Argument(help="The model that it was made from: a folder, a .gguf file, or a Hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The model that it was made from: a folder, a .gguf file, a Hub id, or a name that models lists."
+        ),
+    ],
     prompt: Annotated[
         list[str] | None,
         typer.Option("-p", "--prompt", help="Compare on this prompt. Repeatable. Default: three built-in ones."),

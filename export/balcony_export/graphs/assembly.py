@@ -61,10 +61,7 @@ def write_graphs(
     """
     written = []
     for entry, build in _plan(blueprint, parts):
-
-        def new(legacy: bool) -> GraphBuilder:
-            return GraphBuilder(blueprint, weights, formats, exactness, parts.quantiser, legacy, scales)
-
+        new = partial(_builder, weights, blueprint, parts, formats, exactness, scales)
         builder = new(legacy=False)
         size = _write(build(builder), folder, entry.file)
         legacy_file = None
@@ -74,6 +71,28 @@ def write_graphs(
         found = {"caches": builder.caches, "weight_bytes": builder.token_bytes, "legacy_file": legacy_file}
         written.append(WrittenGraph(entry.model_copy(update=found), size))
     return written
+
+
+def write_base_weights(
+    weights: WeightFile, blueprint: Blueprint, parts: Parts, formats: Formats, exactness: Exactness
+) -> None:
+    """Write the weights alone, no graphs: those of ``parts``, and of the head's rows that gates read."""
+    write_graphs(None, weights, blueprint, parts, formats, exactness)
+    if parts.frequent_tokens:
+        builder = _builder(weights, blueprint, parts, formats, exactness, None, legacy=False)
+        stages.peek(builder, parts.base, parts.frequent_tokens)
+
+
+def _builder(
+    weights: WeightFile,
+    blueprint: Blueprint,
+    parts: Parts,
+    formats: Formats,
+    exactness: Exactness,
+    scales: CacheScales | None,
+    legacy: bool,
+) -> GraphBuilder:
+    return GraphBuilder(blueprint, weights, formats, exactness, parts.quantiser, legacy, scales)
 
 
 def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]]:

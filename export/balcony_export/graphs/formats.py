@@ -28,6 +28,9 @@ ACTIVATION_TYPES: dict[tuple[Provider, Precision], Activations] = {
 # loses next to nothing with blocks of 64, but int4 is fastest with blocks of 128, which are not bit-exact.
 EXACT_BLOCKS: dict[Precision, int] = {"int8": 64, "int4": 32}
 
+# How many weights may share a scale.
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
 # KV caches of another type than the activations, with the first version of ONNX Runtime that can run them.
 CACHES: dict[tuple[Provider, Cache], tuple[int, int]] = {
     ("cpu", "fp16"): (1, 28),
@@ -67,7 +70,7 @@ class ExportOptions:
                     f"choose one of {', '.join(runnable)}" + ", or --provider cuda" * (self.provider == "cpu"),
                 )
         block_size = self.block_size or self._usual_block_size(chosen.values())
-        if block_size not in (16, 32, 64, 128, 256):
+        if block_size not in BLOCK_SIZES:
             raise ModelError(f"ONNX Runtime knows no blocks of {block_size}", "choose 32, 64, 128 or 256")
         activations = ACTIVATION_TYPES[self.provider, self.precision]
         for part, precision in chosen.items():

@@ -20,6 +20,8 @@ FUSED_ROPE_MULTIPLE = 16
 # The number of GroupQueryAttention's input for the scales of an int8 cache; some inputs before it stay empty.
 CACHE_SCALE_INPUT = 12
 EMBEDDING = "model.embed_tokens"
+# A quantised embedding under the shape that GatherBlockQuantized wants.
+EMBEDDING_ROWS = f"{EMBEDDING}.packed.rows"
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ def rows_of(source: TensorSource, name: str, builder: GraphBuilder, some: Sequen
 def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
     arch = builder.arch
     blocks, names = builder.blocks("lm_head" if arch.tied_head else EMBEDDING, matrix)
-    builder.looked_up |= {f"{EMBEDDING}.packed.rows", *names[1:]}
+    builder.looked_up |= {EMBEDDING_ROWS, *names[1:]}
     shape = (arch.vocabulary, arch.hidden * blocks.bits // 8)
-    flat = builder.weights.alias(f"{EMBEDDING}.packed.rows", names[0], shape)
+    flat = builder.weights.alias(EMBEDDING_ROWS, names[0], shape)
     return builder.node(
         "GatherBlockQuantized",
         [builder.use(flat), "input_ids", *(builder.use(name) for name in names[1:])],

@@ -17,6 +17,9 @@ class Quantiser(Protocol):
     ``name`` is the matrix's name in the graphs, such as "model.layers.0.attn.qkv_proj", "lm_head" or "peek".
     """
 
+    rounding: str
+    """The word for it in a bundle's recipe (see Recipe in balcony_edge)."""
+
     def held(self, name: str, weight: Matrix, usual: Blocks) -> Blocks:
         """How the matrix is held. ``usual``: what the bundle's formats ask for. Reads no weights."""
         ...
@@ -27,7 +30,9 @@ class Quantiser(Protocol):
 
 
 class Nearest:
-    """Every matrix in the usual blocks, each weight rounded by itself. The same bytes on every machine."""
+    """Every matrix in the usual blocks, each weight rounded by itself."""
+
+    rounding = "nearest"
 
     def held(self, name: str, weight: Matrix, usual: Blocks) -> Blocks:
         """The usual blocks."""

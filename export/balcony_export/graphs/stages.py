@@ -32,6 +32,9 @@ from balcony_export.graphs.layers import EMBEDDING, Layer, Stream, decoder_layer
 from balcony_export.graphs.weights import BITS
 from balcony_export.model.checkpoint import TensorSource
 
+# The constant of an exit's graph that holds the frequent tokens, int64 [count].
+FREQUENT = "peeked"
+
 
 def segment(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> onnx.ModelProto:
     """The graph of base layers ``start+1 … stop``. The first segment begins with the embedding, the last one ends with
@@ -117,14 +120,13 @@ def gate(
     frequent tokens, a draft for which the head need not run.
     """
     name = f"gates.{split}"
-    with builder.at(builder.formats.head):
-        out = builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, frequent_tokens))
+    out = peek(builder, base, frequent_tokens)
     shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
     two = builder.constant("two", [2], np.int64)
     places = f"/{name}/TopK/places"
     likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
     first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
-    builder.node("Gather", [builder.constant("peeked", list(frequent_tokens), np.int64), first], "draft", axis=0)
+    builder.node("Gather", [builder.constant(FREQUENT, list(frequent_tokens), np.int64), first], "draft", axis=0)
     # From the log-probabilities (first, second) to (top, -margin, top - margin), and the exponentials of all three.
     leads = builder.constant("leads", [[1, -1, 0], [0, 1, 1]], np.float32)
     logs = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
@@ -134,6 +136,12 @@ def gate(
     weight = builder.constant(f"{name}.weight", np.array([top, -margin, 0, *of_exponentials])[:, None], np.float32)
     bias = builder.constant(f"{name}.bias", exits.tensor(f"{name}.bias", GATE_SHAPES["bias"]), np.float32)
     builder.node("Add", [builder.node("MatMul", [features, weight], f"/{name}/MatMul"), bias], "gate")
+
+
+def peek(builder: GraphBuilder, base: TensorSource, frequent_tokens: Sequence[int]) -> str:
+    """The scores of the frequent tokens, from their rows of the head."""
+    with builder.at(builder.formats.head):
+        return builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, frequent_tokens))
 
 
 def _head_weight(builder: GraphBuilder) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 
-from balcony_edge.bundle.manifest import Activations, Precision
+from balcony_edge.bundle.manifest import WEIGHTS_NAME, Activations, Precision
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.rounding import Blocks
 from balcony_export.model.blueprint import Shape
 from balcony_export.model.checkpoint import Array
 
-FILE_NAME = "weights.bin"
+FILE_NAME = WEIGHTS_NAME
 # A memory page, because ONNX Runtime maps the file at each tensor's offset.
 ALIGNMENT = 4096
 # How much of a tensor is in memory at a time: embeddings can have gigabytes.
@@ -48,12 +48,19 @@ class WeightFile:
     """Writes each tensor once, by name, and gives ONNX initialisers that refer to it.
 
     With folder None nothing is read or written, but all places and ``size`` are right: for a dry run. ``progress`` is
-    called with the number of bytes written so far.
+    called with the number of bytes written so far. ``layout``: the places that tensors must have, where graphs that
+    refer to them stand already; else each comes behind the one before.
     """
 
-    def __init__(self, folder: Path | None, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        progress: Callable[[int], None] | None = None,
+        layout: Mapping[str, Place] | None = None,
+    ) -> None:
         self._stream = None if folder is None else (folder / FILE_NAME).open("wb")
         self._progress = progress
+        self._layout = layout
         self._places: dict[str, Place] = {}
         self.size = 0
 
@@ -84,7 +91,7 @@ class WeightFile:
         return name
 
     def alias(self, name: str, other: str, shape: Shape) -> str:
-        """Give the bytes of ``other`` a second name and shape, for a tied head and embedding. Returns ``name``."""
+        """Give the bytes of ``other`` a second name and shape, for the rows of an embedding. Returns ``name``."""
         place = self._places[other]
         self._places[name] = Place(place.offset, place.length, shape, place.data_type)
         return name
@@ -123,6 +130,23 @@ class WeightFile:
             self._append(part, part_shape, dtype, partial(_finished, part, collected, precision))
         return names
 
+    def copy(self, name: str, source: BinaryIO) -> None:
+        """Write a tensor of the layout as the next bytes of ``source``. Raises ValueError if these end too early."""
+        assert self._stream is not None
+        assert self._layout is not None
+        place = self._places[name] = self._layout[name]
+        self._stream.seek(place.offset)
+        for start in range(0, place.length, CHUNK_BYTES):
+            size = min(CHUNK_BYTES, place.length - start)
+            if len(piece := source.read(size)) != size:
+                raise ValueError(f"the bytes of {name} end too early")
+            self._stream.write(piece)
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where each tensor is in the file."""
+        return self._places
+
     def place(self, name: str) -> Place:
         """Where a tensor is in the file."""
         return self._places[name]
@@ -143,19 +167,29 @@ class WeightFile:
     def _append(self, name: str, shape: Shape, dtype: Any, pieces: Callable[[], Iterable[npt.NDArray[Any]]]) -> None:
         """Reserve the place of a tensor and, if there is a file, write it piece by piece."""
         dtype = np.dtype(dtype)
-        offset = -(-self.size // ALIGNMENT) * ALIGNMENT
         length = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        self._places[name] = Place(offset, length, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
-        self.size = offset + length
+        place = Place(aligned(self.size), length, shape, onnx.helper.np_dtype_to_tensor_dtype(dtype))
+        if self._layout is not None:
+            there = self._layout.get(name)
+            if there is None or (there.length, there.data_type) != (length, place.data_type):
+                raise ValueError(f"the graphs have no tensor {name} of this size and type")
+            place = replace(place, offset=there.offset)
+        self._places[name] = place
+        self.size = place.offset + length
         if self._stream is None:
             return
-        self._stream.seek(offset)
+        self._stream.seek(place.offset)
         for piece in pieces():
             self._stream.write(np.ascontiguousarray(piece, dtype).view(np.uint8).data)
             if self._progress is not None:
                 self._progress(self._stream.tell())
         if self._stream.tell() != self.size:
-            raise AssertionError(f"{name}: wrote {self._stream.tell() - offset} bytes, not {length}")
+            raise AssertionError(f"{name}: wrote {self._stream.tell() - place.offset} bytes, not {length}")
+
+
+def aligned(size: int) -> int:
+    """The first place for a tensor at or behind ``size``."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
 
 
 def _chunks(shape: Shape) -> Iterator[tuple[int, int]]:

@@ -1,10 +1,11 @@
-"""Find the local folder of a model that a user names by a folder, a GGUF file or a Hub id; download it if need be."""
+"""Find the local folder of a model that a user names: a folder, a GGUF file, a short name or a Hub id. Downloads."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from balcony_edge.bundle import catalogue, model_file
 from balcony_edge.bundle.hub_errors import explain, require_client
 from balcony_edge.errors import ModelError
 from balcony_export.model.gguf import folder as gguf_folder
@@ -27,10 +28,10 @@ HUB_FILE = re.compile(r"(?P<repo>[^:/]+/[^:/]+):(?P<file>[^:]+\.gguf)")
 
 
 def resolve(model: str, revision: str | None = None, offline: bool = False) -> Path:
-    """The local folder of ``model``: a folder, a GGUF file, or a Hub id (owner/name, owner/name:file.gguf).
+    """The local folder of ``model``: a folder, a GGUF file, a name of the catalogue, or a Hub id.
 
-    ``revision``: of the Hub's repository. ``offline``: use the Hub's cache alone. Raises ModelError naming the model
-    and why it cannot be had.
+    A Hub id is owner/name or owner/name:file.gguf. ``revision``: of the Hub's repository. ``offline``: use the
+    caches alone. Raises ModelError naming the model and why it cannot be had.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -38,6 +39,10 @@ def resolve(model: str, revision: str | None = None, offline: bool = False) -> P
         return path if inside is None else gguf_folder.unpack(inside)
     if path.is_file() and path.name.endswith(SUFFIX):
         return gguf_folder.unpack(path)
+    if known := catalogue.find(model):
+        if revision is not None:
+            raise ModelError(f"{model} has no revisions: the catalogue names one file", "leave --revision out")
+        return gguf_folder.unpack(model_file.fetch(known, offline))
     if one := HUB_FILE.fullmatch(model):
         folder = _download(one["repo"], [*_with_pieces(one["file"]), *CARDS], revision, offline)
         if not (folder / one["file"]).is_file():
@@ -78,6 +83,7 @@ def _download(repo: str, patterns: list[str], revision: str | None, offline: boo
         return Path(snapshot_download(repo, revision=revision, local_files_only=offline, allow_patterns=patterns))
     except Exception as error:  # the client's errors share no base
         reason, hint = explain(error, repo)
+        meant = "" if "/" in repo else f". Of the catalogue: {catalogue.suggestion(repo)}"
         raise ModelError(
-            f"cannot get {repo} from the Hugging Face Hub: {reason}", f"{hint}, or give a local folder"
+            f"cannot get {repo} from the Hugging Face Hub: {reason}", f"{hint}, or give a local folder{meant}"
         ) from error

@@ -17,6 +17,7 @@ from balcony_edge.errors import VerifyError
 from balcony_export.bundling import against_uncut, self_check, uncut
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs.formats import ExportOptions
+from balcony_export.model.download import resolve
 from balcony_export.model.families import FAMILIES
 from helpers.command import fails, here
 from helpers.families import ROWS, make_model
@@ -149,3 +150,19 @@ def test_too_little_memory_is_said(tiny_model: Path, tmp_path: Path, monkeypatch
     self_check.self_check(tiny_model, None, "balcony-edge verify b m", said.append)(bundle)
     assert "graphs not run: they need" in said[0]
     assert said[0].endswith("pip install 'balcony-edge[train]', then balcony-edge verify b m")
+
+
+def test_a_thin_bundle_is_completed_without_torch(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", *ROWS["SmolLM2, tied"])
+    file = write(tmp_path / "tiny.gguf", model)
+    options = ExportOptions(precision="int4")
+    whole = export_bundle(resolve(str(file)), tmp_path / "whole", model=str(file), exits="init", options=options)
+    thin, out = tmp_path / "thin", tmp_path / "out"
+    codes, said = without_torch(
+        [["thin", str(whole.path), "-o", str(thin)], ["pull", str(thin), "--base", str(file), "-o", str(out)]]
+    )
+    assert codes == [0, 0], said
+    # Also the card.
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == {
+        path.name: path.read_bytes() for path in whole.path.iterdir()
+    }

@@ -90,7 +90,7 @@ def _unpacked(path: Path, changed_ns: int, beside: bool) -> Path:
         for name in BESIDE:
             if (path.parent / name).is_file():
                 shutil.copyfile(path.parent / name, folder / name)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     _write(folder / "tokenizer_config.json", settings(vocabulary))
     _write(folder / "config.json", config | _token_ids(vocabulary))
     _write(folder / "generation_config.json", _token_ids(vocabulary) | {"eos_token_id": vocabulary.ends})
