@@ -28,7 +28,7 @@ READ_VERSIONS = (3, SCHEMA_VERSION)
 # The form of a repository's name on the Hugging Face Hub: owner/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "keep"]
 Activations = Literal["fp32", "fp16", "bf16"]
 Cache = Literal["fp32", "fp16", "bf16", "int8"]
 Provider = Literal["cpu", "cuda"]
@@ -71,12 +71,14 @@ class Formats(_Part):
     """The number formats in a bundle, and the ONNX Runtime provider that its graphs were built for.
 
     Attributes:
-        base, exits, head: of the weights. The embedding has the head's format.
+        base, exits, head: of the weights. The embedding has the head's format. "keep": the numbers that the base's
+            checkpoint holds, not rounded.
         activations: of the hidden states that one graph hands to the next.
         cache: of keys and values.
         block_size: how many weights of int8 or int4 share one scale. A matrix whose inputs this does not divide has
             smaller blocks.
         symmetric: whether quantised weights have scales only; else they have zero points too.
+        kept: the types in which the checkpoint holds what is kept, such as Q4_0; those of most weights first.
     """
 
     provider: Provider = "cpu"
@@ -87,6 +89,20 @@ class Formats(_Part):
     cache: Cache = "fp32"
     block_size: Count = 32
     symmetric: bool = True
+    kept: tuple[str, ...] = ()
+
+    @property
+    def says_base(self) -> str:
+        """The base's format in words."""
+        return self._says(self.base)
+
+    @property
+    def says_head(self) -> str:
+        """The head's format in words."""
+        return self._says(self.head)
+
+    def _says(self, precision: Precision) -> str:
+        return f"kept ({', '.join(self.kept)})" if precision == "keep" else precision
 
 
 class BaseInfo(_Part):
@@ -231,11 +247,11 @@ class Recipe(_Part):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: int
-    rounding: str
+    version: Size
+    rounding: Name
     exits: Literal["trained", "init", "none"]
     carried: FileEntry
-    made_with: str
+    made_with: Name
 
 
 class Manifest(_Part):

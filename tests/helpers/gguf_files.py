@@ -14,6 +14,23 @@ ARCHITECTURES = {"gemma3_text": "gemma3", "mistral": "llama"}
 PERMUTED = ("llama", "mistral", "granite", "smollm3")
 Kind = gguf.GGMLQuantizationType
 
+# Where a block of a type has its fp16 numbers, in bytes: their bits are random, and must be small numbers.
+HALVES = {
+    "Q4_0": (0,),
+    "Q5_0": (0,),
+    "Q8_0": (0,),
+    "IQ4_NL": (0,),
+    "Q4_1": (0, 2),
+    "Q5_1": (0, 2),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+}
+# About the size of the scales that make weights as large as a small model's.
+SCALES = {"Q2_K": 5e-3, "Q3_K": 1e-3, "Q4_K": 2e-4, "Q5_K": 1e-4, "Q6_K": 1e-4, "Q8_0": 1e-3, "IQ4_NL": 1e-3}
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -43,12 +60,14 @@ def letters(count: int) -> Tokens:
 def write(
     path: Path,
     model: Any,
-    kind: Kind = Kind.F32,
+    kind: Kind | Callable[[str], Kind] = Kind.F32,
     tokens: Tokens | None = None,
     change: Callable[[gguf.GGUFWriter], None] | None = None,
     pieces: int = 0,
 ) -> Path:
     """The file of a transformers model. Matrices are stored as ``kind``, all else as F32; returns ``path``.
+
+    ``kind`` may depend on the Hugging Face name. A type that the ``gguf`` library cannot write gets random numbers.
 
     ``change``: a last word on the metadata. ``pieces``: the most tensors in a piece; 0: one file.
     """
@@ -78,10 +97,25 @@ def write(
                 values = np.ascontiguousarray(inside.swapaxes(1, 2)).reshape(values.shape)
         named = names.get_name(full, try_suffixes=(".weight", ".bias"))
         assert named is not None, full
-        stored = Kind.F32 if values.ndim == 1 else kind
-        writer.add_tensor(named, gguf.quantize(np.ascontiguousarray(values), stored), raw_dtype=stored)
+        stored = Kind.F32 if values.ndim == 1 else kind(full) if callable(kind) else kind
+        try:
+            raw = gguf.quantize(np.ascontiguousarray(values), stored)
+        except NotImplementedError:
+            raw = random_rows(stored.name, *values.shape)
+        writer.add_tensor(named, raw, raw_dtype=stored)
     finish(writer)
     return path
+
+
+def random_rows(kind: str, rows: int, inputs: int, seed: int = 0) -> np.ndarray:
+    """Rows of a type, uint8 [rows, bytes]: every bit of the levels random, also of types that only llama.cpp writes."""
+    random = np.random.default_rng(seed)
+    block, width = gguf.GGML_QUANT_SIZES[Kind[kind]]
+    raw = random.integers(0, 256, (rows * inputs // block, width), np.uint8)
+    for place in HALVES[kind]:
+        halves = (random.standard_normal(len(raw)) * SCALES.get(kind, 1e-2)).astype(np.float16)
+        raw[:, place : place + 2] = halves.view(np.uint8).reshape(-1, 2)
+    return raw.reshape(rows, -1)
 
 
 def finish(writer: gguf.GGUFWriter) -> None:

@@ -80,7 +80,9 @@ def _weights(manifest: Manifest) -> str:
     formats = manifest.formats
     if formats.base == formats.exits == formats.head:
         return formats.base
-    return f"base {formats.base}, exits {formats.exits}, head {formats.head}"
+    if not manifest.exits and formats.base == formats.head:
+        return formats.says_base
+    return f"base {formats.says_base}, exits {formats.exits}, head {formats.says_head}"
 
 
 def _exits(manifest: Manifest) -> str:

@@ -23,8 +23,8 @@ def describe(plan: Plan) -> str:
     lines = [
         f"{plan.folder}: {FAMILIES[arch.family].title}, {arch.layers} layers × {arch.hidden}, "
         f"vocabulary {arch.vocabulary}, context {arch.context}",
-        f"for {formats.provider}: base {formats.base}, exits {formats.exits}, head and embedding {formats.head}, "
-        f"activations {formats.activations}, KV cache {formats.cache}",
+        f"for {formats.provider}: base {formats.says_base}, exits {formats.exits}, "
+        f"head and embedding {formats.says_head}, activations {formats.activations}, KV cache {formats.cache}",
         "",
         f"{'graph':24}{'layers':>8}{'file':>12}{'reads per token':>18}{'of a token':>12}",
     ]
@@ -42,6 +42,8 @@ def describe(plan: Plan) -> str:
     lines.append(f"  all {arch.layers:<5}{1:>8.1%}, {_size(full)}")
     total = sum(others.values()) + sum(item.graph_bytes for item in graphs)
     lines.append(f"{_size(total)} on disk in all, beside the tokenizer")
+    if plan.loss is not None:
+        lines += ["", plan.loss]
     return "\n".join(lines)
 
 

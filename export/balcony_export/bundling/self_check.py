@@ -12,6 +12,7 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.engine.footprint import Footprint, available_bytes, size
 from balcony_edge.errors import ProviderError, VerifyError
 from balcony_export.bundling.against_uncut import compare_with_uncut
+from balcony_export.bundling.kept_check import kept_row, with_kept
 from balcony_export.extras import has_train
 from balcony_export.verification.prompts import short_prompt
 from balcony_export.verification.report import explain, next_step
@@ -31,7 +32,7 @@ def self_check(folder: Path, exits: Path | None, later: str, say: Say) -> Check:
     VerifyError for a bundle that fails. If this machine cannot do it (too little memory, or no CUDA for a CUDA bundle),
     it says so with the command ``later``, which does it elsewhere.
     """
-    return _with_model(folder, exits, later, say) if has_train() else _alone(later, say)
+    return _with_model(folder, exits, later, say) if has_train() else _alone(folder, later, say)
 
 
 def _with_model(folder: Path, exits: Path | None, later: str, say: Say) -> Check:
@@ -43,7 +44,7 @@ def _with_model(folder: Path, exits: Path | None, later: str, say: Say) -> Check
 
     def check(bundle: Bundle) -> None:
         try:
-            found = verify(bundle, folder, [short_prompt(bundle)], DECODE, exits=exits)
+            found = with_kept(verify(bundle, folder, [short_prompt(bundle)], DECODE, exits=exits), bundle, folder)
         except (MemoryShortError, ProviderError) as error:
             say(f"verify skipped: {error.message}; later, on a machine that can: {later}")
             return
@@ -57,10 +58,13 @@ def _with_model(folder: Path, exits: Path | None, later: str, say: Say) -> Check
     return check
 
 
-def _alone(later: str, say: Say) -> Check:
+def _alone(folder: Path, later: str, say: Say) -> Check:
     rest = f"not compared with the model itself, which needs torch: pip install 'balcony-edge[train]', then {later}"
 
     def check(bundle: Bundle) -> None:
+        row = kept_row(bundle, folder)
+        if row is not None and not row.passed:
+            raise VerifyError(f"the exported bundle does not keep {folder}, and was removed: {explain(row)}", KEEP)
         manifest, free = bundle.manifest, available_bytes()
         needed = Footprint.of(manifest).total(0)
         if manifest.formats.provider != "cpu":

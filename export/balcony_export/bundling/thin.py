@@ -27,6 +27,7 @@ from balcony_export.bundling.exit_source import initial_exits
 from balcony_export.exits.store import base_digest
 from balcony_export.graphs.assembly import Parts, write_base_weights
 from balcony_export.graphs.formats import BLOCK_SIZES
+from balcony_export.graphs.kept import Kept
 from balcony_export.graphs.layout import AGAIN, carried, frequent_tokens, read_layout
 from balcony_export.graphs.quantiser import Nearest, Quantiser
 from balcony_export.graphs.weights import CHUNK_BYTES, FILE_NAME, Place, WeightFile
@@ -108,7 +109,14 @@ def write_weights(manifest: Manifest, folder: Path, work: Path) -> None:
     # The scales of an int8 cache are carried.
     formats = manifest.formats.model_copy(update={"cache": manifest.formats.activations})
     exits = initial_exits(base, blueprint, manifest.splits) if found.exits == "init" else None
-    parts = Parts(base, exits, manifest.splits, frequent_tokens(work, manifest), QUANTISERS[found.rounding]())
+    parts = Parts(
+        base,
+        exits,
+        manifest.splits,
+        frequent_tokens(work, manifest),
+        QUANTISERS[found.rounding](),
+        Kept(manifest.exactness),
+    )
     with Progress("weights, MB", manifest.files[FILE_NAME].bytes // 1_000_000) as progress:
         weights = WeightFile(work, lambda done: progress.reach(done // 1_000_000), layout)
         with closing(weights), (work / CARRIED_NAME).open("rb") as stream:

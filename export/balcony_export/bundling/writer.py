@@ -19,6 +19,7 @@ from balcony_edge.bundle.manifest import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     BaseInfo,
+    Exactness,
     ExitQuality,
     Formats,
     Generation,
@@ -26,25 +27,25 @@ from balcony_edge.bundle.manifest import (
     file_entry,
 )
 from balcony_edge.errors import ModelError
-from balcony_export.bundling import card
+from balcony_export.bundling import card, held_types
 from balcony_export.bundling.exit_source import find_exits
 from balcony_export.bundling.thin import recipe
 from balcony_export.exits.store import base_digest
-from balcony_export.graphs import cache_scales, interchange
+from balcony_export.graphs import cache_scales, interchange, kept
 from balcony_export.graphs.activation_range import check_range
 from balcony_export.graphs.assembly import Parts, WrittenGraph, write_graphs
 from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 from balcony_export.graphs.weights import BITS, WeightFile
-from balcony_export.model import architectures, chat_templates, tokenizer_file
+from balcony_export.model import architectures, chat_templates
 from balcony_export.model.blueprint import Blueprint
-from balcony_export.model.checkpoint import Array, Checkpoint
+from balcony_export.model.checkpoint import Array
 from balcony_export.model.config.completed import read_config
 from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
-from balcony_export.model.gguf.weights import GgufCheckpoint
-from balcony_export.model.tensor_source import open_checkpoint
+from balcony_export.model.tensor_source import BaseTensors, open_checkpoint
+from balcony_export.model.tokenizer.file import prepare
 
 DEFAULT = ExportOptions()
 COPIED = [
@@ -78,8 +79,11 @@ class Plan:
     formats: Formats
     quality: dict[int, ExitQuality]
     generation: Generation
+    exactness: Exactness = "bit"
     training: Mapping[str, Any] | None = None
     """How the exits were trained, for the card."""
+    loss: str | None = None
+    """What is lost of a base that is quantised already, as a sentence."""
 
     def write(
         self, folder: Path | None, weights: WeightFile, formats: Formats, scales: CacheScales | None = None
@@ -88,7 +92,7 @@ class Plan:
 
         ``formats`` may differ from the plan's in the KV cache; ``scales`` are those of an int8 one.
         """
-        graphs = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.options.attention(), scales)
+        graphs = write_graphs(folder, weights, self.blueprint, self.parts, formats, self.exactness, scales)
         full = interchange.write_full(folder, weights, self.blueprint, self.parts, formats)
         return Written(graphs, full, weights.size)
 
@@ -130,11 +134,26 @@ def plan_export(
     generation = read_generation(folder)
     _check_tensors(base, blueprint)
     found = find_exits(exits, splits, base, blueprint, folder)
-    parts = Parts(base, found.source, found.splits, found.frequent_tokens)
-    return Plan(folder, blueprint, parts, options, formats, found.quality, generation, found.training)
+    kept_forms = held_types.forms(base, blueprint, formats, "keep")
+    kept.check(kept_forms, formats.activations)
+    formats = formats.model_copy(update={"kept": held_types.names(kept_forms)})
+    exactness = options.attention(kept.is_bit_exact(kept_forms))
+    parts = Parts(base, found.source, found.splits, found.frequent_tokens, keeper=kept.Kept(exactness))
+    return Plan(
+        folder,
+        blueprint,
+        parts,
+        options,
+        formats,
+        found.quality,
+        generation,
+        exactness,
+        found.training,
+        held_types.loss(base, blueprint, formats),
+    )
 
 
-def _with_own_head(blueprint: Blueprint, base: Checkpoint | GgufCheckpoint) -> Blueprint:
+def _with_own_head(blueprint: Blueprint, base: BaseTensors) -> Blueprint:
     """The blueprint; its head is not tied if the checkpoint has one that differs, whatever the config says.
 
     transformers 5 takes such a model in this way.
@@ -152,7 +171,7 @@ def _with_own_head(blueprint: Blueprint, base: Checkpoint | GgufCheckpoint) -> B
     return blueprint
 
 
-def _check_tensors(base: Checkpoint | GgufCheckpoint, blueprint: Blueprint) -> None:
+def _check_tensors(base: BaseTensors, blueprint: Blueprint) -> None:
     """Raise ModelError unless the checkpoint has all tensors in their shapes, and none that the graphs do not use."""
     shapes = blueprint.base_shapes()
     for name, shape in shapes.items():
@@ -160,13 +179,18 @@ def _check_tensors(base: Checkpoint | GgufCheckpoint, blueprint: Blueprint) -> N
     # Unused but harmless: a second copy of a tied head, and rope frequencies, which the config gives as well.
     harmless = {"lm_head.weight"} if blueprint.arch.tied_head else set()
     unused = [name for name in base.names() if name not in shapes and name not in harmless]
-    unused = [name for name in unused if not name.endswith("rotary_emb.inv_freq")]
+    unused = [name for name in unused if not name.endswith("rotary_emb.inv_freq") and not _adds_nothing(base, name)]
     if unused:
         raise ModelError(
             f"{base.folder} holds {len(unused)} tensors that a {blueprint.arch.family} model does not use, "
             f"as {unused[0]}: exported without them it would be another model",
             "check that config.json belongs to these weights; merge adapters into them before the export",
         )
+
+
+def _adds_nothing(base: BaseTensors, name: str) -> bool:
+    """Whether a tensor is a bias of zeros, which some quantisers give to every projection."""
+    return name.endswith("_proj.bias") and len(base.shape(name)) == 1 and not base.tensor(name).any()
 
 
 def export_bundle(
@@ -247,7 +271,7 @@ def _finish(
         architecture=plan.blueprint.arch,
         splits=plan.parts.splits,
         formats=formats,
-        exactness=plan.options.attention(),
+        exactness=plan.exactness,
         minimum_onnxruntime=plan.options.minimum_onnxruntime(),
         graphs=[item.entry for item in graphs],
         quality=plan.quality,
@@ -264,7 +288,7 @@ def copy_small_files(folder: Path, work: Path) -> None:
     for name in COPIED:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, work / name)
-    if (rebuilt := tokenizer_file.prepare(folder)) is not None:
+    if (rebuilt := prepare(folder)) is not None:
         (work / "tokenizer.json").write_text(rebuilt, encoding="utf-8")
     if (settings := chat_templates.settings_with_templates(folder)) is not None:
         (work / "chat_template.jinja").unlink(missing_ok=True)

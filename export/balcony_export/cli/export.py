@@ -30,7 +30,11 @@ def export(
         typer.Option(help="Layers after which to cut, such as 3,6,9, or none. Default: where the exits are."),
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Precision of the base's weights. Exits and head follow it.")
+        Precision,
+        typer.Option(
+            help="Precision of the base's weights. Exits and head follow it. keep: the numbers of a quantised "
+            "checkpoint (GGUF, AWQ, GPTQ) as they are; its exits are int8."
+        ),
     ] = "fp32",
     exit_precision: Annotated[Precision | None, typer.Option(help="Precision of the exits' weights.")] = None,
     head: Annotated[Precision | None, typer.Option(help="Precision of the LM head and the embedding.")] = None,
@@ -116,6 +120,8 @@ def export(
         typer.echo(describe(plan))
         return
     assert out is not None
+    if plan.loss is not None:
+        typer.echo(plan.loss, err=True)
     check = None
     if verify:
         from balcony_export.bundling.self_check import self_check
@@ -139,6 +145,6 @@ def _report(bundle: Bundle, out: Path) -> None:
     size = sum(entry.bytes for entry in bundle.manifest.files.values())
     typer.echo(
         f"{out}: {len(bundle.manifest.segments)} segments, exits at {list(bundle.depths[:-1])}, "
-        f"{bundle.manifest.formats.base}, {size / 1e6:.1f} MB",
+        f"{bundle.manifest.formats.says_base}, {size / 1e6:.1f} MB",
         err=True,
     )

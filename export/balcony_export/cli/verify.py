@@ -57,6 +57,7 @@ def verify(
     """Check that a bundle computes what its model does in fp32, stage by stage. Exit code 1 if a stage fails."""
     require_train()
     from balcony_edge.bundle.folder import Bundle
+    from balcony_export.bundling.kept_check import with_kept
     from balcony_export.model import download
     from balcony_export.model.transformers_model import quiet
     from balcony_export.verification import report
@@ -80,6 +81,7 @@ def verify(
         max_kl=max_kl,
         provider=provider,
     )
+    found = with_kept(found, opened, folder)
     typer.echo(found.to_json() if json else found.table())
     if (failure := found.first_failure) is not None:
         raise VerifyError(

@@ -13,6 +13,7 @@ import onnx
 from balcony_edge.bundle.manifest import Exactness, Formats, Graph
 from balcony_export.graphs import stages
 from balcony_export.graphs.builder import CacheScales, GraphBuilder
+from balcony_export.graphs.kept import Kept
 from balcony_export.graphs.quantiser import Nearest, Quantiser
 from balcony_export.graphs.weights import WeightFile
 from balcony_export.model.blueprint import Blueprint
@@ -34,6 +35,8 @@ class Parts:
     """The tokens whose rows of the head the gates read (see exits/gate.py); (): the exits have no gates."""
     quantiser: Quantiser = field(default_factory=Nearest)
     """Holds the weights of int8 and int4."""
+    keeper: Kept = field(default_factory=Kept)
+    """Holds the weights that are kept as in the checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _builder(
     scales: CacheScales | None,
     legacy: bool,
 ) -> GraphBuilder:
-    return GraphBuilder(blueprint, weights, formats, exactness, parts.quantiser, legacy, scales)
+    return GraphBuilder(blueprint, weights, formats, exactness, parts.quantiser, parts.keeper, legacy, scales)
 
 
 def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[GraphBuilder], onnx.ModelProto]]]:

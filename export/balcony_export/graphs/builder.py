@@ -11,7 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from balcony_edge.bundle.manifest import Exactness, Formats, Precision
+from balcony_edge.bundle.manifest import Activations, Exactness, Formats, Precision
+from balcony_export.graphs import kept
 from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.quantiser import Nearest, Quantiser
 from balcony_export.graphs.rounding import Blocks, block_of
@@ -29,6 +30,9 @@ ONNX_TYPES = {
     "int8": TensorProto.INT8,
     "int32": TensorProto.INT32,
 }
+# On the CPU, MatMulNBits rounds its inputs to int8 too (4) and multiplies in int8. In fp32 (1) it takes three times as
+# long with 4-bit weights, and hundreds of times as long with 8-bit ones.
+ACCURACY_LEVEL = 4
 
 # The scales of int8 keys and values, fp32 [1, KV heads, 1, head size] each, by layer name ("model.layers.3").
 CacheScales = Mapping[str, tuple[Array, Array]]
@@ -38,8 +42,8 @@ class GraphBuilder:
     """Collects the nodes, weights and caches of one graph. Each method adds one piece and returns its output's name.
 
     ``precision`` is the precision of the linear weights that are added next. ``quantiser``: holds those of int8 and
-    int4. ``legacy``: build the form for ONNX Runtime 1.23 (see Graph.legacy_file). ``scales``: those of an int8 KV
-    cache.
+    int4; ``keeper``: those that are kept. ``legacy``: build the form for ONNX Runtime 1.23 (see Graph.legacy_file).
+    ``scales``: those of an int8 KV cache.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class GraphBuilder:
         formats: Formats,
         exactness: Exactness,
         quantiser: Quantiser | None = None,
+        keeper: kept.Kept | None = None,
         legacy: bool = False,
         scales: CacheScales | None = None,
     ) -> None:
@@ -59,6 +64,7 @@ class GraphBuilder:
         self.precision: Precision = formats.base
         self.exactness = exactness
         self.quantiser = quantiser or Nearest()
+        self.keeper = keeper or kept.Kept(exactness)
         self.legacy = legacy
         self.scales = scales
         self.caches = 0
@@ -127,44 +133,101 @@ class GraphBuilder:
     # --- weights ------------------------------------------------------------------------------------------------
 
     def linear(self, x: str, name: str, weight: Matrix, bias: Matrix | None = None) -> str:
-        """x · weightᵀ (+ bias) for a weight [out, in], stored at the present precision."""
-        node = f"/{name}/MatMul"
-        rows, columns = weight.shape
-        if self.precision in BITS:
-            blocks, names = self.blocks(name, weight)
-            names = [self.use(part) for part in names]
-            attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": blocks.bits, "block_size": blocks.size}
-            if self.formats.provider == "cpu":
-                # 4: multiply in int8. With fp32 inputs, int8 weights take 14 times as long.
-                attributes["accuracy_level"] = 4
-            out = self.node("MatMulNBits", [x, *names], node, MICROSOFT, **attributes)
+        """x · weightᵀ (+ bias) for a weight [out, in], stored at the present precision.
+
+        A weight that is kept may be in parts that the checkpoint holds in different forms: then each is multiplied by
+        itself.
+        """
+        pieces = weight.by_form() if self.precision == "keep" else [weight]
+        if len(pieces) == 1:
+            out = self._product(x, name, weight)
         else:
-            # transB: the file has the checkpoint's layout [out, in]. ONNX Runtime packs weights at load, so the layout
-            # in the file makes no difference to speed.
-            out = self.node("FusedMatMul", [x, self.floats(name, weight)], node, MICROSOFT, transB=1)
+            parts = [self._product(x, f"{name}.{index}", piece) for index, piece in enumerate(pieces)]
+            out = self.node("Concat", parts, f"/{name}/Concat", axis=-1)
         if bias is None:
             return out
         stored = self.use(self.weights.add(f"{name}.bias", bias.shape, self.formats.activations, bias.rows))
         return self.node("Add", [out, stored], f"/{name}/Add")
 
+    def _product(self, x: str, name: str, weight: Matrix) -> str:
+        """x · weightᵀ."""
+        node = f"/{name}/MatMul"
+        rows, columns = weight.shape
+        if not self.in_blocks(weight):
+            # transB: the file has the checkpoint's layout [out, in]. ONNX Runtime packs weights at load, so the layout
+            # in the file makes no difference to speed.
+            return self.node("FusedMatMul", [x, self.floats(name, weight)], node, MICROSOFT, transB=1)
+        if self.precision == "keep":
+            x = self._ordered(x, kept.form_of(weight).order)
+        blocks, names = self.blocks(name, weight)
+        names = [self.use(part) for part in names]
+        attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": blocks.bits, "block_size": blocks.size}
+        if self.formats.provider == "cpu":
+            attributes["accuracy_level"] = ACCURACY_LEVEL
+        out = self.node("MatMulNBits", [x, *names], node, MICROSOFT, **attributes)
+        offsets = self.offsets(name, weight, blocks)
+        if offsets is None:
+            return out
+        sums = self._sums(x, blocks.size)
+        rest = self.node("FusedMatMul", [sums, offsets], f"/{name}/offsets/MatMul", MICROSOFT, transB=1)
+        return self.node("Add", [out, rest], f"/{name}/offsets/Add")
+
+    def in_blocks(self, weight: Matrix) -> bool:
+        """Whether the weight is stored quantised at the present precision."""
+        return self.precision in BITS or (self.precision == "keep" and not isinstance(weight.form, str))
+
     def floats(self, name: str, weight: Matrix) -> str:
         """A float weight of the activations' type. Where it is stored narrower, ONNX Runtime widens it once at load."""
         stored = self.use(self.stored(name, weight))
-        return stored if self.precision == self.formats.activations else self.cast(stored, f"/{name}/Cast")
+        narrow = self.float_type(weight) != self.formats.activations
+        return self.cast(stored, f"/{name}/Cast") if narrow else stored
 
     def stored(self, name: str, weight: Matrix) -> str:
         """The name of a float weight in the weights file, stored at the present precision."""
+        return self.weights.add(f"{name}.weight", weight.shape, self.float_type(weight), weight.rows)
+
+    def float_type(self, weight: Matrix) -> Activations:
+        """The type in which a float weight is stored at the present precision."""
+        if self.precision == "keep":
+            return kept.float_type(weight, self.formats.activations)
         assert self.precision == "fp32" or self.precision == "fp16" or self.precision == "bf16"
-        return self.weights.add(f"{name}.weight", weight.shape, self.precision, weight.rows)
+        return self.precision
 
     def blocks(self, name: str, weight: Matrix) -> tuple[Blocks, list[str]]:
         """How a quantised weight is held, and the names of its tensors: packed values, scales and, perhaps, zeros."""
         formats = self.formats
         size = block_of(weight.shape[1], formats.block_size)
-        usual = Blocks(BITS[self.precision], size, formats.symmetric, formats.activations)
-        blocks = self.quantiser.held(name, weight, usual)
-        rows = partial(self.quantiser.rows, name, weight, blocks)
+        usual = Blocks(BITS.get(self.precision, 8), size, formats.symmetric, formats.activations)
+        quantiser = self.keeper if self.precision == "keep" else self.quantiser
+        blocks = quantiser.held(name, weight, usual)
+        rows = partial(quantiser.rows, name, weight, blocks)
         return blocks, self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), blocks, rows)
+
+    def offsets(self, name: str, weight: Matrix, blocks: Blocks) -> str | None:
+        """The offsets of a kept weight's blocks, [out, blocks], which MatMulNBits leaves out; None if it has none."""
+        if self.precision != "keep" or kept.form_of(weight).zero != "minimum":
+            return None
+        shape = (weight.shape[0], weight.shape[1] // blocks.size)
+        rows = partial(kept.offsets, weight, blocks)
+        return self.use(self.weights.add(f"{name}.offsets", shape, self.formats.activations, rows))
+
+    def _ordered(self, x: str, order: tuple[int, ...] | None) -> str:
+        """x with its last axis in the order in which a kept weight has its inputs."""
+        if order is None:
+            return x
+        places = np.array(order, np.int32)
+        stored = self.use(self.weights.add_indices(places))
+        node = f"{x}/{stored}/Gather"
+        return node if node in self.made else self.node("Gather", [x, stored], node, axis=-1)
+
+    def _sums(self, x: str, size: int) -> str:
+        """The sums of x over each block of its last axis: [1, S, in] to [1, S, blocks]."""
+        node = f"{x}/sums.{size}"
+        if node in self.made:
+            return node
+        shape = self.constant(f"blocks_of_{size}", [0, 0, -1, size], np.int64)
+        cut = self.node("Reshape", [x, shape], f"{node}/Reshape")
+        return self.node("ReduceSum", [cut, self.constant("last_axis", [-1], np.int64)], node, keepdims=0)
 
     def cast(self, x: str, name: str, to: str | None = None) -> str:
         """x cast to another type, the activations' by default."""

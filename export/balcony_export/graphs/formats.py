@@ -17,10 +17,12 @@ ACTIVATION_TYPES: dict[tuple[Provider, Precision], Activations] = {
     ("cpu", "fp16"): "fp32",
     ("cpu", "int8"): "fp32",
     ("cpu", "int4"): "fp32",
+    ("cpu", "keep"): "fp32",
     ("cuda", "fp16"): "fp16",
     ("cuda", "bf16"): "bf16",
     ("cuda", "int8"): "fp16",
     ("cuda", "int4"): "fp16",
+    ("cuda", "keep"): "fp16",
 }
 
 # The largest blocks for which the CPU kernels are bit-exact: a position's result is the same to the bit, whether it is
@@ -45,9 +47,9 @@ class ExportOptions:
 
     provider: Provider = "cpu"
     precision: Precision = "fp32"
-    """Of the base's weights."""
+    """Of the base's weights. "keep": those of the checkpoint as they are."""
     exits: Precision | None = None
-    """Of the exits' weights; None: the base's."""
+    """Of the exits' weights; None: the base's, or int8 beside a base that is kept."""
     head: Precision | None = None
     """Of LM head and embedding; None: the base's."""
     cache: Cache | None = None
@@ -61,7 +63,10 @@ class ExportOptions:
 
     def formats(self) -> Formats:
         """The formats of the bundle. Raises ModelError for what the provider cannot run, and names what it can."""
-        chosen = {"base": self.precision, "exits": self.exits or self.precision, "head": self.head or self.precision}
+        exits: Precision = self.exits or ("int8" if self.precision == "keep" else self.precision)
+        if exits == "keep":
+            raise ModelError("trained exits are floats: nothing of them can be kept", "use --exit-precision int8")
+        chosen = {"base": self.precision, "exits": exits, "head": self.head or self.precision}
         runnable = [precision for provider, precision in ACTIVATION_TYPES if provider == self.provider]
         for part, precision in chosen.items():
             if precision not in runnable:
@@ -74,7 +79,7 @@ class ExportOptions:
             raise ModelError(f"ONNX Runtime knows no blocks of {block_size}", "choose 32, 64, 128 or 256")
         activations = ACTIVATION_TYPES[self.provider, self.precision]
         for part, precision in chosen.items():
-            if self.provider != "cpu" and precision not in BITS and precision != activations:
+            if self.provider != "cpu" and precision not in (*BITS, "keep", activations):
                 raise ModelError(
                     f"{precision} weights (of the {part}) do not go with {activations} activations",
                     f"use {activations}, int8 or int4 for the {part}",
@@ -91,7 +96,9 @@ class ExportOptions:
             cache=cache,
             block_size=block_size,
             symmetric=self.symmetric,
-            **chosen,
+            base=self.precision,
+            exits=exits,
+            head=self.head or self.precision,
         )
 
     def _usual_block_size(self, chosen: Iterable[Precision]) -> int:
@@ -99,11 +106,16 @@ class ExportOptions:
             return EXACT_BLOCKS["int8"]
         return EXACT_BLOCKS["int4"] if self.exactness == "bit" else 128
 
-    def attention(self) -> Exactness:
-        """The exactness of attention: "bit" if all other kernels are bit-exact too, unless the user chose."""
+    def attention(self, kept_exact: bool = True) -> Exactness:
+        """The exactness of attention: "bit" if all other kernels are bit-exact too, unless the user chose.
+
+        ``kept_exact``: whether those of kept weights are.
+        """
         formats = self.formats()
         quantised = {formats.base, formats.exits, formats.head} & EXACT_BLOCKS.keys()
-        exact = self.provider == "cpu" and all(formats.block_size <= EXACT_BLOCKS[one] for one in quantised)
+        exact = (
+            self.provider == "cpu" and kept_exact and all(formats.block_size <= EXACT_BLOCKS[one] for one in quantised)
+        )
         return self.exactness or ("bit" if exact else "float")
 
     def minimum_onnxruntime(self) -> tuple[int, int]:

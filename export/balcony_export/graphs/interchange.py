@@ -31,7 +31,7 @@ def write_full(folder: Path | None, weights: WeightFile, blueprint: Blueprint, p
     """Write the uncut graph over ``weights``; returns the size of its file. With folder None, nothing is written."""
     # onnxruntime-genai makes the caches: of the activations' type, and without the extra slot of bit-exact attention.
     formats = formats.model_copy(update={"cache": formats.activations})
-    builder = GraphBuilder(blueprint, weights, formats, "float", parts.quantiser)
+    builder = GraphBuilder(blueprint, weights, formats, "float", parts.quantiser, parts.keeper)
     content = full_depth(builder, parts.base).SerializeToString()
     if folder is not None:
         (folder / GRAPH_NAME).write_bytes(content)

@@ -10,7 +10,7 @@ import numpy as np
 from balcony_export.exits.widths import WIDTHS, Width
 from balcony_export.graphs.builder import MICROSOFT, GraphBuilder
 from balcony_export.graphs.matrix import Matrix, RowRange, row_ranges
-from balcony_export.graphs.weights import BITS, NUMPY_DTYPES
+from balcony_export.graphs.weights import NUMPY_DTYPES
 from balcony_export.model.blueprint import LayerPlan
 from balcony_export.model.checkpoint import TensorSource
 from balcony_export.model.config.rope import rope_table
@@ -88,13 +88,13 @@ def embedding(builder: GraphBuilder, source: TensorSource) -> str:
     """
     with builder.at(builder.formats.head):
         matrix = rows_of(source, f"{EMBEDDING}.weight", builder)
-        if builder.precision in BITS:
+        if builder.in_blocks(matrix):
             out = _gather_blocks(builder, matrix)
         else:
             table = builder.use(builder.stored(EMBEDDING, matrix))
             builder.looked_up.add(table)
             out = builder.node("Gather", [table, "input_ids"], f"/{EMBEDDING}/Gather", axis=0)
-            if builder.precision != builder.formats.activations:
+            if builder.float_type(matrix) != builder.formats.activations:
                 out = builder.cast(out, f"/{EMBEDDING}/Cast")
     return builder.scaled(out, EMBEDDING, builder.blueprint.embedding_scale)
 
@@ -108,11 +108,12 @@ def rows_of(source: TensorSource, name: str, builder: GraphBuilder, some: Sequen
 
 def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
     arch = builder.arch
-    blocks, names = builder.blocks("lm_head" if arch.tied_head else EMBEDDING, matrix)
+    weight = "lm_head" if arch.tied_head else EMBEDDING
+    blocks, names = builder.blocks(weight, matrix)
     builder.looked_up |= {EMBEDDING_ROWS, *names[1:]}
     shape = (arch.vocabulary, arch.hidden * blocks.bits // 8)
     flat = builder.weights.alias(EMBEDDING_ROWS, names[0], shape)
-    return builder.node(
+    out = builder.node(
         "GatherBlockQuantized",
         [builder.use(flat), "input_ids", *(builder.use(name) for name in names[1:])],
         f"/{EMBEDDING}/Gather",
@@ -122,6 +123,21 @@ def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
         gather_axis=0,
         quantize_axis=1,
     )
+    offsets = builder.offsets(weight, matrix, blocks)
+    return out if offsets is None else _with_offsets(builder, out, offsets, blocks.size)
+
+
+def _with_offsets(builder: GraphBuilder, out: str, table: str, size: int) -> str:
+    """Looked-up rows of the embedding, each block with its offset from ``table`` [vocabulary, blocks] added."""
+    builder.looked_up.add(table)
+    name = f"/{EMBEDDING}/offsets"
+    offsets = builder.node("Gather", [table, "input_ids"], f"{name}/Gather", axis=0)
+    last = builder.constant("last_axis", [-1], np.int64)
+    offsets = builder.node("Unsqueeze", [offsets, last], f"{name}/Unsqueeze")
+    cut = builder.constant(f"blocks_of_{size}", [0, 0, -1, size], np.int64)
+    out = builder.node("Add", [builder.node("Reshape", [out, cut], f"{name}/cut/Reshape"), offsets], f"{name}/Add")
+    whole = builder.constant("hidden_shape", [0, 0, builder.arch.hidden], np.int64)
+    return builder.node("Reshape", [out, whole], f"{name}/Reshape")
 
 
 def zeros_like(builder: GraphBuilder, x: str) -> str:

@@ -29,7 +29,6 @@ from balcony_export.exits.store import GATE_SHAPES
 from balcony_export.exits.widths import width_of
 from balcony_export.graphs.builder import GraphBuilder
 from balcony_export.graphs.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
-from balcony_export.graphs.weights import BITS
 from balcony_export.model.checkpoint import TensorSource
 
 # The constant of an exit's graph that holds the frequent tokens, int64 [count].
@@ -92,7 +91,7 @@ def logits(builder: GraphBuilder, base: TensorSource, hidden: str) -> str:
     with builder.at(builder.formats.head):
         matrix = rows_of(base, _head_weight(builder), builder)
         # Tied float weights are stored as the embedding, tied quantised ones as the head.
-        tied = builder.arch.tied_head and builder.precision not in BITS
+        tied = builder.arch.tied_head and not builder.in_blocks(matrix)
         out = builder.linear(hidden, EMBEDDING if tied else "lm_head", matrix)
     return builder.node("Identity", [_scaled(builder, out, "lm_head")], "logits")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -88,6 +89,13 @@ class WeightFile:
                     yield _narrowed(name, rows(start, stop), precision)
 
             self._append(name, shape, dtype, pieces)
+        return name
+
+    def add_indices(self, indices: npt.NDArray[np.int32]) -> str:
+        """Write a list of indices, once for all that use it. Returns its name, which comes from its content."""
+        name = f"order.{hashlib.sha256(indices.tobytes()).hexdigest()[:16]}"
+        if name not in self._places:
+            self._append(name, indices.shape, np.int32, lambda: [indices])
         return name
 
     def alias(self, name: str, other: str, shape: Shape) -> str:

@@ -8,18 +8,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from balcony_edge.bundle.manifest import Activations
 from balcony_edge.errors import ModelError
 from balcony_export.model.model_files import AGAIN, weight_map
 
 Array = npt.NDArray[np.float32]
 
-# The types that become float32 without loss, by safetensors' names, and what numpy reads them as. It has no bfloat16:
+# The types that become float32 without loss, by safetensors' names.
+FLOATS: dict[str, Activations] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+# What numpy reads them as. It has no bfloat16:
 # a bfloat16 is the upper half of a float32.
 STORED_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<f2")}
 # How many elements are checked for NaN at a time: a mask of all would take a quarter of the tensor's memory again.
@@ -83,6 +86,10 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return name in self._headers
 
+    def numbers(self, name: str, start: int, stop: int) -> NoReturn:
+        """Those of quantised tensors (see PackedSource). A plain checkpoint has none."""
+        raise AssertionError(f"{name} holds floats")
+
     def names(self) -> tuple[str, ...]:
         """The names of all tensors of the checkpoint."""
         return tuple(self._headers)
@@ -111,6 +118,15 @@ class Checkpoint:
         header = self._readable(name)
         check_rows(name, header.shape, start, stop)
         return self._read(header, name, start, stop)
+
+    def form(self, name: str) -> Activations:
+        """The float type of a tensor. Raises ModelError for one that cannot be read."""
+        return FLOATS[self._readable(name).dtype]
+
+    def place(self, name: str) -> tuple[Path, str]:
+        """The file that a tensor is in, and its type by safetensors' name, such as I32."""
+        header = self._header(name)
+        return self.folder / header.file, header.dtype
 
     def _header(self, name: str) -> _Header:
         if name not in self._headers:

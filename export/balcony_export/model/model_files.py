@@ -11,6 +11,8 @@ from balcony_edge.files.reading import Reader
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
+# The quantised checkpoints that are read, by what config.json calls their method.
+READ_METHODS = ("awq", "gptq")
 # These files are pickles, and reading a pickle can run code.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # What the folder of a PEFT adapter has.
@@ -61,16 +63,19 @@ def weight_map(folder: Path) -> dict[str, str] | str:
 
 
 def _refuse_quantised(folder: Path) -> None:
-    """Raise ModelError for GPTQ, AWQ, fp8 and the like: how their tensors are packed is not known here."""
+    """Raise ModelError for fp8, bitsandbytes and the like: how their tensors are packed is not known here."""
     path = folder / "config.json"
     if not path.is_file():
         return
     scheme = read_json_object(path).get("quantization_config")
     if scheme is not None:
         method = scheme.get("quant_method") if isinstance(scheme, dict) else None
+        if method in READ_METHODS:
+            return
         raise ModelError(
             f"{folder} holds a checkpoint that is already quantised ({method or 'quantization_config'} in config.json)",
-            "give the original fp32, bf16 or fp16 checkpoint, and quantise with --precision int8 or int4",
+            f"give one quantised by {' or '.join(READ_METHODS)}, or the original fp32, bf16 or fp16 checkpoint, and "
+            "quantise with --precision int8 or int4",
         )
 
 

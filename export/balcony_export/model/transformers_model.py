@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from balcony_edge.errors import ModelError
 from balcony_export.model.gguf.folder import linked_files
+from balcony_export.model.packed.scheme import read_scheme
 from balcony_export.model.tensor_source import open_checkpoint
 
 
@@ -26,14 +27,14 @@ class PassThrough(nn.Module):
 def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = True) -> Any:
     """The causal language model in ``folder``: on the CPU, without gradients, in evaluation mode.
 
-    Only safetensors and GGUF are read, and no code of the folder runs. ``eager``: use the plain attention, the only one
-    that has every family's quirks (sdpa knows no softcap); otherwise transformers picks the fastest for the family.
-    Raises ModelError if transformers cannot load the folder or the weights are not whole.
+    Only safetensors and GGUF are read, quantised ones dequantised. No code of the folder runs. ``eager``: use the plain
+    attention, the only one that has every family's quirks (sdpa knows no softcap); otherwise transformers picks the
+    fastest for the family. Raises ModelError if transformers cannot load the folder or the weights are not whole.
     """
     from transformers import AutoModelForCausalLM
 
-    if linked_files(folder):
-        return _load_gguf(folder, dtype, eager).requires_grad_(False).eval()
+    if linked_files(folder) or read_scheme(folder) is not None:
+        return _load_dequantised(folder, dtype, eager).requires_grad_(False).eval()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -54,16 +55,20 @@ def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = 
     return model.requires_grad_(False).eval()
 
 
-def _load_gguf(folder: Path, dtype: torch.dtype, eager: bool) -> Any:
-    """The model of an unpacked GGUF file. It is filled one tensor at a time, so that it is in memory once.
+def _load_dequantised(folder: Path, dtype: torch.dtype, eager: bool) -> Any:
+    """The model of an unpacked GGUF file or a quantised checkpoint. It is filled one tensor at a time, so that it is in
+    memory once.
 
-    transformers has a loader of its own. It leaves out what a file says of windows, caps and scaled positions.
+    transformers has loaders of its own. That of GGUF leaves out what a file says of windows, caps and scaled positions;
+    those of AWQ and GPTQ need packages that need a GPU.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     source = open_checkpoint(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, dtype=dtype, trust_remote_code=False, attn_implementation="eager" if eager else None
         )

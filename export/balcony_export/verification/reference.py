@@ -24,6 +24,7 @@ from balcony_export.exits.gate import Gate
 from balcony_export.exits.store import Exits
 from balcony_export.model import architectures
 from balcony_export.model.gguf.folder import linked_files
+from balcony_export.model.packed.scheme import read_scheme
 from balcony_export.model.tensor_source import open_checkpoint
 from balcony_export.model.transformers_model import PassThrough, load_frozen
 from balcony_export.verification.measures import Values
@@ -162,7 +163,7 @@ def check_memory(bundle: Bundle, folder: Path) -> None:
 
 def count_parameters(folder: Path) -> int:
     """How many elements all tensors of a model folder have, from the headers alone."""
-    if linked_files(folder):
+    if linked_files(folder) or read_scheme(folder) is not None:
         source = open_checkpoint(folder)
         return sum(math.prod(source.shape(name)) for name in source.names())
     # model*: some folders hold the same weights a second time, under the vendor's names (consolidated.safetensors).

@@ -26,6 +26,7 @@ from balcony_export.model.download import resolve
 from helpers.command import fails, here
 from helpers.families import ROWS, make_model
 from helpers.gguf_files import Kind, write
+from helpers.packed_checkpoints import write_packed
 from helpers.places import DEMO_BASE, DEMO_EXITS
 from helpers.stub_hub import TOKEN, StubHub, stub_hub
 
@@ -34,7 +35,7 @@ class Case(NamedTuple):
     """An export."""
 
     base: str
-    """ "tied", "untied" or "gguf" (of the tied one), or "demo"."""
+    """ "tied", "untied", "gguf", "Q4_1" or "gptq" (of the tied one), or "demo"."""
     exits: str
     options: ExportOptions
 
@@ -46,6 +47,8 @@ CASES = {
     "int8 with zero points": Case("untied", "init", ExportOptions(precision="int8", symmetric=False)),
     "int4, head apart": Case("untied", "init", ExportOptions(precision="int4")),
     "int4 of a GGUF file": Case("gguf", "none", ExportOptions(precision="int4", head="int8")),
+    "kept, with offsets": Case("Q4_1", "init", ExportOptions(precision="keep")),
+    "kept, with inputs in another order": Case("gptq", "none", ExportOptions(precision="keep")),
     "trained exits": Case("demo", "trained", ExportOptions(precision="int4", exits="int8", cache="int8")),
     "trained exits, fp32": Case("demo", "trained", ExportOptions()),
 }
@@ -58,7 +61,10 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tied = make_model(folder / "tied", *ROWS["SmolLM2, tied"])
     make_model(folder / "untied", *ROWS["Llama 3.x, rope llama3, sharded"])
     file = write(folder / "tiny.Q8_0.gguf", tied, Kind.Q8_0)
-    return {"tied": folder / "tied", "untied": folder / "untied", "gguf": file, "demo": DEMO_BASE}
+    minimums = write(folder / "tiny.Q4_1.gguf", tied, Kind.Q4_1)
+    write_packed(folder / "tied", folder / "gptq", "gptq", act_order=True)
+    more = {"Q4_1": minimums, "gptq": folder / "gptq"}
+    return more | {"tied": folder / "tied", "untied": folder / "untied", "gguf": file, "demo": DEMO_BASE}
 
 
 def made(case: Case, bases: dict[str, Path], out: Path) -> Bundle:

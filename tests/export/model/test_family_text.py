@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from balcony_edge.decoding.tokenizer import BundleTokenizer
 from balcony_export.model.families import FAMILIES
-from balcony_export.model.tokenizer_file import prepare
+from balcony_export.model.tokenizer.file import prepare
 from balcony_export.verification.texts import TEXTS, random_texts
 from helpers import family_tokenizers
 from helpers.family_tokenizers import TOKENIZERS

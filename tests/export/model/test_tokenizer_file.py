@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from balcony_edge.decoding.tokenizer import BundleTokenizer
 from balcony_export.model.generation_config import read_generation
-from balcony_export.model.tokenizer_file import prepare
+from balcony_export.model.tokenizer.file import prepare
 from balcony_export.verification.texts import TEXTS
 from helpers import tokenizer_zoo
 

@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from balcony_edge.bundle.manifest import Activations
 from balcony_edge.errors import ModelError
 from balcony_export.model.checkpoint import BLOCK, Array, check_rows, count_not_finite
 from balcony_export.model.gguf.header import Contents, Place
 from balcony_export.model.gguf.layouts import layout_of, tensor_names
+from balcony_export.model.gguf.numbers import FORMS, unpack
 from balcony_export.model.model_files import AGAIN
+from balcony_export.model.packed.numbers import Bytes, Form, Numbers
+
+FLOATS: dict[str, Activations] = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
 def read_rows(place: Place, start: int, stop: int) -> Array:
@@ -30,12 +35,7 @@ def read_rows(place: Place, start: int, stop: int) -> Array:
     first, count = (0, 1) if flat else (start * inner, (stop - start) * inner)
     kind = gguf.GGMLQuantizationType(place.kind)
     try:
-        with place.path.open("rb") as stream:
-            stream.seek(place.offset + first * place.row_bytes)
-            raw = np.fromfile(stream, np.uint8, count * place.row_bytes).reshape(count, place.row_bytes)
-        values = np.asarray(gguf.dequantize(raw, kind), np.float32)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {place.path}: {error}", f"the file is not whole: {AGAIN}") from error
+        values = np.asarray(gguf.dequantize(_raw_rows(place, first, count), kind), np.float32)
     except NotImplementedError as error:
         raise ModelError(
             f"{place.path} has weights of the type {kind.name}, which cannot be widened to fp32",
@@ -44,8 +44,20 @@ def read_rows(place: Place, start: int, stop: int) -> Array:
     return values.reshape(-1)[start:stop] if flat else values.reshape(stop - start, *place.shape[1:])
 
 
+def _raw_rows(place: Place, first: int, count: int) -> Bytes:
+    """The bytes of ``count`` rows of the file from ``first`` on: uint8 [count, bytes]."""
+    try:
+        with place.path.open("rb") as stream:
+            stream.seek(place.offset + first * place.row_bytes)
+            return np.fromfile(stream, np.uint8, count * place.row_bytes).reshape(count, place.row_bytes)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot read {place.path}: {error}", f"the file is not whole: {AGAIN}") from error
+
+
 class GgufCheckpoint:
     """A GGUF file as a TensorSource: names as in a Hugging Face checkpoint, and what the file changed undone.
+
+    It is a PackedSource too: rows of its quantised matrices can be had as the numbers that the file holds.
 
     Rows are read and widened as they are asked for, so memory holds no more than the caller does. Raises ModelError
     for an architecture that is not read.
@@ -101,22 +113,58 @@ class GgufCheckpoint:
         """Rows [start, stop) of the leading dimension as float32; few others are read. Raises as ``tensor`` does."""
         place = self._place(name)
         check_rows(name, place.shape, start, stop)
-        heads = self._permuted_heads(name)
-        if not heads:
-            values = read_rows(place, start, stop)
-        else:
-            # Rows move inside their head only: read the heads that the rows are in.
-            size = place.shape[0] // heads
-            first, last = start // size * size, min(-(-stop // size) * size, place.shape[0])
-            values = read_rows(place, first, last)[_file_rows(start, stop, size) - first]
+        first, last, order = self._rows_in_file(name, start, stop)
+        values = read_rows(place, first, last)
+        if order is not None:
+            values = values[order]
         if self._layout.norm_offset and name.endswith("norm.weight"):
             values = values - np.float32(self._layout.norm_offset)
+        self._check_finite(name, values)
+        return values
+
+    def form(self, name: str) -> Form | Activations:
+        """How a matrix is held: see PackedSource. Raises ModelError for a type that is not kept."""
+        place = self._place(name)
+        kind = _type_name(place)
+        if kind in FLOATS:
+            return FLOATS[kind]
+        if kind not in FORMS:
+            raise ModelError(
+                f"{place.path}: {self._names[name]} is held as {kind}, whose numbers cannot be kept",
+                f"use --precision int8, which rounds them again, or a file of {', '.join(FORMS)}",
+            )
+        return FORMS[kind]
+
+    def numbers(self, name: str, start: int, stop: int) -> Numbers:
+        """Rows [start, stop) of a quantised matrix as the file holds them. Raises as ``rows`` and ``form`` do."""
+        place = self._place(name)
+        check_rows(name, place.shape, start, stop)
+        first, last, order = self._rows_in_file(name, start, stop)
+        raw = _raw_rows(place, first, last - first)
+        found = unpack(_type_name(place), raw if order is None else raw[order])
+        for part in (found.scales, found.zeros):
+            if part is not None and part.dtype == np.float32:
+                self._check_finite(name, part.view(np.float32))
+        return found
+
+    def _rows_in_file(self, name: str, start: int, stop: int) -> tuple[int, int, npt.NDArray[np.int64] | None]:
+        """Which rows of the file to read, and which of these are rows [start, stop); None: all, as they come."""
+        heads = self._permuted_heads(name)
+        if not heads:
+            return start, stop, None
+        # Rows move inside their head only: read the heads that the rows are in.
+        rows = self._place(name).shape[0]
+        size = rows // heads
+        first = start // size * size
+        return first, min(-(-stop // size) * size, rows), _file_rows(start, stop, size) - first
+
+    def _check_finite(self, name: str, values: Array) -> None:
         if bad := count_not_finite(values):
             raise ModelError(
-                f"{place.path}: {self._names[name]} has {bad} of {values.size} values that are NaN or infinite",
+                f"{self._place(name).path}: {self._names[name]} has {bad} of {values.size} values that are NaN or "
+                "infinite",
                 f"the weights are broken: {AGAIN}",
             )
-        return values
 
     def _place(self, name: str) -> Place:
         if name not in self._names:
@@ -136,6 +184,13 @@ class GgufCheckpoint:
                 AGAIN,
             )
         return heads
+
+
+def _type_name(place: Place) -> str:
+    """The name of a tensor's type, such as Q4_0."""
+    import gguf
+
+    return gguf.GGMLQuantizationType(place.kind).name
 
 
 def _file_rows(start: int, stop: int, size: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from balcony_edge.decoding.settings import SPECIAL_TOKENS
 from balcony_export.model.model_files import read_json_object
-from balcony_export.model.tokenizer_classes import DEFAULTS, REBUILD
+from balcony_export.model.tokenizer.classes import DEFAULTS, REBUILD
 
 Json = dict[str, Any]
 
