@@ -11,6 +11,7 @@ torch, transformers, onnx or huggingface_hub.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,16 @@ if TYPE_CHECKING:
         ProviderError,
         RecordingError,
         RuntimeMissingError,
+        SessionError,
+        StreamError,
         VerifyError,
     )
     from balcony_edge.report import Report
     from balcony_edge.session import AdaptiveSession
+
+# ONNX Runtime reads this when it is imported; child processes inherit it. "0" turns its telemetry on again.
+if not os.environ.get("ORT_DISABLE_TELEMETRY"):
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __version__ = "0.1.0"
 
@@ -57,6 +64,8 @@ __all__ = [
     "Reply",
     "Report",
     "RuntimeMissingError",
+    "SessionError",
+    "StreamError",
     "Token",
     "VerifyError",
     "open_bundle",

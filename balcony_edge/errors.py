@@ -12,6 +12,8 @@ BalconyError
 ├── PromptError           a prompt, or the settings of a reply, cannot be run
 ├── RecordingError        a sensor recording, reply records, a load trace or a decision log cannot be used
 ├── DeviceProfileError    a device profile is missing, malformed or cannot be written
+├── SessionError          a session that is closed, or busy with a reply of another thread
+├── StreamError           stdin is closed, or stdout is closed or full
 ├── BudgetError           a budget cannot be read, or this device lacks the signals that it needs
 └── ProviderError         an execution provider was asked for and is not available
 
@@ -20,14 +22,21 @@ A wrong argument of a library call (a negative rate, an unknown signal) is a pla
 
 from __future__ import annotations
 
+from balcony_edge.terminal import clean
+
+# Characters of a message: it may quote what somebody has written.
+MOST_SAID = 3000
+
 
 class BalconyError(Exception):
-    """Base of all errors. ``message`` says what happened, ``hint`` what to do; ``str(error)`` has both."""
+    """Base of all errors. ``message`` says what happened, ``hint`` what to do; ``str(error)`` has both.
+
+    Both are cleaned: they may hold names and texts of files from elsewhere.
+    """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message = message
-        self.hint = hint
-        super().__init__(f"{message}\n  → {hint}" if hint else message)
+        self.message, self.hint = (clean(text[:MOST_SAID]) for text in (message, hint))
+        super().__init__(f"{self.message}\n  → {self.hint}" if hint else self.message)
 
 
 class RuntimeMissingError(BalconyError):
@@ -79,3 +88,11 @@ class BudgetError(BalconyError):
 
 class ProviderError(BalconyError):
     """An execution provider (CPU, CUDA) that was asked for and is not available, or that a bundle does not fit."""
+
+
+class SessionError(BalconyError):
+    """A session that is closed, or that is busy with a reply of another thread."""
+
+
+class StreamError(BalconyError):
+    """A standard stream that cannot be used: stdin is closed, or stdout is closed or on a full disk."""

@@ -23,6 +23,8 @@ class Report:
         paused_ms: time waited between tokens, to stay within a limit of power, battery or GPU.
         floor_wins: whether the least agreement that was asked for made tokens dearer than the budget.
         machine: load, power and heat of the device when the report was made, on one line.
+        ended_by: why the reply ended ("end token", "stop", "length", "context", "deadline", "interrupted"); None while
+            it streams.
     """
 
     budget: str
@@ -43,6 +45,7 @@ class Report:
     paused_ms: float
     floor_wins: bool
     machine: str
+    ended_by: str | None = None
 
     @property
     def prompt_tok_s(self) -> float | None:
@@ -106,11 +109,12 @@ class Report:
             if self.lossless
             else f"agreement with full {number(self.agreement, '.1%')} ({known} of {self.tokens} verified)"
         )
+        ended = f" ({self.ended_by})" if self.ended_by else ""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         return (
             f"prompt {self.prompt_tokens} tokens{reused} {number(self.prompt_tok_s, '.0f')} tok/s, "
             f"first token {number(self.first_token_ms, '.1f')} ms | "
-            f"{self.tokens} tokens {number(self.decode_tok_s, '.0f')} tok/s, "
+            f"{self.tokens} tokens{ended} {number(self.decode_tok_s, '.0f')} tok/s, "
             f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}{beyond}) | "
             f"{self.depths_line() or 'no tokens'} | {quality} | {self.machine}"
         )

@@ -5,7 +5,9 @@ It puts the parts together: bundle, engine (the ladder of stages), governor, sen
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,8 +34,10 @@ from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
 from balcony_edge.control.signals import SignalFeed, first_snapshot, require_signals
 from balcony_edge.decoding.loop import Emitted, Verified
-from balcony_edge.decoding.reply import Figures, Reply, SessionHooks, Token
+from balcony_edge.decoding.reply import Figures, Reply, SessionHooks, TokenStream
+from balcony_edge.decoding.stops import Stops
 from balcony_edge.decoding.text import TextCodec
+from balcony_edge.decoding.turn import Turn
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
@@ -50,7 +54,8 @@ class AdaptiveSession:
             for token in session.stream("Once upon a time"):
                 print(token.text, end="", flush=True)
 
-    A session holds one sequence of tokens at a time: a new reply ends the one before.
+    A session holds one sequence of tokens at a time: a new reply ends the one before. While a reply of another thread
+    runs, it is refused, or waits (``wait``); the budget can be set from any thread.
 
     Args:
         bundle: a folder, a Hub id (owner/name), a Bundle, or None for the built-in demo.
@@ -123,12 +128,16 @@ class AdaptiveSession:
         # An open NVML handle keeps a laptop's GPU awake, so NVML is only asked where that GPU decodes.
         self._sensors: Sensors = sensors or Poller(nvml=runtime.provider == "cuda")
         self._feed = SignalFeed(self._sensors)
+        self._turn = Turn()
         self._sensors.start()
+        # Also where a session is dropped without ``close``: its sensors must not poll for ever.
+        self._stop_sensors = weakref.finalize(self, self._sensors.stop)
+        self._stop_sensors.atexit = False
         self._log = log
         try:
             self._require(parsed)
         except BudgetError:
-            self._sensors.stop()
+            self._stop_sensors()
             raise
         if log is not None:
             log.start(self.governor)
@@ -150,7 +159,8 @@ class AdaptiveSession:
     def budget(self, budget: str | Budget | None) -> None:
         parsed = parse_budget(budget)
         self._require(parsed)
-        self.governor.set_budget(parsed)
+        with self._turn.lock:
+            self.governor.set_budget(parsed)
 
     # --- generation -----------------------------------------------------------------------------------------------
 
@@ -164,21 +174,27 @@ class AdaptiveSession:
         min_p: float = 0.0,
         repeat_penalty: float = 1.0,
         seed: int | None = None,
-        stop: Sequence[int] = (),
-    ) -> Iterator[Token]:
+        stop: Sequence[int | str] = (),
+        wait: bool = False,
+    ) -> TokenStream:
         """Tokens one at a time, until an end token (not yielded), ``max_new_tokens`` or a full context.
+
+        The stream's ``ended_by`` then says what ended it.
 
         Args:
             prompt: text, or token ids.
             max_new_tokens: largest number of new tokens.
             temp, top_k, top_p, min_p, repeat_penalty, seed: how tokens are drawn, see ``Sampler``; ``temp`` 0: greedy.
-            stop: more token ids that end the reply.
+            stop: texts and token ids that end the reply. They are left out of its text.
+            wait: wait for another thread's reply to end, instead of being refused.
 
         Raises:
             PromptError: for a prompt or settings that cannot be run. It is raised by the call, not by the iterator.
+            SessionError: the session is closed; or, raised by the iterator, another thread's reply is running.
+            BundleError: raised by the iterator, if the model gives numbers that are not finite.
         """
         sampler = Sampler(temp, top_k, top_p, min_p, repeat_penalty, seed)
-        return iter(self.reply(prompt, max_new_tokens, sampler=sampler, ends=self.ends | set(stop)))
+        return TokenStream(self.reply(prompt, max_new_tokens, sampler=sampler, stops=Stops(stop), wait=wait))
 
     def generate(self, prompt: str | Sequence[int], max_new_tokens: int = 128, **settings: Any) -> str:
         """The whole reply as text; ``settings`` are those of ``stream``."""
@@ -192,7 +208,9 @@ class AdaptiveSession:
         decider: Decider | None = None,
         sampler: Sampler | None = None,
         ends: frozenset[int] | None = None,
+        stops: Stops | None = None,
         fresh: bool = False,
+        wait: bool = False,
     ) -> Reply:
         """One reply as an object: iterate over it for its tokens, then read its figures.
 
@@ -205,11 +223,11 @@ class AdaptiveSession:
             decider: what decides about depth; the session's governor by default.
             sampler: how tokens are drawn; greedy by default.
             ends: token ids that end the reply; the bundle's end tokens by default.
+            stops: what else ends it.
             fresh: run the whole prompt, even where the caches already hold its beginning.
-
-        Raises:
-            PromptError: for a prompt or a length that cannot be run. It is raised by the call, not by the iterator.
+            wait: as in ``stream``, which raises the same errors.
         """
+        self._turn.check_open()
         if max_new_tokens < 1:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
         ids = self._prompt_ids(prompt)
@@ -222,9 +240,12 @@ class AdaptiveSession:
             ids,
             self.ends if ends is None else ends,
             max_new_tokens,
+            stops=stops,
             text=self.codec.stream(ids),
             fresh=fresh,
             hooks=SessionHooks(
+                self._turn,
+                wait,
                 self._begin_reply,
                 # A feed of its own: signals that another decider has seen are still new to the governor.
                 self._feed.new_signals if governed else SignalFeed(self._sensors).new_signals,
@@ -241,10 +262,10 @@ class AdaptiveSession:
         if wanted not in self.ladder.depths:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
         ids = self._prompt_ids(list(token_ids), spare=0)
-        self.end_reply()
-        self.ladder.rewind(0)
-        self.ladder.append(ids)
-        return self.ladder.logits(int(wanted))
+        with self._own_turn():
+            self.ladder.rewind(0)
+            self.ladder.append(ids)
+            return self.ladder.logits(int(wanted))
 
     def save_prompt(self, prompt: str | Sequence[int], path: str | Path) -> int:
         """Run ``prompt`` through every depth and write its caches to ``path`` (safetensors); returns its token count.
@@ -252,20 +273,21 @@ class AdaptiveSession:
         After ``load_prompt(path)``, prompts that begin with this one cost only what they add, also in another process.
         Ends a running reply. Raises PromptError.
         """
-        self.end_reply()
-        self.ladder.resume(self._prompt_ids(prompt))
-        for depth in self.ladder.depths:
-            self.ladder.advance(depth, self.ladder.length)
-        prompt_cache.save(self.ladder, Path(path))
-        return self.ladder.length
+        ids = self._prompt_ids(prompt)
+        with self._own_turn():
+            self.ladder.resume(ids)
+            for depth in self.ladder.depths:
+                self.ladder.advance(depth, self.ladder.length)
+            prompt_cache.save(self.ladder, Path(path))
+            return self.ladder.length
 
     def load_prompt(self, path: str | Path) -> int:
         """Read the caches that ``save_prompt`` wrote; returns the number of tokens. Ends a running reply.
 
         Raises PromptError if the file is broken or was made with another bundle.
         """
-        self.end_reply()
-        return prompt_cache.load(self.ladder, Path(path))
+        with self._own_turn():
+            return prompt_cache.load(self.ladder, Path(path))
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -292,12 +314,14 @@ class AdaptiveSession:
             paused_ms=figures.paused_ms,
             floor_wins=self.governor.floor_wins,
             machine=self._sensors.snapshot.describe(),
+            ended_by=None if reply is None else reply.ended_by,
         )
 
     def audit(self) -> Report:
         """Verify those tokens of the last reply that no deep pass has verified yet, then report.
 
-        That takes one more batched pass, which is not charged to the reply. A reply that still streams ends.
+        That takes one more batched pass, which is not charged to the reply. A reply that still streams ends. Raises
+        SessionError if it is another thread's.
         """
         if self._reply is not None:
             self._reply.audit()
@@ -306,8 +330,9 @@ class AdaptiveSession:
     # --- life -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Stop the sensors. The session can no longer be used."""
-        self._sensors.stop()
+        """End a running reply and stop the sensors. The session can no longer decode."""
+        self._turn.close()
+        self._stop_sensors()
 
     def __enter__(self) -> AdaptiveSession:
         return self
@@ -322,25 +347,35 @@ class AdaptiveSession:
     def end_reply(self) -> None:
         """End the reply that holds the ladder, so that the ladder can be used for something else.
 
-        That reply can no longer be audited.
+        That reply can no longer be audited. Raises SessionError if it is another thread's, or the session is closed.
         """
-        if self._reply is not None:
-            self._reply.release()
+        with self._own_turn():
+            pass
+
+    @contextmanager
+    def _own_turn(self) -> Iterator[None]:
+        """The ladder for one call, which ends a reply of this thread. Raises SessionError as ``end_reply``."""
+        with self._turn.call():
+            if self._reply is not None:
+                self._reply.release()
+            yield
 
     def _prompt_ids(self, prompt: str | Sequence[int], spare: int = 1) -> list[int]:
         ids = self.codec.encode(prompt) if isinstance(prompt, str) else self.codec.check([int(i) for i in prompt])
         if not ids:
             raise PromptError("the prompt has no tokens", "give at least one")
         if len(ids) + spare > self.ladder.context:
+            no_room = ", which leaves no room for a reply" if len(ids) == self.ladder.context else ""
             raise PromptError(
-                f"the prompt has {len(ids)} tokens; this model's context holds {self.ladder.context}",
+                f"the prompt has {len(ids)} tokens; this model's context holds {self.ladder.context}{no_room}",
                 "shorten the prompt, or use a bundle with a longer context",
             )
         return ids
 
     def _begin_reply(self, reply: Reply) -> None:
         """The reply holds the ladder from now on, and reports are about it."""
-        self.end_reply()
+        if self._reply is not None:
+            self._reply.release()
         self._reply = reply
 
     def _write_log(self, step: Step[Emitted]) -> None:

@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import TensorProto, helper
 
 from balcony_edge.control.profile import cpu_model
-from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.runtime import Runtime, onnxruntime
 
 BLOCKS = (32, 64, 128, 256)
 POSITIONS = (1, 4)
@@ -111,7 +110,7 @@ def main() -> None:
                 columns = "".join(f"{ratio:8.2f}" for ratio in times.values())
                 print(f"{bits:4} {block:6} {found['stored_bits']:14.2f}{columns}   {found['exact']}", flush=True)
     machine = f"{cpu_model()}, {arguments.threads} threads"
-    print(json.dumps({"rows": rows, "machine": machine, "onnxruntime": onnxruntime.__version__}))
+    print(json.dumps({"rows": rows, "machine": machine, "onnxruntime": onnxruntime().__version__}))
 
 
 if __name__ == "__main__":

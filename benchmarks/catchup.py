@@ -15,13 +15,12 @@ from pathlib import Path
 from random import Random
 from statistics import median
 
-import onnxruntime
 from shapes import SHAPES, bundle, equal_splits
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.runtime import Runtime, onnxruntime
 
 CACHED = 64
 PENDING = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -68,7 +67,7 @@ def main() -> None:
                 f"{shape:16}{precision:>10}{one_ms:9.2f}" + "".join(f"{value:6.2f}" for value in multiples.values()),
                 flush=True,
             )
-    versions = {"machine": cpu_model(), "onnxruntime": onnxruntime.__version__, "threads": arguments.threads}
+    versions = {"machine": cpu_model(), "onnxruntime": onnxruntime().__version__, "threads": arguments.threads}
     print(json.dumps({"benchmark": "catchup", **versions, "rows": rows}))
 
 

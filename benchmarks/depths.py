@@ -17,13 +17,12 @@ from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 
-import onnxruntime
 from shapes import SHAPES, bundle, equal_splits
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.measure.traffic import depth_costs
 
 PROMPT = 32
@@ -79,7 +78,7 @@ def main() -> None:
         )
     about = {"shape": arguments.shape, "precision": arguments.precision, "threads": arguments.threads}
     about["provider"] = arguments.provider
-    versions = {"machine": cpu_model(), "onnxruntime": onnxruntime.__version__}
+    versions = {"machine": cpu_model(), "onnxruntime": onnxruntime().__version__}
     print(json.dumps({"benchmark": "depths", **about, **versions, "rows": rows}))
 
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from random import Random
 from statistics import median, quantiles
 
-import onnxruntime
 import widened
 from shapes import SHAPES
 
@@ -30,6 +29,7 @@ from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.control.adapter import ladder_shape, quality_model
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.decoding.reply import Reply
+from balcony_edge.engine.runtime import onnxruntime
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs.formats import ExportOptions
 
@@ -145,7 +145,7 @@ def main() -> None:
                 "provider": arguments.provider,
                 "results": results,
                 "machine": cpu_model(),
-                "onnxruntime": onnxruntime.__version__,
+                "onnxruntime": onnxruntime().__version__,
             }
         )
     )

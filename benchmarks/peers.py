@@ -25,12 +25,12 @@ from statistics import median
 
 import gguf_file
 import numpy as np
-import onnxruntime
 from shapes import SHAPES, bundle, equal_splits, make
 from workers import Worker, genai_decoder, ladder_decoder, llama_decoder, small_pages_decoder, torch_decoder
 
 from balcony_edge.bundle.manifest import Exactness, Precision
 from balcony_edge.control.profile import cpu_model
+from balcony_edge.engine.runtime import onnxruntime
 from balcony_export.graphs.formats import ExportOptions
 from balcony_export.graphs.rounding import block_of
 
@@ -168,7 +168,7 @@ def main() -> None:
                 flush=True,
             )
     machine = f"{cpu_model()}, {arguments.threads} threads"
-    print(json.dumps({"rows": rows, "machine": machine, "onnxruntime": onnxruntime.__version__}))
+    print(json.dumps({"rows": rows, "machine": machine, "onnxruntime": onnxruntime().__version__}))
 
 
 if __name__ == "__main__":

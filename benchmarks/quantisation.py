@@ -27,7 +27,7 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.tables import table
+from balcony_edge.terminal import table
 
 # The options of our forms.
 FORMS = {

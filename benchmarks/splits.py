@@ -13,14 +13,13 @@ import json
 from pathlib import Path
 from statistics import median, quantiles
 
-import onnxruntime
 from depths import PROMPT, decode
 from shapes import SHAPES, bundle, equal_splits
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import Runtime
+from balcony_edge.engine.runtime import Runtime, onnxruntime
 
 
 def main() -> None:
@@ -58,7 +57,7 @@ def main() -> None:
             flush=True,
         )
     about = {"shape": arguments.shape, "splits": layers - 1, "threads": arguments.threads}
-    versions = {"machine": cpu_model(), "onnxruntime": onnxruntime.__version__}
+    versions = {"machine": cpu_model(), "onnxruntime": onnxruntime().__version__}
     print(json.dumps({"benchmark": "splits", **about, **versions, "rows": rows}))
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from balcony_edge.bundle.manifest import MANIFEST_NAME
 from balcony_edge.errors import BundleError, ModelError
+from balcony_edge.files.home import expand
 
 ELSEWHERE = "choose another folder"
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +34,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         ModelError: a file that the block reads cannot be read.
     """
     # Links are resolved: renames need the folder itself, on its own file system.
-    out = out.expanduser().resolve()
+    out = expand(out).resolve()
     work, previous = (out.with_name(f".{out.name}.{what}") for what in ("partial", "previous"))
     made = [folder for folder in out.parents if not folder.exists()]
     done = False

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from balcony_edge.bundle.manifest import MANIFEST_NAME
 from balcony_edge.errors import BundleError, ModelError
+from balcony_edge.files.home import expand
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -92,7 +93,7 @@ def models() -> dict[str, CatalogueModel]:
 
 def find(name: str | Path) -> CatalogueModel | None:
     """The model called ``name``; None if there is none, or if ``name`` is something that lies on this machine."""
-    return None if Path(name).expanduser().exists() else models().get(str(name))
+    return None if expand(name).exists() else models().get(str(name))
 
 
 def exits_of(model: CatalogueModel) -> Path:

@@ -15,8 +15,8 @@ from balcony_edge.bundle.atomic_folder import whole_folder
 from balcony_edge.bundle.folder import Bundle, ThinBundle
 from balcony_edge.bundle.manifest import CARD_NAME, CARRIED_NAME, MANIFEST_NAME, WEIGHTS_NAME, Manifest, file_entry
 from balcony_edge.bundle.thin import missing_base, without_note
-from balcony_edge.cache import cache_folder
 from balcony_edge.errors import BundleError
+from balcony_edge.files.cache import needed_cache_folder
 
 GROUP = "balcony_edge.completers"
 
@@ -72,7 +72,7 @@ def completed(thin: ThinBundle, name: str, base: str | None, offline: bool = Fal
     Raises BundleError or ModelError, also as ``find_base`` and ``finish`` do.
     """
     # Not the bundle's digest, which leaves out what the manifest itself says.
-    out = cache_folder() / "bundles" / "completed" / file_entry(thin.path / MANIFEST_NAME).sha256
+    out = needed_cache_folder(str(thin.path)) / "bundles" / "completed" / file_entry(thin.path / MANIFEST_NAME).sha256
     if not (out / MANIFEST_NAME).is_file():
         if base is None:
             raise missing_base(name, thin.manifest)

@@ -24,6 +24,7 @@ from balcony_edge.bundle.manifest import (
 )
 from balcony_edge.bundle.thin import missing_base
 from balcony_edge.errors import BundleError
+from balcony_edge.files.home import expand
 
 AGAIN = "copy the bundle again, or export it again"
 
@@ -91,7 +92,7 @@ class Bundle(_Folder):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self.manifest = read_manifest(self.path)
         self.files = self.manifest.files
         if is_thin(self.path, self.manifest):
@@ -122,7 +123,7 @@ class ThinBundle(_Folder):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self.manifest = read_manifest(self.path)
         if self.manifest.recipe is None:
             raise BundleError(f"{self.path} is no thin bundle: its manifest has no recipe", AGAIN)
@@ -139,5 +140,5 @@ def is_thin(folder: Path, manifest: Manifest) -> bool:
 
 def open_folder(path: str | Path) -> Bundle | ThinBundle:
     """A bundle's folder, whole or thin, checked. Raises BundleError."""
-    folder = Path(path).expanduser()
+    folder = expand(path)
     return ThinBundle(folder) if is_thin(folder, read_manifest(folder)) else Bundle(path)

@@ -17,10 +17,10 @@ from urllib.request import url2pathname
 
 from balcony_edge.bundle import catalogue
 from balcony_edge.bundle.atomic_folder import whole_folder
-from balcony_edge.bundle.card import front_matter, split_card
+from balcony_edge.bundle.card import front_matter, read_card, split_card
 from balcony_edge.bundle.completing import find_base, finish
 from balcony_edge.bundle.folder import Bundle, ThinBundle, open_folder
-from balcony_edge.bundle.hub_errors import LOG_IN, explain, require_client
+from balcony_edge.bundle.hub_errors import LOG_IN, explain, reachable, require_client
 from balcony_edge.bundle.manifest import (
     CARD_NAME,
     CARRIED_NAME,
@@ -30,8 +30,10 @@ from balcony_edge.bundle.manifest import (
     Manifest,
     read_manifest,
 )
-from balcony_edge.cache import cache_folder
 from balcony_edge.errors import BundleError, HubError
+from balcony_edge.files.cache import needed_cache_folder
+from balcony_edge.files.home import expand
+from balcony_edge.files.reading import leads_out
 
 Parts = dict[str, Path | bytes]
 
@@ -63,7 +65,7 @@ def home(repo: str) -> Home:
             raise HubError(f"{repo} names a folder of another machine", "write a local folder as file:///folder")
         return FolderHome(Path(url2pathname(address.path)))
     if repo.startswith((".", "/", "~")) or Path(repo).is_dir():
-        return FolderHome(Path(repo).expanduser())
+        return FolderHome(expand(repo))
     if HUB_ID.fullmatch(repo):
         return HubHome(repo)
     raise HubError(f"{repo!r} is neither a Hub repository nor a folder", "give owner/name, or a folder as ./folder")
@@ -119,8 +121,9 @@ def fetch(repo: str, revision: str | None = None, offline: bool = False) -> Path
     Raises HubError or BundleError.
     """
     source = HubHome(repo)
+    cache = needed_cache_folder(repo)
     manifest, commit = source.manifest(revision, offline)
-    out = cache_folder() / "bundles" / repo.replace("/", "--") / commit
+    out = cache / "bundles" / repo.replace("/", "--") / commit
     if (out / MANIFEST_NAME).is_file():
         return out
     snapshot = source.download(manifest, commit, offline=offline)
@@ -150,7 +153,7 @@ class FolderHome:
         bundle = open_folder(self.folder)  # checked first: a name may be a link that leads anywhere
         for name in bundle.names:
             path = bundle.file(name)
-            if name != CARD_NAME or (path.is_file() and not path.is_symlink()):
+            if name != CARD_NAME or (path.is_file() and not leads_out(path, bundle.path)):
                 self._write(path, into / name)
 
     def manifest(self, revision: str | None, offline: bool = False) -> tuple[Manifest, None]:
@@ -223,6 +226,7 @@ class HubHome:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+        offline = offline or not reachable()
         try:
             path = Path(hf_hub_download(self.repo, MANIFEST_NAME, revision=revision, local_files_only=offline))
         except Exception as error:  # the client's errors share no base
@@ -274,10 +278,12 @@ def _is_stale(name: str, parts: Parts) -> bool:
 def _parts(bundle: Bundle | ThinBundle) -> Parts:
     """The files to send, by name. A card that is missing or has no front matter gets the front matter the Hub needs."""
     parts: Parts = {name: bundle.file(name) for name in bundle.names}
-    card = bundle.file(CARD_NAME)
-    text = card.read_text(encoding="utf-8") if card.is_file() else f"# {bundle.manifest.base.model}\n"
-    if not split_card(text)[0]:
-        parts[CARD_NAME] = f"{front_matter(bundle.manifest)}\n{text}".encode()
+    # The other files were checked when the bundle was opened.
+    if leads_out(bundle.file(MANIFEST_NAME), bundle.path):
+        raise BundleError(f"{bundle.file(MANIFEST_NAME)} is a link out of the bundle", "put the file itself there")
+    text = read_card(bundle.path) or f"# {bundle.manifest.base.model}\n"
+    front = "" if split_card(text)[0] else f"{front_matter(bundle.manifest)}\n"
+    parts[CARD_NAME] = f"{front}{text}".encode()
     return parts
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
 from balcony_edge.errors import HubError
 
 LOG_IN = "log in with hf auth login, or set HF_TOKEN"
@@ -16,6 +20,23 @@ def require_client() -> None:
             "the Hugging Face Hub needs the package huggingface_hub, which is not installed",
             "run pip install 'balcony-edge[hub]', or name a local folder",
         ) from error
+
+
+def reachable() -> bool:
+    """False if the Hub's name is not known here: without a network the client would try for half a minute.
+
+    Behind a proxy this machine need not know it, and a client that is offline does not ask.
+    """
+    from huggingface_hub import constants
+
+    address = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or {"all", address.scheme} & getproxies().keys():
+        return True
+    try:
+        socket.getaddrinfo(address.hostname, address.port or address.scheme)
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def explain(error: Exception, repo: str) -> tuple[str, str]:
@@ -41,8 +62,9 @@ def explain(error: Exception, repo: str) -> tuple[str, str]:
         return "the login may not do that", f"use a token with write access to {repo}: {LOG_IN}"
     if isinstance(error, errors.LocalEntryNotFoundError):
         return (
-            "the Hub cannot be reached, or must not be (--offline, HF_HUB_OFFLINE), and the cache does not hold it",
-            "check the network, or leave --offline out",
+            "the Hub cannot be reached, or must not be (--offline, HF_HUB_OFFLINE), and the cache does not hold it; "
+            "there is no folder of that name either",
+            "check the name and the network, or leave --offline out",
         )
     reason = str(error).strip().splitlines()
     return reason[0] if reason else type(error).__name__, "check the name and the network (or --offline)"

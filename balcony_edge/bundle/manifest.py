@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
@@ -11,10 +10,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from balcony_edge.errors import BundleError
+from balcony_edge.files.reading import parse_json, read_bytes
+from balcony_edge.terminal import cell
 
 MANIFEST_NAME = "balcony.json"
 # The model card. People edit it where bundles are shared, so it has no digest; the runtime does not read it.
 CARD_NAME = "README.md"
+# The largest manifest, in bytes.
+MOST_BYTES = 16 << 20
 # The weights that all graphs share.
 WEIGHTS_NAME = "weights.bin"
 # Of a thin bundle: the weights that do not come from the base.
@@ -33,6 +36,15 @@ Exactness = Literal["bit", "float"]
 # How weights of int8 and int4 are rounded: each by itself, or so that the outputs on a calibration text change least.
 Rounding = Literal["nearest", "calibrated"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+# Bounds that no model comes near: what lies beyond them is no bundle, and would only fill memory or time.
+Name = Annotated[str, Field(max_length=1000)]
+Size = Annotated[int, Field(ge=0, le=1 << 50)]
+Count = Annotated[int, Field(ge=1, le=1 << 22)]
+Depth = Annotated[int, Field(ge=0, le=4096)]
+TokenId = Annotated[int, Field(ge=0, le=1 << 31)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Bins = Annotated[list[Share], Field(max_length=256)]
+MOST_EXITS = 24
 
 
 class _Part(BaseModel):
@@ -45,15 +57,15 @@ class Architecture(_Part):
     ``context``: largest number of positions. ``tied_head``: the LM head is the embedding.
     """
 
-    family: str
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocabulary: int
-    context: int
+    family: Name
+    hidden: Annotated[Count, Field(le=1 << 17)]
+    layers: Annotated[Count, Field(le=4096)]
+    heads: Annotated[Count, Field(le=4096)]
+    kv_heads: Annotated[Count, Field(le=4096)]
+    head_dim: Annotated[Count, Field(le=1 << 14)]
+    intermediate: Count
+    vocabulary: Count
+    context: Annotated[int, Field(ge=1, le=1 << 30)]
     tied_head: bool
 
 
@@ -77,7 +89,7 @@ class Formats(_Part):
     head: Precision = "fp32"
     activations: Activations = "fp32"
     cache: Cache = "fp32"
-    block_size: int = 32
+    block_size: Count = 32
     symmetric: bool = True
     kept: tuple[str, ...] = ()
 
@@ -98,8 +110,8 @@ class Formats(_Part):
 class BaseInfo(_Part):
     """The frozen base model: its name, and the digest of its checkpoint files."""
 
-    model: str
-    sha256: str
+    model: Name
+    sha256: Name
 
 
 class Graph(_Part):
@@ -117,13 +129,13 @@ class Graph(_Part):
     """
 
     kind: Literal["segment", "exit", "head"]
-    file: str
-    start: int = 0
-    stop: int = 0
-    caches: int = 0
+    file: Name
+    start: Depth = 0
+    stop: Depth = 0
+    caches: Depth = 0
     gate: bool = False
-    weight_bytes: int = 0
-    legacy_file: str | None = None
+    weight_bytes: Size = 0
+    legacy_file: Name | None = None
 
 
 class GateBins(_Part):
@@ -138,12 +150,12 @@ class GateBins(_Part):
         following: depth → [bin][bin there], the shares of a bin's tokens in the bins of a deeper exit's gate.
     """
 
-    edges: list[float]
-    share: list[Share]
-    agreement: dict[int, list[Share]]
-    drafted: list[Share] | None = None
-    judged: list[list[Share]] | None = None
-    following: dict[int, list[list[Share]]] = Field(default_factory=dict)
+    edges: Bins
+    share: Bins
+    agreement: dict[int, Bins]
+    drafted: Bins | None = None
+    judged: list[Bins] | None = None
+    following: dict[int, list[Bins]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> GateBins:
@@ -169,15 +181,15 @@ class JudgeRecord(_Part):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    gate: float
-    top: float
-    margin: float
-    previous: float
-    offset: float
-    previous_mean: float
-    edges: list[float]
-    share: list[Share]
-    agreement: list[Share]
+    gate: Number
+    top: Number
+    margin: Number
+    previous: Number
+    offset: Number
+    previous_mean: Number
+    edges: Bins
+    share: Bins
+    agreement: Bins
 
     @model_validator(mode="after")
     def _consistent(self) -> JudgeRecord:
@@ -197,7 +209,7 @@ class ExitQuality(_Part):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     agreement: Share
-    kl_nats: float
+    kl_nats: Number
     bins: GateBins
     judge: JudgeRecord | None = None
 
@@ -212,16 +224,16 @@ class ExitQuality(_Part):
 class Generation(_Part):
     """Token ids that begin and end texts. ``add_bos``: the tokenizer puts ``bos_token_id`` in front of prompts."""
 
-    bos_token_id: int | None = None
-    eos_token_ids: list[int] = Field(default_factory=list)
+    bos_token_id: TokenId | None = None
+    eos_token_ids: list[TokenId] = Field(default_factory=list)
     add_bos: bool = False
 
 
 class FileEntry(_Part):
     """Size and digest of one file of the bundle."""
 
-    bytes: int
-    sha256: str
+    bytes: Size
+    sha256: Name
 
 
 class Recipe(_Part):
@@ -237,11 +249,11 @@ class Recipe(_Part):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    version: int
-    rounding: str
+    version: Size
+    rounding: Name
     exits: Literal["trained", "init", "none"]
     carried: FileEntry
-    made_with: str
+    made_with: Name
 
 
 class Manifest(_Part):
@@ -264,22 +276,18 @@ class Manifest(_Part):
     schema_version: Literal[3, 4]
     base: BaseInfo
     architecture: Architecture
-    splits: list[int]
+    splits: list[Depth]
     formats: Formats
     exactness: Exactness
-    minimum_onnxruntime: tuple[int, int] = (1, 23)
-    graphs: Annotated[list[Graph], Field(min_length=2)]
+    minimum_onnxruntime: tuple[Size, Size] = (1, 23)
+    graphs: Annotated[list[Graph], Field(min_length=2, max_length=1024)]
     quality: dict[int, ExitQuality]
     generation: Generation
-    files: dict[str, FileEntry]
+    files: Annotated[dict[Name, FileEntry], Field(max_length=4096)]
     recipe: Recipe | None = None
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
-        sizes = ("hidden", "layers", "heads", "kv_heads", "head_dim", "intermediate", "vocabulary", "context")
-        for name in sizes:
-            if getattr(self.architecture, name) < 1:
-                raise ValueError(f"architecture.{name} is {getattr(self.architecture, name)}, not a count")
         position = 0
         for graph in self.segments:
             if graph.start != position or graph.stop <= graph.start:
@@ -291,9 +299,16 @@ class Manifest(_Part):
         exits = [graph.stop for graph in self.exits]
         if cuts != self.splits or not set(exits) <= set(cuts) or len(set(exits)) != len(exits):
             raise ValueError("splits, segments and exits do not match")
+        if len(exits) > MOST_EXITS:
+            raise ValueError(f"there are {len(exits)} exits; {MOST_EXITS} are the most")
+        for graph in self.graphs:
+            if graph.caches > {"segment": graph.stop - graph.start, "exit": 1, "head": 0}[graph.kind]:
+                raise ValueError(f"graph {graph.file} has {graph.caches} caches, more than it has layers")
         if not set(self.quality) <= set(exits):
             raise ValueError("quality names an exit that the bundle lacks")
         for split, quality in self.quality.items():
+            if not {depth for depth in exits if depth >= split} <= set(quality.bins.agreement):
+                raise ValueError(f"the bins of exit {split} tell nothing of a deeper exit")
             for depth, rows in quality.bins.following.items():
                 if depth not in self.quality or any(len(row) != len(self.quality[depth].bins.share) for row in rows):
                     raise ValueError(f"the bins of exit {split} tell of bins that exit {depth} lacks")
@@ -352,13 +367,13 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        content = json.loads(path.read_text())
+        content = parse_json(read_bytes(path, MOST_BYTES, pipes=False).decode("utf-8"), any_numbers=True)
     except FileNotFoundError as error:
         what = f"{folder} is no bundle: it has no {MANIFEST_NAME}"
         if not folder.exists():
             what = f"there is no bundle at {folder}"
         raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version not in READ_VERSIONS:
@@ -370,5 +385,5 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        where = cell(".".join(str(part) for part in first["loc"]))[:200] or "the manifest"
         raise BundleError(f"{path} is not valid: {where}: {first['msg']}", "export the bundle again") from error

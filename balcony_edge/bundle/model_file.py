@@ -19,15 +19,15 @@ from balcony_edge.bundle import package_index
 from balcony_edge.bundle.catalogue import CatalogueModel, HubSource, PackageSource
 from balcony_edge.bundle.hub_errors import explain
 from balcony_edge.bundle.manifest import file_entry
-from balcony_edge.cache import cache_folder
 from balcony_edge.errors import ModelError
+from balcony_edge.files.cache import needed_cache_folder
 
 PIECE_BYTES = 1 << 20
 
 
 def place(model: CatalogueModel) -> Path:
     """Where the model's file lies once it is there."""
-    return cache_folder() / "models" / model.sha256[:16] / model.file
+    return needed_cache_folder(model.file) / "models" / model.sha256[:16] / model.file
 
 
 def is_there(model: CatalogueModel) -> bool:

@@ -9,6 +9,7 @@ from balcony_edge.bundle.completing import completed
 from balcony_edge.bundle.folder import Bundle, ThinBundle, open_folder
 from balcony_edge.bundle.manifest import HUB_ID
 from balcony_edge.errors import BundleError
+from balcony_edge.files.home import expand
 
 
 def open_bundle(
@@ -50,6 +51,10 @@ def open_bundle(
 def find_bundle(bundle: str | Path | None, revision: str | None, offline: bool) -> Bundle | ThinBundle:
     """As ``open_bundle``, but a thin bundle stays as it is."""
     if bundle is not None and HUB_ID.fullmatch(str(bundle)) and not Path(bundle).exists():
+        from balcony_edge.bundle.mistyped import mistyped_folder
+
+        if revision is None and (wrong := mistyped_folder(str(bundle))) is not None:
+            raise BundleError(*wrong)
         from balcony_edge.bundle.hub import fetch
 
         return open_folder(fetch(str(bundle), revision, offline))
@@ -62,6 +67,6 @@ def find_bundle(bundle: str | Path | None, revision: str | None, offline: bool) 
         return Bundle.demo()
     if (model := catalogue.find(bundle)) is not None:
         return ThinBundle(catalogue.exits_of(model))
-    if not Path(bundle).expanduser().exists() and "/" not in str(bundle):
+    if not expand(bundle).exists() and "/" not in str(bundle):
         raise BundleError(f"there is no bundle at {bundle}, and no model of that name", catalogue.suggestion(bundle))
     return open_folder(bundle)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 
 import typer
 
 import balcony_edge
+from balcony_edge.bundle.manifest import HUB_ID
+from balcony_edge.cli import streams
 from balcony_edge.cli.bench import bench
 from balcony_edge.cli.demo import demo
 from balcony_edge.cli.doctor import doctor
 from balcony_edge.cli.explain import explain
 from balcony_edge.cli.inspect import inspect
+from balcony_edge.cli.interrupt import noted
 from balcony_edge.cli.models import models
 from balcony_edge.cli.profile import profile
 from balcony_edge.cli.replay import replay
@@ -21,7 +26,10 @@ from balcony_edge.cli.share import pull, push
 from balcony_edge.cli.watch import watch
 from balcony_edge.errors import BalconyError
 
+# Of files that --data and --heldout take, to tell them from Hub ids.
+DATA_SUFFIXES = {".txt", ".md", ".jsonl", ".json", ".parquet", ".xz", ".gz"}
 GROUP = "balcony_edge.commands"
+NO_MEMORY = "close other programs, raise the limit (ulimit -v, the container's), or use a smaller --max-context"
 
 app = typer.Typer(
     name="balcony-edge",
@@ -56,12 +64,31 @@ def add_plugins(to: typer.Typer) -> None:
     A verb that hands its arguments to another program has an attribute ``context_settings`` (click's).
     """
     for entry in sorted(metadata.entry_points(group=GROUP), key=lambda entry: entry.name):
-        verb = entry.load()
+        try:
+            verb = entry.load()
+        except Exception as error:  # somebody else's package: the other verbs go on
+            verb = _broken(entry.name, error)
         to.command(name=entry.name, context_settings=getattr(verb, "context_settings", None))(verb)
 
 
+def _broken(name: str, error: Exception) -> Callable[[], None]:
+    """In place of a verb that cannot be loaded: one that says so."""
+
+    def verb() -> None:
+        raise BalconyError(
+            f"the verb {name} cannot be loaded: {error}", "install the package that it is from again, with pip"
+        ) from error
+
+    verb.__doc__ = f"Cannot be loaded: {error}"
+    verb.context_settings = {"allow_extra_args": True, "ignore_unknown_options": True}  # type: ignore[attr-defined]
+    return verb
+
+
 def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--heldout")) -> list[str]:
-    """Turn ``--data a b`` into ``--data a --data b``: a shell's wildcard expands to the first form."""
+    """Turn ``--data a b`` into ``--data a --data b``: a shell's wildcard expands to the first form.
+
+    What can be no data, such as a folder, is the verb's own argument: ``--data a MODEL``.
+    """
     repeated: list[str] = []
     current = ""
     fresh = False
@@ -69,24 +96,55 @@ def repeat_options(arguments: list[str], names: tuple[str, ...] = ("--data", "--
         if argument.startswith("-"):
             current, fresh = (argument, True) if argument in names else ("", False)
         elif current and not fresh:
-            repeated.append(current)
+            if _is_model(argument):
+                current = ""
+            else:
+                repeated.append(current)
         elif current:
             fresh = False
         repeated.append(argument)
     return repeated
 
 
+def _is_model(name: str) -> bool:
+    """Whether a name is a model or a bundle rather than a file of data: a folder, a GGUF file or a Hub id."""
+    path = Path(name)
+    if path.exists() or (path.parent.is_dir() and path.parent != Path()):
+        return path.is_dir() or name.endswith(".gguf")
+    return HUB_ID.fullmatch(name.partition(":")[0]) is not None and path.suffix not in DATA_SUFFIXES
+
+
+def _explained(error: BaseException) -> BalconyError | None:
+    """An error of this project, or what the machine around it lacks; None for all others, which are bugs."""
+    if isinstance(error, BalconyError):
+        return error
+    if isinstance(error, MemoryError):
+        return BalconyError("the memory is full", NO_MEMORY)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
+        return BalconyError("there is no folder for temporary files that can be written", "name one: TMPDIR=FOLDER")
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return BalconyError(f"{error.strerror or error}{where}", "check the files, their permissions and the disk")
+    return None
+
+
 def main() -> None:
     """The console script. Exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted."""
-    try:
-        add_plugins(app)
-        app(args=repeat_options(sys.argv[1:]))
-    except BalconyError as error:
-        print(f"balcony-edge: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read stdout (a pager, head) has ended.
-        sys.stderr.close()
-        sys.exit(0)
+    streams.prepare()
+    with noted() as interruptions:
+        try:
+            try:
+                add_plugins(app)
+                app(args=repeat_options(sys.argv[1:]))
+            finally:
+                streams.finish()
+        except streams.ReaderGoneError:
+            sys.exit(0)
+        except BaseException as error:
+            if interruptions.came or isinstance(error, KeyboardInterrupt):
+                sys.exit(130)
+            explained = _explained(error)
+            if explained is None:
+                raise
+            print(f"balcony-edge: {explained}", file=sys.stderr)
+            sys.exit(1)

@@ -22,14 +22,15 @@ def doctor(
     """Examine this device and say what to do about problems. Exit code 0: fine, 1: a warning, 2: something fails."""
     from balcony_edge.doctor.diagnosis import diagnose
     from balcony_edge.doctor.text import lines
+    from balcony_edge.terminal import clean
 
     diagnosis = diagnose(root, battery=battery, profile=profile)
     if as_json:
-        typer.echo(json.dumps(diagnosis.to_json(), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(diagnosis.to_json(), indent=1))
     else:
         from rich.console import Console
 
         console = Console(highlight=False)
         for line, style in lines(diagnosis):
-            console.print(line, style=style or None, markup=False, soft_wrap=True)
+            console.print(clean(line), style=style or None, markup=False, soft_wrap=True)
     raise typer.Exit(int(diagnosis.severity))

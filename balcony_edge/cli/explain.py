@@ -19,6 +19,7 @@ def explain(
     """Explain what the controller decided in a run, and why."""
     from balcony_edge.control.explain import figures, paragraph, read_log
     from balcony_edge.measure import plots
+    from balcony_edge.terminal import clean
 
     if plot is not None:
         plots.require(plot)
@@ -26,4 +27,4 @@ def explain(
     found = figures(head, steps)
     if plot is not None:
         plots.decisions(head, steps, plot)
-    typer.echo(json.dumps(found) if as_json else paragraph(found))
+    typer.echo(json.dumps(found) if as_json else clean(paragraph(found)))

@@ -35,11 +35,18 @@ def profile(
     It measures memory bandwidth, the cost of every stage, and energy. That takes about half a minute: let nothing else
     run meanwhile. The file names no serial number and no user, so you can share it.
     """
+    from balcony_edge.errors import DeviceProfileError
+    from balcony_edge.files.writing import require
     from balcony_edge.profiling.build import install as write
     from balcony_edge.profiling.build import measure_device
     from balcony_edge.telemetry.device_profile import profile_folder
     from balcony_profiles import to_toml
 
+    if out is not None:
+        require(out, DeviceProfileError, "give -o another place")
+    folder = profile_folder()
+    if install and folder is None:
+        raise DeviceProfileError("there is no place for it: this user has no home", "set BALCONY_PROFILE_DIR=FOLDER")
     measured = measure_device(
         bundle,
         provider=provider,
@@ -48,7 +55,8 @@ def profile(
         say=lambda what: print(f"measuring: {what}", file=sys.stderr, flush=True),
     )
     text = to_toml(measured)
-    places = [place for place in (out, profile_folder() / f"{measured.name}.toml" if install else None) if place]
+    own = folder / f"{measured.name}.toml" if install and folder is not None else None
+    places = [place for place in (out, own) if place]
     for place in places:
         write(text, place)
         print(f"written to {place}", file=sys.stderr)

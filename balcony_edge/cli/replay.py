@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from balcony_edge.errors import BudgetError, RecordingError
+from balcony_edge.terminal import cell
 
 if TYPE_CHECKING:
     from balcony_controller.simulation.contest import ContestRow
@@ -91,9 +92,11 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     if out is None:
         raise RecordingError("--record needs a place to write to", "name one with -o records.json.gz")
     from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.files.writing import require
     from balcony_edge.measure.records import PROMPTS, record, save
     from balcony_edge.session import AdaptiveSession
 
+    require(out, RecordingError, "name another file with -o")
     opened = open_bundle(None if bundle == "demo" else bundle)
     with AdaptiveSession(opened) as session:
         prompts = PROMPTS[:: max(1, len(PROMPTS) // (replies or len(PROMPTS)))][:replies]
@@ -106,7 +109,7 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
 
 def _progress(text: str) -> None:
     if sys.stderr.isatty():
-        print(f"\r\x1b[2K{text}", end="", file=sys.stderr, flush=True)
+        print(f"\r\x1b[2K{cell(text)}", end="", file=sys.stderr, flush=True)
 
 
 def _finite(value: Any) -> Any:
@@ -136,7 +139,7 @@ def contest_table(rows: list[ContestRow]) -> str:
         values = [found[name].agreement for name in columns]
         numbers = ["–" if value != value else f"{value:.3f}" for value in values]
         lines.append(
-            f"{trace:12} {budget_ms:9.3f} {control.cost_ms / budget_ms:7.3f} {control.overspend_tokens:9.1f}"
+            f"{cell(trace):12} {budget_ms:9.3f} {control.cost_ms / budget_ms:7.3f} {control.overspend_tokens:9.1f}"
             f" {control.forced_tokens:6.1f}"
             f" {numbers[0]:>10} {numbers[1]:>7} {numbers[2]:>11} {numbers[3]:>6} {numbers[4]:>9}"
             f" {found['lossless'].cost_ms:11.3f}"

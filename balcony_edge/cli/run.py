@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.errors import PromptError
+from balcony_edge.cli.options import finite
+from balcony_edge.errors import PromptError, StreamError
 
 
 def run(
@@ -34,15 +35,21 @@ def run(
     min_agreement: Annotated[
         float,
         typer.Option(
-            min=0.0, max=1.0, help="Least share of tokens that must be the full model's. It wins over the budget."
+            callback=finite,
+            min=0.0,
+            max=1.0,
+            help="Least share of tokens that must be the full model's. It wins over the budget.",
         ),
     ] = 0.0,
     max_temp: Annotated[
-        float | None, typer.Option(help="Above this temperature (°C) only the shallowest exit runs, with pauses.")
+        float | None,
+        typer.Option(callback=finite, help="Above this temperature (°C) only the shallowest exit runs, with pauses."),
     ] = None,
     min_battery: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Below this battery level (0 to 1) only the shallowest exit runs."),
+        typer.Option(
+            callback=finite, min=0.0, max=1.0, help="Below this battery level (0 to 1) only the shallowest exit runs."
+        ),
     ] = None,
     power_model: Annotated[
         str | None,
@@ -69,6 +76,7 @@ def run(
         float, typer.Option(help="Above 1: make tokens less likely that were there before.")
     ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed for sampling: the same seed gives the same text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End the reply before this text. Repeatable.")] = None,
     provider: Annotated[
         str,
         typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
@@ -87,6 +95,14 @@ def run(
     chat_template: Annotated[
         bool, typer.Option("--chat-template/--no-chat-template", help="Use the model's chat template, if it has one.")
     ] = True,
+    parse_special: Annotated[
+        bool,
+        typer.Option(
+            "--parse-special",
+            help="Special tokens typed into a chat prompt, such as <|im_end|>, become these tokens. Default: they stay "
+            "text.",
+        ),
+    ] = False,
     audit: Annotated[
         bool,
         typer.Option("--audit/--no-audit", help="Measure after the reply how many of its tokens are the full model's."),
@@ -121,6 +137,7 @@ def run(
     from balcony_edge.control.signals import read_power_model
     from balcony_edge.engine.footprint import Footprint
     from balcony_edge.session import AdaptiveSession, parse_budget
+    from balcony_edge.terminal import cell, shown
 
     wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
     opened = open_bundle(bundle, revision=revision, offline=offline, base=base)
@@ -145,22 +162,24 @@ def run(
         )
         interrupted = False
         if chat_template and session.codec.chat_template is not None:
-            given: str | list[int] = session.codec.encode_chat([{"role": "user", "content": text}])
+            given: str | list[int] = session.codec.encode_chat(
+                [{"role": "user", "content": text}], parse_special=parse_special
+            )
         else:
             given = text
         if prompt_cache is not None and prompt_cache.exists():
             session.load_prompt(prompt_cache)
-        tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed)
+        tokens = session.stream(given, max_tokens, temp, top_k, top_p, min_p, repeat_penalty, seed, stop or ())
         try:
             for token in tokens:
-                sys.stdout.write(token.text)
+                sys.stdout.write(shown(token.text, sys.stdout))
                 sys.stdout.flush()
         except KeyboardInterrupt:
             interrupted = True
         sys.stdout.write("\n")
         sys.stdout.flush()
         report = session.audit() if audit else session.report()
-        print(report.line(), file=sys.stderr)
+        print(cell(report.line()), file=sys.stderr)
         if prompt_cache is not None and not prompt_cache.exists():
             session.save_prompt(given, prompt_cache)
     if interrupted:
@@ -176,7 +195,15 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if file is not None and str(file) != "-":
         return given_text.read_file(file)
     if prompt == "-" or file is not None:
-        return given_text.decode_bytes(sys.stdin.buffer.read(), "the prompt on stdin")
+        return given_text.decode_bytes(_read_stdin(), "the prompt on stdin")
     if prompt is None:
         raise PromptError("there is no prompt", 'give one: -p "Once upon a time", -f FILE, or - for stdin')
     return given_text.check_text(prompt)
+
+
+def _read_stdin() -> bytes:
+    try:
+        return sys.stdin.buffer.read()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise StreamError(f"cannot read stdin: {reason}", 'give the prompt otherwise: -p "TEXT", or -f FILE') from error

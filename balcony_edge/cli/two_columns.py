@@ -12,6 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from balcony_edge.terminal import clean, shown
+
 # Columns of a terminal below which two texts side by side are hard to read.
 LEAST_WIDTH = 80
 # Seconds between two drawings.
@@ -51,7 +53,7 @@ class OneByOne:
 
     def add(self, number: int, piece: str) -> None:
         """Print the piece."""
-        self._console.file.write(piece)
+        self._console.file.write(shown(piece, self._console.file))
         self._console.file.flush()
 
     def __enter__(self) -> OneByOne:
@@ -87,7 +89,7 @@ class SideBySide:
 
     def add(self, number: int, piece: str) -> None:
         """Let a panel's text grow."""
-        self._texts[number] += piece
+        self._texts[number] += clean(piece)
         if time.monotonic() >= self._drawn_s + REDRAW_S:
             self._redraw()
 

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from balcony_edge.cli.options import finite
+from balcony_edge.terminal import cell
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -26,7 +29,7 @@ Show = Callable[["Snapshot", float], None]
 
 
 def watch(
-    interval: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks.")] = 0.5,
+    interval: Annotated[float, typer.Option(callback=finite, min=0.05, help="Seconds between two looks.")] = 0.5,
     count: Annotated[int | None, typer.Option("-n", "--count", min=1, help="End after this many looks.")] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document a line, with signals as in doctor.")
@@ -89,14 +92,14 @@ def _view(as_json: bool) -> Iterator[Show]:
         with Live(table.draw(None), auto_refresh=False) as live:
             yield lambda snapshot, _: live.update(table.draw(snapshot), refresh=True)
     else:
-        yield lambda snapshot, elapsed_s: print(f"{elapsed_s:8.1f} s  {snapshot.describe()}", flush=True)
+        yield lambda snapshot, elapsed_s: print(f"{elapsed_s:8.1f} s  {cell(snapshot.describe())}", flush=True)
 
 
 def _print_json(snapshot: Snapshot, elapsed_s: float) -> None:
     from balcony_edge.telemetry.presentation import signals
 
     document: dict[str, Any] = {"elapsed_s": round(elapsed_s, 3), "signals": signals(snapshot, time.monotonic())}
-    print(json.dumps(document, ensure_ascii=False), flush=True)
+    print(json.dumps(document), flush=True)
 
 
 class _LiveTable:
@@ -109,6 +112,7 @@ class _LiveTable:
         """The table with one more snapshot; with None only its head."""
         from rich import box
         from rich.table import Table
+        from rich.text import Text
 
         from balcony_edge.telemetry.presentation import SIGNALS, rows
 
@@ -122,7 +126,9 @@ class _LiveTable:
             past.append(reading.value)
             del past[:-_HISTORY]
             whole = SIGNALS[field].unit in ("ratio", "%", "bool")
-            table.add_row(name, value, _bars(past, whole), source, style="" if reading.known else "dim")
+            table.add_row(
+                name, Text(cell(value)), _bars(past, whole), Text(cell(source)), style="" if reading.known else "dim"
+            )
         return table
 
 

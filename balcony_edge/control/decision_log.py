@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 
 from balcony_controller import Governor, Signals
 from balcony_edge.errors import RecordingError
+from balcony_edge.files.writing import open_lines
 
 KIND = "balcony-edge decisions"
 
@@ -26,7 +28,7 @@ class DecisionLog:
         self.path = path
         self._token = 0
         try:
-            self._file: TextIO = path.open("w", encoding="utf-8", buffering=1)
+            self._file: TextIO = open_lines(path)
         except OSError as error:
             raise RecordingError(
                 f"cannot write {path}: {error}", "name a file in a folder that can be written"
@@ -71,8 +73,11 @@ class DecisionLog:
         self._token += len(depths)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. What could not be written is tried again, and may fail again."""
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._failed(error) from error
 
     def __enter__(self) -> DecisionLog:
         return self
@@ -86,7 +91,12 @@ class DecisionLog:
         try:
             self._file.write(json.dumps(_plain(content)) + "\n")
         except OSError as error:
-            raise RecordingError(f"cannot write {self.path}: {error}", "make room, or leave --log out") from error
+            with contextlib.suppress(OSError):  # closing tries to write the same again
+                self._file.close()
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> RecordingError:
+        return RecordingError(f"cannot write {self.path}: {error.strerror or error}", "make room, or leave --log out")
 
 
 def _plain(value: Any) -> Any:

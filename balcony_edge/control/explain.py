@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from balcony_edge.control.decision_log import KIND
 from balcony_edge.errors import RecordingError
+from balcony_edge.files import values
+from balcony_edge.files.reading import Reader, parse_json
 
 # The device's speed is still being learnt during these first tokens, so they say nothing about it.
 LEARNING_TOKENS = 20
+READER = Reader("the decision log", RecordingError, "write one with balcony-edge run --log FILE …", 256 << 20)
+# The most depths of a model, and tokens of a step.
+MOST = 100_000
+# What can be done with an exit's token (see the controller's verdict), in words.
+VERDICTS = {
+    "emit": "emitted",
+    "hold": "held as drafts",
+    "verify": "verified",
+    "deepen": "rejected for a deep pass",
+}
 
 
 def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -19,27 +30,59 @@ def read_log(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
     Raises RecordingError for any other file.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        head = json.loads(lines[0])
-        if head["kind"] != KIND:
-            raise ValueError("its first line does not say so")
+    # Not splitlines: it also ends lines at characters that JSON allows inside a text.
+    lines = READER.text(path).split("\n")
+    with READER.explained(path):
+        head = _head(parse_json(lines[0]))
         steps = []
         for number, line in enumerate(lines[1:], start=2):
+            if not line:
+                continue
             try:
-                steps.append(json.loads(line))
-            except ValueError:
-                if number != len(lines):
-                    raise
-        for step in steps:
-            _ = step["tokens"], step["depths"], step["elapsed_ms"], step["slowdown"], step["debt_ms"], step["options"]
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RecordingError(
-            f"{path} is not a decision log: {error}", "write one with balcony-edge run --log FILE …"
-        ) from error
+                step = parse_json(line)
+            except ValueError as error:
+                if number == len(lines):
+                    break  # cut off
+                raise ValueError(f"line {number}: {error}") from error
+            steps.append(_step(step, f"line {number}"))
     if not steps:
         raise RecordingError(f"{path} holds no decision", "let the run emit some tokens")
-    return dict(head), steps
+    return head, steps
+
+
+def _head(given: Any) -> dict[str, Any]:
+    """The first line, checked. Raises ValueError."""
+    head = values.mapping(given, "the first line")
+    if head.get("kind") != KIND:
+        raise ValueError("its first line does not say that it is a decision log")
+    depths = [values.whole(one, "a depth", 1, MOST) for one in values.listed(head.get("depths"), "depths", MOST)]
+    if not depths or depths != sorted(set(depths)):
+        raise ValueError("its depths do not ascend")
+    budget_ms = values.optional(head.get("budget_ms"), "budget_ms", values.SMALL)
+    return {"budget": values.text(head.get("budget"), "budget"), "budget_ms": budget_ms, "depths": depths}
+
+
+def _step(given: Any, where: str) -> dict[str, Any]:
+    """What a step's line says, checked. Raises ValueError."""
+    step = values.mapping(given, where)
+    depths = [values.whole(one, f"{where}: a depth", 1, MOST) for one in values.listed(step.get("depths"), "depths")]
+    options = values.mapping(step.get("options"), f"{where}: options")
+    found = {
+        "token": values.whole(step.get("token"), f"{where}: token"),
+        "tokens": values.whole(step.get("tokens"), f"{where}: tokens", 1, MOST),
+        "depths": depths,
+        "elapsed_ms": values.number(step.get("elapsed_ms"), f"{where}: elapsed_ms", 0.0),
+        "pause_ms": values.number(step.get("pause_ms"), f"{where}: pause_ms", 0.0),
+        "slowdown": values.number(step.get("slowdown"), f"{where}: slowdown", values.SMALL),
+        "allowance_ms": values.optional(step.get("allowance_ms"), f"{where}: allowance_ms"),
+        "debt_ms": values.optional(step.get("debt_ms"), f"{where}: debt_ms"),
+        "set": [values.whole(one, f"{where}: set", 1, MOST) for one in values.listed(step.get("set"), "set", MOST)],
+        "options": {name: values.optional(value, f"{where}: options") for name, value in options.items()},
+        **{name: values.flag(step.get(name), f"{where}: {name}") for name in ("lossless", "cut", "floor_wins")},
+    }
+    if len(depths) != found["tokens"] or not set(options) <= set(VERDICTS):
+        raise ValueError(f"{where} contradicts itself")
+    return found
 
 
 def figures(head: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,13 +142,7 @@ def paragraph(found: dict[str, Any]) -> str:
     else:
         said.append(f"The device was steady: everything took {(low + high) / 2:.2f} times as long as profiled.")
     if found["verdicts"]:
-        names = {
-            "emit": "emitted",
-            "hold": "held as drafts",
-            "verify": "verified",
-            "deepen": "rejected for a deep pass",
-        }
-        counts = ", ".join(f"{count} {names[name]}" for name, count in sorted(found["verdicts"].items()))
+        counts = ", ".join(f"{count} {VERDICTS[name]}" for name, count in sorted(found["verdicts"].items()))
         said.append(f"The best verdicts on the last token of an exit in each step: {counts}.")
     if found["pause_ms"]:
         said.append(f"Pauses of {found['pause_ms']:.0f} ms in all served limits of power, battery or GPU.")

@@ -7,11 +7,11 @@ result is cached; after MOST_MEASURED measurements it stays as it is.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,18 @@ import numpy.typing as npt
 from balcony_controller.cost import StageProfile
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.cache import cache_folder
 from balcony_edge.control.stage_times import StageTimes, measure, some_ids
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
+from balcony_edge.files import values
+from balcony_edge.files.cache import cache_folder
+from balcony_edge.files.reading import UNFITTING, parse_json, read_bytes
+from balcony_edge.files.writing import write_whole
 
-CACHE_VERSION = 4
+CACHE_VERSION = 5
+# The largest cache file, and the times that a call of a stage may take.
+MOST_BYTES = 1 << 20
+STAGE_MS = (1e-9, 1e9)
 # How positions are fed to see whether a batch has the bits of single positions. A CPU's kernels treat all batches alike
 # (tested at many sizes); cuBLAS chooses another kernel at one size or another, so each size of a round is tried.
 BATCHES: dict[str, tuple[tuple[int, ...], ...]] = {
@@ -65,23 +71,27 @@ class LadderProfile:
         """The text of its cache file."""
         points = {name: profile.points for name, profile in self.profiles.items()}
         content = {"version": CACHE_VERSION, "bit_exact": self.bit_exact, "profiles": points}
-        return json.dumps({**content, "disagreement": self.disagreement, "measured": self.measured})
+        text = json.dumps({**content, "disagreement": self.disagreement, "measured": self.measured}, allow_nan=False)
+        # A digest: one flipped bit could say that batches are bit-exact where they are not.
+        return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n"
 
     @classmethod
     def from_json(cls, text: str) -> LadderProfile:
-        """The profile in a cache file's text. Raises ValueError, KeyError or TypeError for any other text."""
-        content = json.loads(text)
-        if content["version"] != CACHE_VERSION:
-            raise ValueError("another version")
-        profiles = {
-            name: StageProfile(tuple((int(count), float(ms)) for count, ms in points))
-            for name, points in content["profiles"].items()
-        }
-        return cls(profiles, bool(content["bit_exact"]), float(content["disagreement"]), int(content["measured"]))
+        """The profile in a cache file's text. Raises one of UNFITTING for any other text."""
+        first, digest, rest = text.split("\n")
+        content = parse_json(first)
+        if rest or content["version"] != CACHE_VERSION or hashlib.sha256(first.encode()).hexdigest() != digest:
+            raise ValueError("another version, or broken")
+        return cls(
+            {name: stage_profile(points) for name, points in content["profiles"].items()},
+            values.flag(content["bit_exact"], "bit_exact"),
+            values.number(content["disagreement"], "disagreement", 0.0),
+            values.whole(content["measured"], "measured", 1),
+        )
 
 
-def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
-    """The file in which the profile of this bundle on this device is cached; it need not exist.
+def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path | None:
+    """The file in which the profile of this bundle on this device is cached; it need not exist. None: no place for it.
 
     ``padded``: whether the ladder pads single positions, which changes their cost.
     """
@@ -97,7 +107,8 @@ def cache_file(bundle: Bundle, runtime: Runtime, padded: bool = False) -> Path:
     )
     key = hashlib.sha256(repr((bundle.manifest.digest, machine)).encode()).hexdigest()[:24]
     # The folder has its name from earlier versions, whose files are still good.
-    return cache_folder() / "calibration" / f"{key}.json"
+    folder = cache_folder()
+    return None if folder is None else folder / "calibration" / f"{key}.json"
 
 
 def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderProfile:
@@ -108,11 +119,13 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
     path = cache_file(bundle, runtime, ladder.padded)
     known: LadderProfile | None = None
     try:
-        known = LadderProfile.from_json(path.read_text())
+        if path is None:
+            raise FileNotFoundError
+        known = LadderProfile.from_json(read_bytes(path, MOST_BYTES, pipes=False).decode())
         if set(known.profiles) != {HEAD, *(stage.name for stage in ladder.stages)}:
             known = None
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    except (OSError, *UNFITTING):
+        pass  # a broken cache is as good as none
     if known is not None and known.is_final:
         return known
     fresh = measure(ladder)
@@ -121,7 +134,8 @@ def load_or_measure(bundle: Bundle, runtime: Runtime, ladder: Ladder) -> LadderP
     else:
         better = fresh if fresh.disagreement < known.disagreement else StageTimes(known.profiles, known.disagreement)
         found = LadderProfile(better.profiles, known.bit_exact, better.disagreement, known.measured + 1)
-    _write(path, found.to_json())
+    if path is not None:
+        _write(path, found.to_json())
     return found
 
 
@@ -177,11 +191,13 @@ def _power_mode() -> str:
 
 def _write(path: Path, text: str) -> None:
     """Write a file whole or not at all. Errors are ignored: without the cache the next start is only slower."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-        Path(temporary).replace(path)
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        write_whole(path, text.encode())
+
+
+def stage_profile(points: Any) -> StageProfile:
+    """A stage profile from a document's [[positions, milliseconds], …]. Raises ValueError."""
+    pairs = [values.listed(pair, "a point") for pair in values.listed(points, "points", 1000)]
+    return StageProfile(
+        tuple((values.whole(count, "positions", 1), values.number(ms, "ms", *STAGE_MS)) for count, ms in pairs)
+    )

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
+from balcony_edge.decoding import confined_work
+from balcony_edge.decoding.confined import ConfinedError, UnavailableError, templates
 from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.errors import BundleError, PromptError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from balcony_edge.files.reading import Reader
 
 Message = Mapping[str, Any]
 FILE = "chat_template.jinja"
+HINT = "use --no-chat-template"
+READER = Reader("the chat template", BundleError, HINT, 4 << 20)
+# Seconds that a template may take for one conversation.
+LIMIT_S = 6.0
 # The names of a message's reasoning. The first is the one that most templates read.
 REASONING = ("reasoning_content", "thinking", "reasoning")
 
@@ -25,6 +29,8 @@ DEFAULT, WITH_TOOLS = "default", "tool_use"
 class ChatTemplate:
     """A model's Jinja template. It is compiled when it is used: one that nobody uses cannot break anything.
 
+    It runs in a child process with limits; where none can be started, in this one.
+
     ``source``: its text, or the texts of several by name. ``special``: the texts of the special tokens by name.
     ``name``: how messages call the bundle.
     """
@@ -33,7 +39,6 @@ class ChatTemplate:
         self._sources = {DEFAULT: source} if isinstance(source, str) else dict(source)
         self._special_tokens = dict(special)
         self._name = name
-        self._compiled: dict[str, Template] = {}
 
     @classmethod
     def of(cls, bundle: Bundle) -> ChatTemplate | None:
@@ -44,16 +49,12 @@ class ChatTemplate:
         settings = read_settings(bundle)
         source = settings.get("chat_template")
         if FILE in bundle.manifest.files:
-            path = bundle.file(FILE)
-            try:
-                source = path.read_text(encoding="utf-8")
-            except (OSError, ValueError) as error:
-                raise BundleError(f"cannot read {path}: {error}", "use --no-chat-template") from error
+            source = READER.text(bundle.file(FILE))
         if isinstance(source, list):
-            source = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
+            named = (entry for entry in source if isinstance(entry, dict) and isinstance(entry.get("name"), str))
+            source = {entry["name"]: entry.get("template") for entry in named}
         if isinstance(source, dict):
-            pairs = source.items()
-            source = {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+            source = {name: text for name, text in source.items() if isinstance(text, str)}
         if not source or not isinstance(source, str | dict):
             return None
         return cls(source, special_tokens(settings), str(bundle.path))
@@ -73,36 +74,36 @@ class ChatTemplate:
 
         Raises BundleError for a template that cannot be compiled, PromptError if it refuses the messages.
         """
-        template = self._template(WITH_TOOLS if tools is not None and WITH_TOOLS in self._sources else DEFAULT)
-        try:
-            return template.render(
-                messages=[_message(message) for message in messages],
-                tools=None if tools is None else [dict(tool) for tool in tools],
-                documents=None if documents is None else [dict(document) for document in documents],
-                add_generation_prompt=add_generation_prompt,
-                **self._special_tokens,
-            )
-        except Exception as error:  # somebody else's program can fail in any way
-            raise PromptError(
-                f"the model's chat template refuses these messages: {error}", "use --no-chat-template"
-            ) from error
-
-    def _template(self, which: str) -> Template:
-        from balcony_edge.decoding.template_language import compile_template
-
+        which = WITH_TOOLS if tools is not None and WITH_TOOLS in self._sources else DEFAULT
         if which not in self._sources:
             names = ", ".join(sorted(self._sources))
-            raise PromptError(
-                f"none of this model's chat templates is its default: it has {names}", "use --no-chat-template"
-            )
-        if which not in self._compiled:
-            try:
-                self._compiled[which] = compile_template(self._sources[which])
-            except Exception as error:  # from Jinja, or from Python's compiler
-                raise BundleError(
-                    f"the chat template of {self._name} cannot be read: {error}", "use --no-chat-template"
-                ) from error
-        return self._compiled[which]
+            raise PromptError(f"none of this model's chat templates is its default: it has {names}", HINT)
+        variables = {
+            "messages": [_message(message) for message in messages],
+            "tools": None if tools is None else [dict(tool) for tool in tools],
+            "documents": None if documents is None else [dict(document) for document in documents],
+            "add_generation_prompt": add_generation_prompt,
+            **self._special_tokens,
+        }
+        try:
+            answer = _answer(self._sources[which], variables)
+        except ConfinedError as error:
+            raise BundleError(f"the chat template of {self._name} cannot be used: {error}", HINT) from error
+        except (TypeError, ValueError, RecursionError) as error:
+            raise PromptError(f"the messages hold what JSON does not have: {error}", "give texts, lists, …") from error
+        if "text" in answer:
+            return str(answer["text"])
+        if answer["step"] == "compile":
+            raise BundleError(f"the chat template of {self._name} cannot be read: {answer['error']}", HINT)
+        raise PromptError(f"the model's chat template refuses these messages: {answer['error']}", HINT)
+
+
+def _answer(source: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """What a template makes of its variables, see confined_work.render."""
+    try:
+        return templates.ask(LIMIT_S, do="render", source=source, variables=variables)
+    except UnavailableError:
+        return confined_work.render(source, variables)
 
 
 def _message(message: Message) -> dict[str, Any]:

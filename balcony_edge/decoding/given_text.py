@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from balcony_edge.errors import PromptError
+from balcony_edge.files.reading import Reader
 
+READER = Reader("the prompt file", PromptError, "give a UTF-8 text file")
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -29,11 +31,7 @@ def decode_bytes(data: bytes, what: str) -> str:
 
 def read_file(path: Path) -> str:
     """The text of a prompt file. Raises PromptError if it cannot be read or is no UTF-8."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise PromptError(f"cannot read the prompt file {path}: {error}", "give a UTF-8 text file") from error
-    return decode_bytes(data, f"the prompt file {path}")
+    return decode_bytes(READER.content(path), f"the prompt file {path}")
 
 
 def check_text(text: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from balcony_controller import Decider, Signals
 from balcony_controller.driver import Step, drive
 from balcony_edge.decoding.loop import Decoder, Emitted, Verified
+from balcony_edge.decoding.stops import Ending, Stops
 from balcony_edge.decoding.text_stream import TextStream
+from balcony_edge.decoding.turn import Turn
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler
 
@@ -60,10 +63,13 @@ class Figures:
 class SessionHooks:
     """What a reply needs from the session around it.
 
-    ``begin``: called as the reply begins; from then on the ladder is the reply's. ``new_signals``: what the sensors say
-    now, or None if that is nothing new. ``on_step``: called after each step, once the decider knows of it.
+    ``turn``: who may use the ladder; ``wait``: whether to wait for another thread's turn to end. ``begin``: called as
+    the reply begins; from then on the ladder is the reply's. ``new_signals``: what the sensors say now, or None if that
+    is nothing new. ``on_step``: called after each step, once the decider knows of it.
     """
 
+    turn: Turn = field(default_factory=Turn)
+    wait: bool = False
     begin: Callable[[Reply], None] = lambda reply: None
     new_signals: Callable[[], Signals | None] = lambda: None
     on_step: Callable[[Step[Emitted]], None] | None = None
@@ -71,6 +77,7 @@ class SessionHooks:
 
 class Reply:
     """One reply. Iterate over it for its Tokens: up to an end token (not yielded), ``most`` tokens or a full context.
+    ``ended_by`` then says why it ended.
 
     Nothing runs before the first token is asked for. With every decider a reply goes the same way: a pause if the
     decider wants one, a step, its time charged to the decider, new signals passed on to it.
@@ -82,7 +89,8 @@ class Reply:
         ids: token ids of the prompt.
         ends: token ids that end the reply.
         most: largest number of new tokens.
-        text: where the tokens' text comes from; without it the texts are empty.
+        stops: what ends the reply besides end tokens.
+        text: where the tokens' text comes from; without it the texts are empty, and no stop text is found.
         fresh: run the whole prompt, even where the caches already hold its beginning.
         hooks: the session around the reply.
     """
@@ -96,6 +104,7 @@ class Reply:
         ends: frozenset[int],
         most: int,
         *,
+        stops: Stops | None = None,
         text: TextStream | None = None,
         fresh: bool = False,
         hooks: SessionHooks | None = None,
@@ -105,7 +114,10 @@ class Reply:
         self._ladder = ladder
         self._decider = decider
         self._sampler = sampler
-        self._ends = ends
+        self._stops = stops or Stops()
+        self._ends = ends | self._stops.ids
+        self._model_ends = ends
+        self._asked = most
         self._most = min(most, ladder.context - len(ids))
         self._text = text
         self._fresh = fresh
@@ -114,6 +126,7 @@ class Reply:
         self._pieces: list[tuple[str, bool]] = []
         self._begun: float | None = None
         self._stopped = self._released = self._is_read = False
+        self.ended_by: Ending | None = None
 
     # --- what came of it ---
 
@@ -140,11 +153,14 @@ class Reply:
     def audit(self) -> None:
         """End the reply, and verify in one batched pass those of its tokens that no deep pass has verified.
 
-        The pass is not charged to the reply. Does nothing if the ladder was released to somebody else.
+        The pass is not charged to the reply. Does nothing if the ladder was released to somebody else. Raises
+        SessionError if another thread's reply is running.
         """
-        self._stopped = self._released = True
-        if self._decoder is not None:
-            self._decoder.verify_emitted()
+        hooks = self._hooks
+        with hooks.turn.call(hooks.wait, instead_of=self.release):
+            self._stopped = self._released = True
+            if self._decoder is not None:
+                self._decoder.verify_emitted()
 
     def release(self) -> None:
         """End the reply, since somebody else needs the ladder. It can no longer be audited."""
@@ -154,54 +170,84 @@ class Reply:
 
     # --- decoding ---
 
-    def __iter__(self) -> Iterator[Token]:
+    def __iter__(self) -> Generator[Token, None, None]:
         """The tokens. One whose text is still open waits for the next: what is left at the end then goes with it."""
         self._is_read = self._text is not None
+        stops = self._stops
         waiting: Token | None = None
-        for token, is_open in self._read():
-            if waiting is not None:
-                yield waiting
-                if self._released:
-                    return
-            waiting = token
-            if not is_open:
-                yield waiting
-                waiting = None
-                if self._released:
-                    return
+        with closing(self._read()) as tokens:
+            for token, is_open in tokens:
+                if waiting is not None:
+                    yield waiting
+                    if self._released:
+                        return
+                waiting = token
+                if not is_open:
+                    yield waiting
+                    waiting = None
+                    if self._released:
+                        return
         if waiting is not None:
-            yield waiting._replace(text=waiting.text + (self._text.rest() if self._text is not None else ""))
+            rest = stops.step(self._text.rest() if self._text is not None else "")
+            if stops.found:
+                self.ended_by = "stop"
+            yield waiting._replace(text=waiting.text + rest + stops.rest())
 
-    def _read(self) -> Iterator[tuple[Token, bool]]:
-        """Each token up to an end token, and whether its text is still open."""
-        figures = self.figures
-        for step in self.steps():
-            latency_ms = step.elapsed_ms
-            pieces = self._pieces if self._is_read else [("", False)] * len(step.emitted)
-            for (piece, is_open), (token, depth, drafted_at) in zip(pieces, step.emitted, strict=True):
-                if token in self._ends:
-                    return
-                figures.tokens += 1
-                figures.depth_counts[depth] += 1
-                yield Token(piece, token, depth, latency_ms, drafted_at), is_open
-                latency_ms = 0.0
+    def _read(self) -> Generator[tuple[Token, bool], None, None]:
+        """Each token up to an end token or a stop text, and whether its text is still open."""
+        figures, stops = self.figures, self._stops
+        with closing(self.steps()) as steps:
+            for step in steps:
+                latency_ms = step.elapsed_ms
+                pieces = self._pieces if self._is_read else [("", False)] * len(step.emitted)
+                for (piece, is_open), (token, depth, drafted_at) in zip(pieces, step.emitted, strict=True):
+                    if token in self._ends:
+                        return
+                    figures.tokens += 1
+                    figures.depth_counts[depth] += 1
+                    piece = stops.step(piece)
+                    if stops.found:
+                        self.ended_by = "stop"
+                    yield Token(piece, token, depth, latency_ms, drafted_at), is_open or stops.holds
+                    if stops.found:
+                        return
+                    latency_ms = 0.0
 
-    def steps(self) -> Iterator[Step[Emitted]]:
+    def steps(self) -> Generator[Step[Emitted], None, None]:
         """The reply step by step, for measurements: no text is made, and ``figures`` do not count emitted tokens.
 
-        Raises RuntimeError the second time: a reply is decoded once.
+        Raises RuntimeError the second time: a reply is decoded once. Raises SessionError where its session is closed or
+        busy with a reply of another thread.
         """
         if self._decoder is not None:
             raise RuntimeError("a reply is decoded once: ask the session for another")
         self._begun = time.perf_counter()
+        turn, end = self._hooks.turn, self.release
+        turn.begin(end, self._hooks.wait)
+        try:
+            with turn.running():
+                steps = self._begin()
+            while True:
+                with turn.running():
+                    step = next(steps, None)
+                    if step is None:
+                        break
+                    self._count(step)
+                yield step
+        finally:
+            self.ended_by = self.ended_by or self._why()
+            turn.finish(end)
+
+    def _begin(self) -> Iterator[Step[Emitted]]:
+        """Take over the ladder; returns the steps."""
         self._hooks.begin(self)
-        ladder, sampler, figures = self._ladder, self._sampler, self.figures
+        ladder, sampler = self._ladder, self._sampler
         if self._fresh:
             ladder.rewind(0)
-        figures.reused_tokens = ladder.resume(self.ids)
+        self.figures.reused_tokens = ladder.resume(self.ids)
         self._decoder = Decoder(ladder, self._decider, sampler, self.ids, self._ends)
         pending = {stage.name: ladder.pending(stage) for stage in ladder.stages}
-        steps = drive(
+        return drive(
             self._decider,
             self,
             pending,
@@ -209,17 +255,26 @@ class Reply:
             repeatable=sampler.repeatable,
             greedy=sampler.plain_greedy,
         )
-        on_step = self._hooks.on_step
-        for step in steps:
-            figures.paused_ms += step.pause_ms
-            if step.first:
-                figures.first_ms = step.elapsed_ms
-            else:
-                figures.decode_ms += step.elapsed_ms
-                figures.timed_tokens += len(step.emitted)
-            if on_step is not None:
-                on_step(step)
-            yield step
+
+    def _count(self, step: Step[Emitted]) -> None:
+        figures = self.figures
+        figures.paused_ms += step.pause_ms
+        if step.first:
+            figures.first_ms = step.elapsed_ms
+        else:
+            figures.decode_ms += step.elapsed_ms
+            figures.timed_tokens += len(step.emitted)
+        if self._hooks.on_step is not None:
+            self._hooks.on_step(step)
+
+    def _why(self) -> Ending:
+        """Why no further step follows."""
+        tokens = self.tokens
+        if tokens and tokens[-1] in self._ends:
+            return "end token" if tokens[-1] in self._model_ends else "stop"
+        if len(tokens) >= self._most:
+            return "length" if self._most == self._asked else "context"
+        return "deadline" if self._decider.out_of_time and not self._released else "interrupted"
 
     # --- what the loop of steps asks (driver.Machine) ---
 
@@ -230,7 +285,8 @@ class Reply:
 
     def pause(self, pause_ms: float) -> None:
         """Wait for so many milliseconds."""
-        time.sleep(pause_ms / 1e3)
+        with self._hooks.turn.idle():
+            time.sleep(pause_ms / 1e3)
 
     def signals(self) -> Signals | None:
         """What the sensors say now; None if that is nothing new."""
@@ -254,3 +310,23 @@ class Reply:
                 (text.step(item.token), text.holds) if item.token not in ends else ("", False) for item in emitted
             ]
         return emitted, (time.perf_counter() - begun) * 1e3
+
+
+class TokenStream(Iterator[Token]):
+    """The tokens of a reply. ``ended_by``: why it ended; None while it streams."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self._tokens = iter(reply)
+
+    def __next__(self) -> Token:
+        return next(self._tokens)
+
+    def close(self) -> None:
+        """End the reply."""
+        self._tokens.close()
+
+    @property
+    def ended_by(self) -> Ending | None:
+        """Why the reply ended; None while it streams."""
+        return self._reply.ended_by

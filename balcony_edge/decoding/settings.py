@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.errors import BundleError
+from balcony_edge.files.reading import Reader
 
 # The special tokens that chat templates may name. An older model's map of them may add to these settings.
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+READER = Reader("the tokenizer's settings", BundleError, "export the bundle again")
 CONFIG, OLD_MAP = "tokenizer_config.json", "special_tokens_map.json"
 
 
@@ -18,9 +18,9 @@ def read_settings(bundle: Bundle) -> dict[str, Any]:
     """The tokenizer's settings; empty if the bundle has none. Raises BundleError for files that cannot be read."""
     settings: dict[str, Any] = {}
     if CONFIG in bundle.manifest.files:
-        settings = _read(bundle.file(CONFIG))
+        settings = READER.object(bundle.file(CONFIG), any_numbers=True)
     if OLD_MAP in bundle.manifest.files and "added_tokens_decoder" not in settings:
-        settings |= _read(bundle.file(OLD_MAP))
+        settings |= READER.object(bundle.file(OLD_MAP), any_numbers=True)
     return settings
 
 
@@ -31,13 +31,3 @@ def special_tokens(settings: dict[str, Any]) -> dict[str, str]:
         for key in SPECIAL_TOKENS
         if (value := settings.get(key)) is not None
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(f"cannot read {path}: {error}", "export the bundle again") from error
-    if not isinstance(content, dict):
-        raise BundleError(f"{path} holds no JSON object", "export the bundle again")
-    return content

@@ -10,6 +10,8 @@ from balcony_edge.decoding.chat import ChatTemplate, Message
 from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.decoding.text_stream import TextStream
 from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.decoding.trial import try_tokenizer
+from balcony_edge.decoding.typed_tokens import TypedTokens
 from balcony_edge.errors import PromptError
 
 
@@ -22,7 +24,9 @@ class TextCodec:
     def __init__(self, bundle: Bundle) -> None:
         settings = read_settings(bundle)
         self._bundle = bundle
-        self._tokenizer = BundleTokenizer(bundle.file("tokenizer.json"), bool(settings.get("split_special_tokens")))
+        path, split_special = bundle.file("tokenizer.json"), bool(settings.get("split_special_tokens"))
+        try_tokenizer(bundle, path, split_special)
+        self._tokenizer = BundleTokenizer(path, split_special)
         self._vocabulary = bundle.manifest.architecture.vocabulary
         self._fallback = bundle.manifest.generation.bos_token_id
         self.start_text = special_tokens(settings).get("bos_token", "")
@@ -59,17 +63,21 @@ class TextCodec:
         """Token ids of a text, without any that are not written in it."""
         return self._tokenizer.encode(text, special=False)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], *, parse_special: bool = False) -> list[int]:
         """Token ids of a conversation, made with the model's chat template.
 
-        ``messages``: each with ``role`` and ``content``. Raises PromptError if the model has no template or refuses
-        them.
+        ``messages``: each with ``role`` and ``content``. ``parse_special``: special tokens written in a message become
+        these tokens, as in transformers; else they stay text, so that a message cannot pass for the system or for the
+        end of a turn. Raises PromptError if the model has no template or refuses the messages.
         """
         if self.chat_template is None:
             raise PromptError("this model has no chat template", "give plain text, or use --no-chat-template")
-        text = self.chat_template.render(messages)
+        typed = TypedTokens(messages, () if parse_special else self._tokenizer.special_texts)
+        if typed:
+            text, signs = typed.split(self.chat_template.render(typed.hidden(messages)))
+            return self.check(self._tokenizer.encode_with_signs(text, signs))
         # The template writes the start token itself.
-        return self.check(self.encode_bare(text))
+        return self.check(self.encode_bare(self.chat_template.render(messages)))
 
     def check(self, ids: list[int]) -> list[int]:
         """Return the ids if all are in the vocabulary. Raises PromptError, which names the first that is not."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from balcony_edge.decoding.given_text import check_text
-from balcony_edge.errors import BalconyError, BundleError
+from balcony_edge.errors import BalconyError, BundleError, PromptError
 
 Result = TypeVar("Result")
 
@@ -34,6 +34,10 @@ class BundleTokenizer:
         self._tokenizer.encode_special_tokens = split_special
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(index for index, token in added.items() if token.special)
+        self.special_texts = {token.content: index for index, token in added.items() if token.special}
+        """The texts of the special tokens, with their ids; empty if texts never become special tokens."""
+        if split_special:
+            self.special_texts = {}
         self._has_byte_tokens = self._falls_back_to_bytes()
 
     def encode(self, text: str, special: bool) -> list[int]:
@@ -41,6 +45,36 @@ class BundleTokenizer:
         check_text(text)
         found = self._guarded("fails", lambda: self._tokenizer.encode(text, add_special_tokens=special))
         return list(found.ids)
+
+    def encode_with_signs(self, text: str, signs: Mapping[str, str]) -> list[int]:
+        """The ids of a text in which signs stand for special tokens; those written out in it are read as text.
+
+        ``signs``: sign → the text of its special token. The same code reads the text between as in ``encode``: a
+        tokenizer that knows the signs as tokens is made for it, which takes a moment. Raises PromptError where the
+        tokenizer's model has no other way to write a special token.
+        """
+        check_text(text)
+
+        def encode() -> list[int]:
+            added = self._tokenizer.get_added_tokens_decoder()
+            reader = Tokenizer.from_str(self._tokenizer.to_str())
+            reader.encode_special_tokens = True
+            meant: dict[int | None, int] = {}
+            for sign, name in signs.items():
+                real = added[self.special_texts[name]]
+                flags = {"lstrip": real.lstrip, "rstrip": real.rstrip, "single_word": real.single_word}
+                reader.add_tokens([AddedToken(sign, normalized=False, **flags)])
+                meant[reader.token_to_id(sign)] = self.special_texts[name]
+            ids = reader.encode(text, add_special_tokens=False).ids
+            written = [name for name, index in self.special_texts.items() if index in ids and name in text]
+            if written:
+                raise PromptError(
+                    f"the message holds {written[0]}, which this model's tokenizer cannot read as text",
+                    "leave it out, or let it be the special token: --parse-special",
+                )
+            return [meant.get(index, index) for index in ids]
+
+        return self._guarded("fails", encode)
 
     def start_ids(self) -> list[int]:
         """What the post-processor puts in front of every text."""
@@ -56,6 +90,11 @@ class BundleTokenizer:
         """The id of a token; None if there is no such token."""
         found: int | None = self._tokenizer.token_to_id(name)
         return found
+
+    @property
+    def size(self) -> int:
+        """The number of its tokens."""
+        return int(self._tokenizer.get_vocab_size())
 
     def is_byte(self, token: int) -> bool:
         """Whether a token stands for one byte and is decoded together with the bytes around it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from balcony_edge import control_group
 from balcony_edge.doctor.problem import Problem, Severity
 from balcony_edge.telemetry.device_profile import FoundProfile
 from balcony_edge.telemetry.presentation import SIGNALS
@@ -143,12 +144,9 @@ def _processor(sysfs: Sysfs) -> list[Problem]:
 
 def _quota(sysfs: Sysfs) -> list[Problem]:
     """A container that may use fewer cores than there are."""
-    found = re.match(r"([0-9]+) ([0-9]+)", sysfs.text("sys/fs/cgroup/cpu.max").value or "")
+    quota = control_group.processors(sysfs.whole)
     cores = sum(re.fullmatch(r"cpu[0-9]+", entry) is not None for entry in sysfs.entries("sys/devices/system/cpu"))
-    if found is None or int(found[2]) == 0:
-        return []
-    quota = int(found[1]) / int(found[2])
-    if not cores or quota >= cores:
+    if quota is None or not cores or quota >= cores:
         return []
     threads = max(1, int(quota))
     what = f"this container may use {quota:.1f} of {cores} cores: more threads than that only wait for each other"

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_controller import Confidence
-from balcony_edge.engine.sampling import Logits
+from balcony_edge.engine.sampling import Logits, check_finite
 
 
 class Answers(Protocol):
     """The answers at several positions, one row each. They are valid until the head's next call."""
 
     def token(self, row: int) -> int:
-        """The likeliest token; the lowest id among equals."""
+        """The likeliest token; the lowest id among equals. Raises BundleError if the logits are not finite."""
         ...
 
     def confidence(self, row: int) -> Confidence:
@@ -41,6 +41,8 @@ class FromLogits:
         if tokens is None:
             # Computed once for all rows, and only if somebody asks.
             tokens = self._tokens = self._logits.argmax(axis=-1).tolist()
+        # NaN counts as the largest: one look finds it anywhere in the row.
+        check_finite(self._logits[row, tokens[row]])
         return tokens[row]
 
     def confidence(self, row: int) -> Confidence:
@@ -59,6 +61,7 @@ class FromHead:
 
     def token(self, row: int) -> int:
         """The likeliest token; the lowest id among equals."""
+        check_finite(self._tops[row])
         return int(self._tokens[row])
 
     def confidence(self, row: int) -> Confidence:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from balcony_edge.engine.graph_shapes import AGAIN
 from balcony_edge.engine.memory import Buffer
+from balcony_edge.errors import BundleError
 
 # Bytes of one position's row, bytes of all positions' rows, and the size of a row. Copying a memoryview takes half as
 # long as copying a numpy array.
@@ -109,6 +111,13 @@ class Caller:
         size = buffer.row_bytes
         return row.host_bytes()[:size], buffer.host_bytes(), size
 
+    def _call(self, binding: Any) -> None:
+        try:
+            self._run(binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BundleError(f"ONNX Runtime cannot run a graph of this bundle: {reason}", AGAIN) from error
+
     def __call__(self, start: int, stop: int) -> None:
         """Run the graph for positions [start, stop). ``elapsed_ms`` is then the time of the graph alone."""
         if stop - start == 1 and self._single is not None:
@@ -116,7 +125,7 @@ class Caller:
                 at = start * size
                 row[:] = values[at : at + size]
             begun = time.perf_counter()
-            self._run(self._single)
+            self._call(self._single)
             self.elapsed_ms = (time.perf_counter() - begun) * 1e3
             for row, values, size in self._rows_out:
                 at = start * size
@@ -129,5 +138,5 @@ class Caller:
         for name, buffer in self._outputs.items():
             buffer.bind_rows(binding.bind_output, name, offset, offset + stop - start)
         begun = time.perf_counter()
-        self._run(binding)
+        self._call(binding)
         self.elapsed_ms = (time.perf_counter() - begun) * 1e3

@@ -5,10 +5,10 @@ The estimate is printed, and a bundle or reply that cannot fit is refused: other
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import resource
 from dataclasses import dataclass
-from pathlib import Path
 
+from balcony_edge import control_group
 from balcony_edge.bundle.manifest import Manifest
 from balcony_edge.errors import BundleError, PromptError
 
@@ -55,7 +55,7 @@ class Footprint:
         if available is not None and self.total(0) + RESERVE_BYTES > available:
             raise BundleError(
                 f"{name} takes about {size(self.total(0))} of memory; {size(available)} are free",
-                "close other programs, or export with a lower precision, as --precision int4",
+                "close other programs, raise the limit (ulimit -v, the container's), or export with --precision int4",
             )
 
     def check_positions(self, more: int, available: int | None) -> None:
@@ -73,22 +73,27 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
-def available_bytes(read: Callable[[str], str] | None = None) -> int | None:
+def available_bytes(read: control_group.Read | None = None) -> int | None:
     """Bytes of memory that this process can still take; None if unknown.
 
-    That is what the machine has free, or less where the process's control group (a container) allows less. ``read``:
-    path → text of a file; a test gives its own.
+    That is what the machine has free, or less where the process's control group (a container) or its own limit
+    (ulimit -v) allows less. ``read``: path → text of a file; a test gives its own.
     """
     import psutil
 
-    read = read or (lambda path: Path(path).read_text())
     try:
         free = int(psutil.virtual_memory().available)
     except (OSError, RuntimeError, AttributeError):
         return None
-    folder = "/sys/fs/cgroup"
-    try:
-        limit, used = read(f"{folder}/memory.max").strip(), int(read(f"{folder}/memory.current"))
-        return min(free, int(limit) - used) if limit != "max" else free
-    except (OSError, ValueError):
-        return free
+    allowed = control_group.memory_left() if read is None else control_group.memory_left(read)
+    return min(count for count in (free, allowed, _address_space_left()) if count is not None)
+
+
+def _address_space_left() -> int | None:
+    """Bytes of address space that ``ulimit -v`` still allows; None without such a limit."""
+    import psutil
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    return max(0, limit - int(psutil.Process().memory_info().vms))

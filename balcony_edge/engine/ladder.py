@@ -20,7 +20,7 @@ from balcony_edge.engine.footprint import Footprint, available_bytes
 from balcony_edge.engine.mapped import release_pages
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.engine.sampling import Logits
+from balcony_edge.engine.sampling import Logits, check_finite
 from balcony_edge.engine.stage import Head, Stage
 from balcony_edge.errors import PromptError
 
@@ -62,6 +62,7 @@ class Ladder:
         self.footprint = Footprint.of(manifest)
         self.footprint.check_weights(str(bundle.path), available_bytes())
         self._room = min(self.context, self.BLOCK)
+        self.footprint.check_positions(self._room, available_bytes())
         self._padded = False
         self._ids = Buffer((1, self._room), np.int64)
         lengths = AttentionLengths(runtime.provider)
@@ -145,10 +146,14 @@ class Ladder:
     def gate(self, split: int) -> float | None:
         """The gate's logit of the exit at ``split`` for the last token; None without a gate.
 
-        The exit must have consumed that token.
+        The exit must have consumed that token. Raises BundleError if the logit is not finite.
         """
         gates = self.exits[split].gates
-        return None if gates is None else float(gates.host()[0, self.length - 1, 0])
+        if gates is None:
+            return None
+        logit = float(gates.host()[0, self.length - 1, 0])
+        check_finite(logit)
+        return logit
 
     def draft(self, split: int) -> int | None:
         """The gate draft of the exit at ``split``; None if its gate gives none.
@@ -198,13 +203,19 @@ class Ladder:
             self.observer(HEAD, positions, self._head.elapsed_ms)
 
     def logits(self, depth: int, start: int = 0, stop: int | None = None) -> Logits:
-        """Logits fp32 [stop - start, V] of any number of positions, as a copy. ``stop``: ``length`` by default."""
+        """Logits fp32 [stop - start, V] of any number of positions, as a copy. ``stop``: ``length`` by default.
+
+        Raises BundleError if one of them is NaN, or no finite number is the largest of a position.
+        """
         stop = self.length if stop is None else stop
         pieces = [
             self.logits_view(depth, first, min(first + Head.MAX_ROWS, stop)).copy()
             for first in range(start, stop, Head.MAX_ROWS)
         ]
-        return np.concatenate(pieces)
+        rows = np.concatenate(pieces)
+        for largest in (tops := rows.max(axis=1)).min(), tops.max():
+            check_finite(largest)
+        return rows
 
     def pending(self, stage: Stage) -> int:
         """How many positions of the sequence the stage has not consumed yet."""

@@ -2,14 +2,13 @@
 
 The file is in safetensors format: ``ids`` int64 [n], and for every stage its KV caches, hidden states and gate outputs
 up to its cursor, named like ``segment 0-8/key.0``. The metadata holds the format's version, the digest of the bundle
-(no other bundle may read the file) and the cursors.
+(no other bundle may read the file), the cursors, and a digest of all tensors: one flipped bit would give other words.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,27 @@ import numpy.typing as npt
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.errors import PromptError
+from balcony_edge.files import values
+from balcony_edge.files.reading import UNFITTING, kind_of, parse_json
+from balcony_edge.files.tensors import save_arrays
 
-VERSION = "1"
+VERSION = "2"
+# The largest header of a file, in bytes.
+MOST_HEADER = 4 << 20
 AGAIN = "delete the file, and it is made again"
 
 
 def save(ladder: Ladder, path: Path) -> None:
     """Write the ladder's tokens and caches to ``path``, whole or not at all. Raises PromptError if that fails."""
-    from safetensors.numpy import save_file
-
     tensors: dict[str, npt.NDArray[Any]] = {"ids": np.array(ladder.tokens, np.int64)}
     for stage in ladder.stages:
         for name, buffer in stage.state().items():
             tensors[f"{stage.name}/{name}"] = np.ascontiguousarray(buffer.first(stage.cursor))
-    cursors = {stage.name: stage.cursor for stage in ladder.stages}
-    metadata = {"balcony_prompt": VERSION, "bundle": ladder.digest, "cursors": json.dumps(cursors)}
+    cursors = json.dumps({stage.name: stage.cursor for stage in ladder.stages})
+    metadata = {"balcony_prompt": VERSION, "bundle": ladder.digest, "cursors": cursors}
+    metadata["sha256"] = _digest(tensors, cursors)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        try:
-            save_file(tensors, temporary, metadata)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        save_arrays(tensors, path, metadata)
     except OSError as error:
         raise PromptError(f"cannot write the prompt cache {path}: {error}", "choose another --prompt-cache") from error
 
@@ -58,17 +53,45 @@ def load(ladder: Ladder, path: Path) -> int:
 
     ladder.rewind(0)
     try:
+        _check_header(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("balcony_prompt") != VERSION:
                 raise PromptError(f"{path} is no prompt cache of this version of balcony-edge", AGAIN)
             if metadata.get("bundle") != ladder.digest:
                 raise PromptError(f"the prompt cache {path} was made with another bundle", AGAIN)
-            _restore(ladder, {name: file.get_tensor(name) for name in file.keys()}, json.loads(metadata["cursors"]))  # noqa: SIM118
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            cursors = metadata["cursors"]
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata["sha256"] != _digest(tensors, cursors):
+                raise ValueError("its digest is not that of its content")
+            _restore(ladder, tensors, parse_json(cursors))
+    except (OSError, SafetensorError, *UNFITTING) as error:
         ladder.rewind(0)
         raise PromptError(f"cannot read the prompt cache {path}: {error}", AGAIN) from error
+    except PromptError:
+        ladder.rewind(0)
+        raise
     return ladder.length
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is no plain file, and a header that could not be this format's. Raises OSError or ValueError."""
+    if (kind := kind_of(path.stat().st_mode)) != "a file":
+        raise ValueError(f"it is {kind}, no plain file")
+    with path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if size > MOST_HEADER:
+        raise ValueError(f"its header has {size} bytes")
+
+
+def _digest(tensors: Mapping[str, npt.NDArray[Any]], cursors: str) -> str:
+    """SHA-256 over the names, types, shapes and bytes of the tensors, and the cursors' text."""
+    digest = hashlib.sha256(cursors.encode())
+    for name in sorted(tensors):
+        tensor = np.ascontiguousarray(tensors[name])
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tensor.shape}\0".encode())
+        digest.update(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _restore(ladder: Ladder, tensors: Mapping[str, npt.NDArray[Any]], cursors: Mapping[str, int]) -> None:
@@ -80,16 +103,14 @@ def _restore(ladder: Ladder, tensors: Mapping[str, npt.NDArray[Any]], cursors: M
         raise ValueError("a token id lies outside the vocabulary")
     found: list[tuple[Buffer, npt.NDArray[Any]]] = []
     for stage in ladder.stages:
-        cursor = cursors[stage.name]
-        if not isinstance(cursor, int) or not 0 <= cursor <= len(ids):
-            raise ValueError(f"{stage.name} cannot stand at {cursor!r}")
+        cursor = values.whole(cursors[stage.name], f"the cursor of {stage.name}", 0, len(ids))
         for name, buffer in stage.state().items():
-            values = tensors[f"{stage.name}/{name}"]
-            if values.shape != buffer.shape_of(cursor) or values.dtype != buffer.dtype:
-                raise ValueError(f"{stage.name}/{name} is {values.dtype} {list(values.shape)}")
-            found.append((buffer, values))
+            tensor = tensors[f"{stage.name}/{name}"]
+            if tensor.shape != buffer.shape_of(cursor) or tensor.dtype != buffer.dtype:
+                raise ValueError(f"{stage.name}/{name} is {tensor.dtype} {list(tensor.shape)}")
+            found.append((buffer, tensor))
     ladder.append(ids.tolist())
-    for buffer, values in found:
-        buffer.set_first(values)
+    for buffer, tensor in found:
+        buffer.set_first(tensor)
     for stage in ladder.stages:
         stage.cursor = cursors[stage.name]

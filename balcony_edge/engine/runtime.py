@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
+import resource
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from balcony_edge import control_group
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats, Graph
+from balcony_edge.engine.graph_shapes import check_graph
 from balcony_edge.engine.heap import return_freed_memory
 from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
@@ -23,6 +27,8 @@ MINIMUM_VERSION = (1, 23)
 # What CUDA's attention computes with (ONNX Runtime 1.31). For fp32 it falls back to the CPU in silence, where inputs
 # that were bound once on the GPU are not copied again: wrong tokens, seen on an H200.
 CUDA_ACTIVATIONS = ("fp16", "bf16")
+# So many threads may be asked for on any machine.
+MOST_THREADS = 64
 # From this version on, a sliding window of attention counts the token itself.
 WINDOW_COUNTS_ITSELF = (1, 24)
 
@@ -55,7 +61,11 @@ def onnxruntime() -> Any:
     try:
         module = importlib.import_module("onnxruntime")
         version = installed_version(module)
+    except MemoryError as error:
+        raise _too_little_memory(error) from error
     except (ImportError, AttributeError) as error:
+        if found and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
+            raise _too_little_memory(error) from error
         raise RuntimeMissingError(
             f"ONNX Runtime is not installed ({error})",
             "pip install 'balcony-edge[gpu]'   (on a Jetson NVIDIA's own wheel; without a GPU: 'balcony-edge[cpu]')",
@@ -66,6 +76,14 @@ def onnxruntime() -> Any:
             f"pip install --upgrade {found[0] if found else 'onnxruntime'}",
         )
     return module
+
+
+def _too_little_memory(error: BaseException) -> RuntimeMissingError:
+    return RuntimeMissingError(
+        f"ONNX Runtime cannot be loaded within this process's limit of memory ({error})",
+        "raise the limit (ulimit -v unlimited): it counts address space, of which libraries reserve far more than they "
+        "use",
+    )
 
 
 def preload_cuda(ort: Any) -> str:
@@ -92,12 +110,28 @@ def share_scratch(ort: Any) -> None:
 
 
 def default_threads() -> int:
-    """The number of physical cores that this process may use. More threads would only wait for each other."""
+    """The number of physical cores that this process may use. More threads would only wait for each other.
+
+    A container's share of processor time counts too, rounded down: once it is used up, all threads stand still.
+    """
     import psutil
 
     process = psutil.Process()
     allowed = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count()
-    return max(1, min(psutil.cpu_count(logical=False) or 1, allowed or 1))
+    counts = [psutil.cpu_count(logical=False) or 1, allowed or 1]
+    if (quota := control_group.processors()) is not None:
+        counts.append(int(quota))
+    return max(1, min(counts))
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise ProviderError for more threads than could be of any use here: the system may not even start them."""
+    most = max(MOST_THREADS, 2 * (os.cpu_count() or 1))
+    if threads is not None and not 1 <= threads <= most:
+        raise ProviderError(
+            f"{threads} threads were asked for; this machine has {os.cpu_count()} processors",
+            "leave --threads out for one thread per core",
+        )
 
 
 @dataclass(frozen=True)
@@ -122,6 +156,7 @@ class Runtime:
             RuntimeMissingError: ONNX Runtime cannot be used.
         """
         global _pool_threads
+        check_threads(threads)
         ort = onnxruntime()
         if provider not in (*PROVIDERS, "auto"):
             raise ProviderError(f"unknown provider {provider!r}", f"choose one of auto, {', '.join(PROVIDERS)}")
@@ -172,7 +207,10 @@ class Runtime:
         if self.provider == "cuda":
             _check_attention(formats)
         legacy = graph.legacy_file if version < WINDOW_COUNTS_ITSELF else None
-        return self.session(bundle.file(legacy or graph.file))
+        path = bundle.file(legacy or graph.file)
+        session = self.session(path)
+        check_graph(session, graph, bundle.manifest.architecture, formats, str(path))
+        return session
 
     def session(self, path: Path) -> Any:
         """An ONNX Runtime session for the graph in a file.
@@ -194,6 +232,10 @@ class Runtime:
             with huge_pages(), return_freed_memory():
                 session = ort.InferenceSession(str(path), options, providers=[wanted])
         except Exception as error:  # ONNX Runtime's exceptions share no public base
+            if isinstance(error, MemoryError) or "bad_alloc" in str(error) or "Failed to allocate memory" in str(error):
+                raise BundleError(
+                    f"there is too little memory to load {path}", "close other programs, or raise the limit (ulimit -v)"
+                ) from error
             raise BundleError(
                 f"ONNX Runtime cannot load {path}: {str(error).strip().splitlines()[0]}",
                 "export the bundle again, or upgrade ONNX Runtime",

@@ -6,16 +6,18 @@ decoding: Leviathan et al. 2023, "Fast Inference from Transformers via Speculati
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from balcony_edge.errors import PromptError
+from balcony_edge.errors import BundleError, PromptError
 
 Logits = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
+LARGEST = float(np.finfo(np.float32).max)
 
 
 class Sample(NamedTuple):
@@ -50,15 +52,17 @@ class Sampler:
         seed: int | None = None,
     ) -> None:
         checks = {
-            "--temp": (temp, temp >= 0.0),
+            "--temp": (temp, 0.0 <= temp < math.inf),
             "--top-k": (top_k, top_k >= 0),
             "--top-p": (top_p, 0.0 < top_p <= 1.0),
             "--min-p": (min_p, 0.0 <= min_p <= 1.0),
-            "--repeat-penalty": (repeat_penalty, repeat_penalty > 0.0),
+            "--repeat-penalty": (repeat_penalty, 0.0 < repeat_penalty < math.inf),
+            "--seed": (seed, seed is None or seed >= 0),
         }
         for name, (value, fits) in checks.items():
             if not fits:
-                raise PromptError(f"{name} {value} is out of range", "see balcony-edge run --help")
+                hint = "leave it out for another text each time" if name == "--seed" else "see balcony-edge run --help"
+                raise PromptError(f"{name} {value} is out of range", hint)
         self._temp, self._top_k, self._top_p, self._min_p = temp, top_k, top_p, min_p
         self._penalty = repeat_penalty
         self._rng = np.random.default_rng(seed)
@@ -101,6 +105,7 @@ class Sampler:
         return self._draw(rest if rest.any() else truth), False
 
     def _probabilities(self, logits: Logits, tokens: Sequence[int]) -> Probabilities | None:
+        check_finite(logits.max())
         if self._temp == 0.0:
             return None
         logits = self._penalized(logits, tokens)
@@ -117,6 +122,16 @@ class Sampler:
         return int(cumulative.searchsorted(self._rng.random() * cumulative[-1], side="right"))
 
 
+def check_finite(value: float) -> None:
+    """Raise BundleError unless ``value``, the largest of some logits (NaN if one of them is), is a finite number."""
+    if not math.isfinite(value):
+        raise BundleError(
+            "the model gave numbers that are not finite (NaN or infinity)",
+            "if it computes in fp16, export it with --precision bf16 or for the CPU; else compare it with its model: "
+            "balcony-edge verify",
+        )
+
+
 def penalize(logits: Logits, tokens: Sequence[int], penalty: float) -> Logits:
     """A copy of the logits [V] in which ``tokens`` are less likely: positive ones ÷ ``penalty``, others × ``penalty``.
 
@@ -124,16 +139,21 @@ def penalize(logits: Logits, tokens: Sequence[int], penalty: float) -> Logits:
     """
     penalized = logits.copy()
     seen = np.unique(np.asarray(tokens, np.int64))
-    values = penalized[seen]
-    penalized[seen] = np.where(values > 0, values / penalty, values * penalty)
+    # A huge or tiny penalty stays within what fp32 holds.
+    values = penalized[seen].astype(np.float64)
+    with np.errstate(over="ignore"):
+        values = np.where(values > 0, values / penalty, values * penalty)
+    penalized[seen] = values.clip(-LARGEST, LARGEST)
     return penalized
 
 
 def distribution(logits: Logits, temp: float, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Probabilities:
     """Probabilities fp64 [V] (sum 1) of logits [V] at a temperature above 0, cut by top-k, then min-p, then top-p."""
     # In place and by methods: numpy's functions and new arrays would take longer than the arithmetic.
-    probabilities: Probabilities = np.divide(logits, temp, dtype=np.float64)
-    probabilities -= probabilities.max()
+    probabilities: Probabilities = np.subtract(logits, logits.max(), dtype=np.float64)
+    # The likeliest token is at 0 before the division, so that a tiny temperature only drives the others to -inf.
+    with np.errstate(over="ignore"):
+        probabilities /= temp
     np.exp(probabilities, out=probabilities)
     if 0 < top_k < len(probabilities):
         probabilities[probabilities < np.partition(probabilities, -top_k)[-top_k]] = 0.0

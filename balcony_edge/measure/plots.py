@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from balcony_edge.errors import BalconyError
+from balcony_edge.files import writing
 
 if TYPE_CHECKING:
     from balcony_controller.simulation.replay import Run
@@ -23,6 +24,7 @@ def require(path: Path) -> None:
         raise BalconyError(f"cannot draw into {path}", f"name a file that ends in {', '.join(FORMATS)}")
     if find_spec("matplotlib") is None:
         raise BalconyError("pictures need matplotlib", "pip install 'balcony-edge[plot]'")
+    writing.require(path, BalconyError, "name another file")
 
 
 def quality_against_cost(found: dict[str, Any], path: Path) -> None:
@@ -161,6 +163,8 @@ def decisions(head: dict[str, Any], steps: list[dict[str, Any]], path: Path) -> 
 
 
 def _save(figure: Any, path: Path) -> None:
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial)
-    partial.replace(path)
+    try:
+        with writing.whole_file(path) as partial:
+            figure.savefig(partial)
+    except OSError as error:
+        raise BalconyError(f"cannot draw into {path}: {error.strerror or error}", "name another file") from error

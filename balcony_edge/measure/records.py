@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,14 +18,27 @@ import numpy as np
 
 from balcony_controller import FixedDepth, Judge, LadderShape, StageProfile
 from balcony_controller.quality import BinTable
+from balcony_controller.shape import HEAD
 from balcony_controller.simulation.records import RecordedReply, Records, Track
+from balcony_edge.bundle.manifest import MOST_EXITS, GateBins
 from balcony_edge.control.adapter import ladder_shape, quality_model
+from balcony_edge.control.profile import STAGE_MS, stage_profile
 from balcony_edge.engine.answers import confidence
 from balcony_edge.errors import RecordingError
+from balcony_edge.files import values
+from balcony_edge.files.reading import Reader, parse_json
+from balcony_edge.files.writing import write_whole
 from balcony_edge.session import AdaptiveSession
 
 VERSION = 1
+READER = Reader(
+    "the records", RecordingError, "make them again: balcony-edge replay --record BUNDLE -o FILE", 256 << 20
+)
 SHIPPED = "records.json.gz"
+MOST_DEPTH, MOST_TOKENS = 4096, 10_000_000
+# Bounds of a judge's weights and scores; its rows, and what a track holds of an exit's confidence.
+WEIGHTS = (-1e6, 1e6)
+ROWS, CONFIDENCE = ("share", "agreement"), ("top", "margin")
 # The prompts: beginnings of stories, which suit the demo. There are many because over a few replies one policy can look
 # better than another by chance.
 HEROES = (
@@ -153,12 +165,9 @@ def save(records: Records, path: Path, about: str) -> None:
         ],
     }
     content = json.dumps(document, separators=(",", ":")).encode()
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Without a time stamp, so that the same records give the same bytes.
-        partial.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
-        partial.replace(path)
+        write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
     except OSError as error:
         raise RecordingError(f"cannot write the records {path}: {error}", "choose another place") from error
 
@@ -179,7 +188,9 @@ def _marks(flags: Sequence[bool]) -> str:
     return "".join("01"[flag] for flag in flags)
 
 
-def _flags(marks: str) -> list[bool]:
+def _flags(marks: Any) -> list[bool]:
+    if not isinstance(marks, str) or not set(marks) <= {"0", "1"}:
+        raise ValueError(f"{values.brief(marks)} are no marks")
     return [mark == "1" for mark in marks]
 
 
@@ -190,56 +201,88 @@ def load(path: Path | None = None) -> tuple[Records, str]:
     """
     if path is None:
         path = Path(str(resources.files("balcony_edge"))) / "replay" / SHIPPED
-    try:
-        content = path.read_bytes()
-        document = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
+    content = READER.unpacked(path) if path.suffix == ".gz" else READER.content(path)
+    with READER.explained(path):
+        document = values.mapping(parse_json(content.decode("utf-8")), "the document")
         if document["version"] != VERSION:
-            raise ValueError(f"version {document['version']!r}, not {VERSION}")
-        return _parse(document), str(document["about"])
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise RecordingError(
-            f"cannot read the records {path}: {error}", "make them again: balcony-edge replay --record BUNDLE -o FILE"
-        ) from error
+            raise ValueError(f"its version is {values.brief(document['version'])}, not {VERSION}")
+        return _parse(document), values.text(document["about"], "about")
 
 
 def _parse(document: dict[str, Any]) -> Records:
-    shape = LadderShape(
-        tuple(document["shape"]["depths"]),
-        tuple((str(name), int(stop)) for name, stop in document["shape"]["trunk"]),
-        {int(depth): str(name) for depth, name in document["shape"]["exits"].items()},
-    )
+    """The records in a document. Raises one of UNFITTING (see files/reading.py) for what is none."""
+    shape = _shape(document["shape"])
     exits = shape.depths[:-1]
-    profiles = {
-        name: StageProfile(
-            tuple((int(count), float(ms)) for count, ms in one["points"]), one["context_ms"], one["context_at"]
-        )
-        for name, one in document["profiles"].items()
-    }
+    profiles = {name: _profile(one) for name, one in values.mapping(document["profiles"], "profiles").items()}
+    lacking = {HEAD, *(name for depth in shape.depths for name in shape.stages(depth))} - set(profiles)
+    if lacking:
+        raise ValueError(f"there is no profile of {min(lacking)}")
+    bins = {int(depth): GateBins.model_validate(one) for depth, one in document["tables"].items()}
+    for depth, one in bins.items():
+        if depth not in exits or not {deeper for deeper in exits if deeper >= depth} <= set(one.agreement):
+            raise ValueError(f"the tables of exit {depth} do not fit the other exits")
+        for deeper, rows in one.following.items():
+            if deeper not in bins or any(len(row) != len(bins[deeper].share) for row in rows):
+                raise ValueError(f"the tables of exit {depth} tell of bins that exit {deeper} lacks")
+    judges = {int(depth): _judge(one) for depth, one in document["judges"].items()}
+    for depth, one in bins.items():
+        if one.judged and (depth not in judges or any(len(row) != len(judges[depth].share) for row in one.judged)):
+            raise ValueError(f"the tables and the judge of exit {depth} disagree")
     tables = {
-        int(depth): BinTable(
-            one["edges"],
-            one["share"],
-            {int(deeper): row for deeper, row in one["agreement"].items()},
-            # Older files lack these.
-            one.get("drafted"),
-            one.get("judged"),
-            {int(deeper): rows for deeper, rows in one.get("following", {}).items()},
-        )
-        for depth, one in document["tables"].items()
+        depth: BinTable(one.edges, one.share, one.agreement, one.drafted, one.judged, one.following)
+        for depth, one in bins.items()
     }
-    judges = {int(depth): Judge(**one) for depth, one in document["judges"].items()}
-    replies = []
-    for one in document["replies"]:
-        tracks = {}
-        for depth in exits:
-            track = one["tracks"][str(depth)]
-            agreed, marks = _flags(track["agreed"]), track.get("drafted")
-            drafted = None if marks is None else _flags(marks)
-            columns = [agreed, track["gate"], track["top"], track["margin"], *([] if drafted is None else [drafted])]
-            if len({len(column) for column in columns}) != 1:
-                raise ValueError(f"the tracks of exit {depth} differ in length")
-            tracks[depth] = Track(agreed, track["gate"], track["top"], track["margin"], drafted)
-        replies.append(RecordedReply(int(one["prompt"]), tracks))
+    replies = [_reply(one, exits) for one in values.listed(document["replies"], "replies", MOST_TOKENS)]
     if not replies or not exits:
         raise ValueError("there are no replies of exits in it")
     return Records(shape, profiles, tables, judges, replies)
+
+
+def _shape(given: Any) -> LadderShape:
+    depths = tuple(values.whole(depth, "a depth", 1, MOST_DEPTH) for depth in values.listed(given["depths"], "depths"))
+    trunk = tuple(
+        (values.text(name, "a stage"), values.whole(stop, "a stage's end", 1, MOST_DEPTH))
+        for name, stop in values.listed(given["trunk"], "trunk", MOST_DEPTH)
+    )
+    exits = {int(depth): values.text(name, "an exit") for depth, name in given["exits"].items()}
+    stops = [stop for _, stop in trunk]
+    if not depths or list(depths) != sorted(set(depths)) or stops != sorted(set(stops)) or len(depths) > MOST_EXITS + 1:
+        raise ValueError("its depths do not ascend, or are too many")
+    if set(exits) != set(depths[:-1]) or not set(depths) <= set(stops):
+        raise ValueError("depths, exits and trunk do not match")
+    return LadderShape(depths, trunk, exits)
+
+
+def _profile(given: Any) -> StageProfile:
+    context_ms = values.number(given["context_ms"], "context_ms", 0.0, STAGE_MS[1])
+    found = stage_profile(given["points"])
+    return StageProfile(found.points, context_ms, values.whole(given["context_at"], "context_at", 0, 1 << 30))
+
+
+def _judge(given: Any) -> Judge:
+    """A judge. Its edges are scores, which JudgeRecord has as probabilities; all else is as there."""
+    weights = {name: values.number(value, name, *WEIGHTS) for name, value in given["weights"].items()}
+    edges = [values.number(edge, "an edge", *WEIGHTS) for edge in values.listed(given["edges"], "edges", 256)]
+    if edges != sorted(edges):
+        raise ValueError("a judge's edges do not ascend")
+    share, agreement = (
+        [values.number(one, name, 0.0, 1.0) for one in values.listed(given[name], name, 257)] for name in ROWS
+    )
+    previous_mean = values.optional(given.get("previous_mean"), "previous_mean", *WEIGHTS)
+    return Judge(weights, values.number(given["bias"], "bias", *WEIGHTS), edges, share, agreement, previous_mean)
+
+
+def _reply(given: Any, exits: Sequence[int]) -> RecordedReply:
+    tracks = {}
+    for depth in exits:
+        track = given["tracks"][str(depth)]
+        agreed, marks = _flags(track["agreed"]), track.get("drafted")
+        drafted = None if marks is None else _flags(marks)
+        gate = [values.optional(one, "gate") for one in values.listed(track["gate"], "gate", MOST_TOKENS)]
+        top, margin = ([values.number(one, name) for one in values.listed(track[name], name)] for name in CONFIDENCE)
+        tracks[depth] = Track(agreed, gate, top, margin, drafted)
+    lengths = {len(one) for track in tracks.values() for one in (track.agreed, track.gate, track.top, track.margin)}
+    lengths |= {len(track.drafted) for track in tracks.values() if track.drafted is not None}
+    if len(lengths) != 1 or not max(lengths):
+        raise ValueError("the tracks of a reply differ in length, or have none")
+    return RecordedReply(values.whole(given["prompt"], "prompt", 0, 1 << 30), tracks)

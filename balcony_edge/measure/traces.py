@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -14,8 +13,22 @@ from typing import Any
 
 from balcony_controller.simulation.traces import Moment, Trace, shipped
 from balcony_edge.errors import RecordingError
+from balcony_edge.files import values
+from balcony_edge.files.reading import Reader
 
-_FIELDS = {field.name for field in fields(Moment)}
+READER = Reader("the trace", RecordingError, "see docs/replay.md for its form", 16 << 20)
+MOST, MOST_WH = 1_000_000, 1e6
+# What a moment's values may be. No device is a million times as slow as it was profiled.
+SLOWDOWNS = (1e-3, 1e6)
+FLAGS = ("on_mains", "throttled", "sensors")
+RANGES = {
+    "idle_w": (0.0, 1e6),
+    "active_w": (0.0, 1e6),
+    "cpu_load": (0.0, 1.0),
+    "gpu_load": (0.0, 1.0),
+    "gpu_clock_hz": (0.0, 1e12),
+    "temperature_c": (-300.0, 1000.0),
+}
 
 
 def find_traces(wanted: Sequence[str], tokens: int) -> list[Trace]:
@@ -29,30 +42,31 @@ def find_traces(wanted: Sequence[str], tokens: int) -> list[Trace]:
 
 def read_trace(path: Path, known: Sequence[str] = ()) -> Trace:
     """The trace in a file. ``known``: names to suggest if there is no such file. Raises RecordingError."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        moments = [dict(moment) for moment in document["moments"]]
-        starts = [int(moment.pop("token")) for moment in moments]
+    if not path.exists():
+        raise RecordingError(f"there is no trace {str(path)!r}", f"name a JSON file, or one of: {', '.join(known)}")
+    document = READER.object(path)
+    with READER.explained(path):
+        moments = [values.mapping(one, "a moment") for one in values.listed(document["moments"], "moments", MOST)]
         return Trace(
-            str(document.get("name", path.stem)),
-            starts,
-            [_moment(moment) for moment in moments],
-            document.get("battery_wh"),
-            document.get("battery_full_wh"),
+            values.text(document.get("name", path.stem), "name"),
+            [values.whole(moment.get("token"), "token") for moment in moments],
+            [_moment({name: value for name, value in moment.items() if name != "token"}) for moment in moments],
+            values.optional(document.get("battery_wh"), "battery_wh", 0.0, MOST_WH),
+            values.optional(document.get("battery_full_wh"), "battery_full_wh", 0.0, MOST_WH),
         )
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordingError(
-            f"there is no trace {str(path)!r}: {error}", f"name a JSON file, or one of: {', '.join(known)}"
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecordingError(f"cannot read the trace {path}: {error}", "see docs/replay.md for its form") from error
 
 
-def _moment(values: dict[str, Any]) -> Moment:
-    unknown = set(values) - _FIELDS
+def _moment(given: dict[str, Any]) -> Moment:
+    unknown = set(given) - {field.name for field in fields(Moment)}
     if unknown:
         raise ValueError(f"a moment knows no {', '.join(sorted(unknown))}")
-    for name, value in values.items():
-        if value is not None and not isinstance(value, int | float):
-            raise TypeError(f"{name} is {value!r}, no number")
-    return Moment(**values)
+    return Moment(**{name: _signal(name, value) for name, value in given.items()})
+
+
+def _signal(name: str, value: Any) -> Any:
+    """The value of a moment's field. Raises ValueError."""
+    if name in FLAGS:
+        return None if value is None and name != "sensors" else values.flag(value, name)
+    if name == "slowdown":
+        return values.number(value, name, *SLOWDOWNS)
+    return values.optional(value, name, *RANGES[name])

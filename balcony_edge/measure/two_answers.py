@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from balcony_edge.errors import PromptError
 from balcony_edge.report import Report
 from balcony_edge.session import AdaptiveSession
-from balcony_edge.tables import table
+from balcony_edge.terminal import table
 
 # Called with each piece of text and the number of the answer that it belongs to, 0 or 1.
 Show = Callable[[int, str], None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import statistics
 import time
@@ -16,6 +15,7 @@ from balcony_edge.control.stage_times import measure
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.errors import DeviceProfileError
+from balcony_edge.files.writing import write_whole
 from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.energy import WINDOW_S, PowerDraw, measure_power
 from balcony_edge.telemetry import Poller, Sensors
@@ -103,14 +103,9 @@ def install(text: str, path: Path) -> None:
     Raises:
         DeviceProfileError: if it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise DeviceProfileError(f"cannot write {path}: {error.strerror}", "give -o another place") from error
 
 

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from balcony_edge.files.reading import read_bytes
 from balcony_edge.telemetry.readers.nvml import NvmlReader
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_profiles import Identity
@@ -26,6 +27,7 @@ _DEVICE_TREE = ("proc/device-tree", "sys/firmware/devicetree/base")
 _RELEASE = re.compile(r"# R([0-9]+) \(release\), REVISION: ([0-9]+)(?:\.([0-9]+))?")
 _LAPTOP_CHASSIS = frozenset({8, 9, 10, 14, 30, 31, 32})
 _LONGEST_LINE = 512
+MOST_BYTES = 4 << 20
 
 
 def identify(root: str | os.PathLike[str] = "/", *, nvml: bool = True) -> Identity:
@@ -124,8 +126,8 @@ def _system(sysfs: Sysfs) -> str | None:
 
 
 def _lines(sysfs: Sysfs, path: str) -> list[str]:
-    """The lines of a file that is too long for ``Sysfs``. It is not a sensor, so reading it cannot hang."""
+    """The lines of a file that is too long for ``Sysfs``: no sensor, but below ``--root`` it may be anything."""
     try:
-        return Path(sysfs.path(path)).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        return read_bytes(Path(sysfs.path(path)), MOST_BYTES, pipes=False).decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError):
         return []

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from balcony_edge.files.reading import parse_json
 from balcony_edge.telemetry.readers.battery import BatteryReadings
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Clock, Reading
@@ -62,7 +62,7 @@ class InjectedBattery:
             text = Sysfs().text(str(Path(self._source).absolute()), _LARGEST_FILE)
             if text.value is None:
                 raise ValueError(text.reason)
-            given = json.loads(text.value)
+            given = parse_json(text.value)
         if not isinstance(given, Mapping):
             raise ValueError('expected {"level": 0.8, "power_w": 6.1, "on_mains": false}')
         return given

@@ -22,10 +22,13 @@ from types import TracebackType
 from typing import Any, TypeGuard
 
 from balcony_edge.errors import RecordingError
+from balcony_edge.files.reading import Reader, parse_json
+from balcony_edge.files.writing import open_lines
 from balcony_edge.telemetry.reading import UNITS, Clock, Reading, Snapshot
 
 FORMAT, VERSION = "balcony-trace", 1
 _RECORD = "record one: balcony-edge watch --record FILE"
+READER = Reader("the recording", RecordingError, _RECORD, 256 << 20)
 
 
 class Recorder:
@@ -41,7 +44,7 @@ class Recorder:
         self._path = Path(path)
         self._last: dict[str, dict[str, Any]] = {}
         try:
-            self._file = self._path.open("x", encoding="utf-8")
+            self._file = open_lines(self._path, new=True)
         except FileExistsError as error:
             raise RecordingError(f"{path} exists already", "give --record another name, or remove it") from error
         except OSError as error:
@@ -179,15 +182,12 @@ def _pack(reading: Reading) -> dict[str, Any]:
 
 def _read(path: Path) -> tuple[dict[str, Any], list[float], list[Snapshot]]:
     """(device, seconds of each snapshot, snapshots) of a recording. A last line that was cut off is left out."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordingError(f"cannot read the recording {path}: {error}", _RECORD) from error
+    lines = READER.text(path).split("\n")
     documents = []
     for number, line in enumerate(lines[:-1], 1):
         try:
-            document = json.loads(line)
-        except (ValueError, RecursionError):
+            document = parse_json(line)
+        except ValueError:
             document = None
         if not isinstance(document, dict):
             raise _garbled(path, number)

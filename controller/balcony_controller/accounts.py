@@ -35,6 +35,13 @@ class Limits:
     temperature_c: float | None = None
     battery_level: float | None = None
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a limit that no comparison could find exceeded."""
+        if self.temperature_c is not None and not math.isfinite(self.temperature_c):
+            raise ValueError(f"a limit of {self.temperature_c} °C is no number")
+        if self.battery_level is not None and not 0.0 <= self.battery_level <= 1.0:
+            raise ValueError(f"a battery level is 0 to 1, not {self.battery_level}")
+
 
 class Accounts:
     """The account of every limit of one budget. Times are milliseconds by the clock, pauses not included.

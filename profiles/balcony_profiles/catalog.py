@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -20,8 +19,6 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-_LARGEST_FILE = 1 << 20
 
 
 class ProfileError(ValueError):
@@ -60,25 +57,6 @@ def load(name: str) -> DeviceProfile:
     return parse(name, text)
 
 
-def load_file(path: Path) -> DeviceProfile:
-    """The device profile in a file of the user's own. The file's name is its name.
-
-    Raises:
-        ProfileError: if the file cannot be read or is malformed.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_LARGEST_FILE + 1)
-        if len(raw) > _LARGEST_FILE:
-            raise ProfileError(f"profile {path}: larger than {_LARGEST_FILE} bytes")
-        text = raw.decode("utf-8")
-    except OSError as error:
-        raise ProfileError(f"profile {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ProfileError(f"profile {path}: {error}") from error
-    return parse(path.stem or "profile", text)
-
-
 def parse(name: str, text: str) -> DeviceProfile:
     """The device profile in a TOML text. Every key must be known, and every value of the right type.
 
@@ -93,7 +71,7 @@ def parse(name: str, text: str) -> DeviceProfile:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ProfileError(f"profile {name}: {where}: {first['msg']}") from error
-    except (tomllib.TOMLDecodeError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, RecursionError) as error:  # TOML that is broken, or has a number that Python refuses
         raise ProfileError(f"profile {name}: {error}") from error
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e15)]
+Count = Annotated[int, Field(gt=0, le=1 << 50)]
 
 
 class _Table(BaseModel):
@@ -19,7 +19,7 @@ class PowerMode(_Table):
     """One mode of ``nvpmodel``. The watts in a name cap clocks; they are not what is drawn. Ids have no order."""
 
     name: Text
-    id: Annotated[int, Field(ge=0)] | None = None
+    id: Annotated[int, Field(ge=0, le=1 << 50)] | None = None
     default: bool = False
     nominal_w: Positive | None = None
     """W that the vendor gives for a mode whose name has no watts."""

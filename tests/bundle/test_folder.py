@@ -14,6 +14,7 @@ from balcony_edge import Bundle, BundleError
 from balcony_edge.bundle.manifest import file_entry
 from balcony_edge.decoding.text import TextCodec
 from helpers.places import MakeBundle
+from helpers.protobuf import entry, field
 
 
 @pytest.fixture
@@ -141,21 +142,9 @@ def test_numbers_that_no_model_has(bundle: Path, change: dict[str, float], word:
 # --- weights from elsewhere: the graph says where, and its author also writes the manifest ---------------------------
 
 
-def field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field."""
-    size = len(content)
-    length = b""
-    while size >= 0x80:
-        length += bytes([size & 0x7F | 0x80])
-        size >>= 7
-    tag = number << 3 | 2
-    head = bytes([tag]) if tag < 0x80 else bytes([tag & 0x7F | 0x80, tag >> 7])
-    return head + length + bytes([size]) + content
-
-
 def external_tensor(**entries: str) -> bytes:
     """A TensorProto whose bytes lie elsewhere."""
-    return b"".join(field(13, field(1, key.encode()) + field(2, value.encode())) for key, value in entries.items())
+    return b"".join(entry(key, value) for key, value in entries.items())
 
 
 def replace_graph(bundle: Path, content: bytes, name: str = "head.onnx") -> None:
@@ -233,8 +222,8 @@ def test_two_locations_are_one_too_many(bundle: Path) -> None:
     twice = external_tensor(location="weights.bin") + external_tensor(location="../secret")
     replace_graph(bundle, hidden(twice, "initializer"))
     refused(bundle, "head.onnx", "two external entries")
-    entry = field(1, b"location") + field(2, b"weights.bin") + field(2, b"../secret")
-    replace_graph(bundle, hidden(field(13, entry), "initializer"))
+    both = field(1, b"location") + field(2, b"weights.bin") + field(2, b"../secret")
+    replace_graph(bundle, hidden(field(13, both), "initializer"))
     refused(bundle, "head.onnx", "twice")
 
 

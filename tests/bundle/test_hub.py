@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +82,33 @@ def test_a_folder_gives_back_what_it_got(bundle: Path, tmp_path: Path, form: str
     assert rest.strip() == expected["README.md"].decode().strip()
     assert contents(tmp_path / "out") == expected | {"README.md": card.encode()}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "mirror", "out"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "balcony.json"])
+def test_what_a_link_leads_to_outside_is_not_published(name: str, bundle: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes((bundle / name).read_bytes() if name == "balcony.json" else b"a secret of the user's")
+    (bundle / name).unlink(missing_ok=True)
+    (bundle / name).symlink_to(secret)
+    with pytest.raises(BundleError, match="link"):
+        push(Bundle(bundle), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_card_that_is_no_file_is_refused(make: Any, bundle: Path, tmp_path: Path) -> None:
+    (bundle / "README.md").unlink(missing_ok=True)
+    make(bundle / "README.md")
+    with pytest.raises(BundleError, match="model card"):
+        push(Bundle(bundle), str(tmp_path / "out"))
+
+
+def test_a_link_inside_the_bundle_is_published(bundle: Path, tmp_path: Path) -> None:
+    (bundle / "CARD.md").write_text("# Mine\n")
+    (bundle / "README.md").unlink(missing_ok=True)
+    (bundle / "README.md").symlink_to("CARD.md")
+    push(Bundle(bundle), str(tmp_path / "out"))
+    assert (tmp_path / "out" / "README.md").read_text().endswith("# Mine\n")
 
 
 def test_a_card_with_front_matter_stays_as_it_is(bundle: Path, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
+from balcony_controller import Limits
 from balcony_edge import AdaptiveSession, Bundle, Token
 from balcony_edge.cli.app import repeat_options
 from balcony_edge.cli.run import run
@@ -97,6 +100,53 @@ def test_options_may_take_several_files() -> None:
     assert repeat_options(["run", "-p", "--data"]) == ["run", "-p", "--data"]
 
 
+def test_a_model_after_data_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "texts").mkdir()
+    for name in ("a", "b.txt", "m.gguf"):
+        (tmp_path / name).touch()
+    for model in ("model", "m.gguf", "owner/name-1.7B", "owner/name:file.gguf"):
+        given = ["train", "--data", "a", "b.txt", "texts/typo.txt", model, "-o", "out"]
+        data = ["--data", "a", "--data", "b.txt", "--data", "texts/typo.txt"]
+        assert repeat_options(given) == ["train", *data, model, "-o", "out"]
+    for data in ("hub:owner/name", "self", "nowhere", "owner/file.txt"):
+        assert repeat_options(["train", "--data", "a", data]) == ["train", "--data", "a", "--data", data]
+
+
+def test_a_mistyped_folder_does_not_ask_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_network(*arguments: Any, **settings: Any) -> Any:
+        raise AssertionError("asked for a name on the network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "bundle").mkdir(parents=True)
+    fails(here("run", "runs/bundel", "-p", "x"), "there is no runs/bundel", "did you mean runs/bundle?", "--revision")
+    fails(here("inspect", "runs/else"), "there is no runs/else", "runs holds bundle")
+    (tmp_path / "runs" / "bundle").rmdir()
+    fails(here("run", "runs/x", "-p", "x"), "runs is empty")
+    pytest.importorskip("torch")
+    fails(here("export", "runs/x", "-o", "out"), "runs is empty")
+
+
+def test_without_a_network_the_hub_is_not_asked_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def no_network(*arguments: Any, **settings: Any) -> Any:
+        asked.append(arguments)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    fails(here("run", "owner/nothing", "-p", "x"), "cannot be reached", "no folder of that name")
+    assert len(asked) <= 2
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = (
         "import sys, balcony_edge\n"
@@ -125,3 +175,30 @@ def test_ctrl_c_ends_the_text_and_still_gives_the_figures(
     out, err = capsys.readouterr()
     assert out.endswith("\n")
     assert "3 tokens" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "-p", "x", "--max-temp", "nan"),
+        ("run", "-p", "x", "--max-temp", "inf"),
+        ("run", "-p", "x", "--min-battery", "nan"),
+        ("run", "-p", "x", "--min-agreement", "nan"),
+        ("watch", "--interval", "nan"),
+        ("watch", "--interval", "inf"),
+    ],
+)
+def test_limits_that_are_no_numbers_are_wrong_usage(arguments: tuple[str, ...]) -> None:
+    result = here(*arguments)
+    assert result.returncode == 2
+    assert arguments[-2] in result.stderr
+    for limits in ({"temperature_c": float(arguments[-1])}, {"battery_level": float(arguments[-1])}):
+        with pytest.raises(ValueError, match=r"no number|0 to 1"):
+            Limits(**limits)
+
+
+def test_a_verb_that_cannot_be_loaded_does_not_break_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = metadata.EntryPoint("broken", "balcony_edge.no_such_module:verb", "balcony_edge.commands")
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: [entry])
+    assert here("run", "-p", "Once", "-n", "2").returncode == 0
+    fails(here("broken", "a", "--option", "b"), "the verb broken cannot be loaded", "no_such_module")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +128,21 @@ def test_a_profile_of_a_busy_machine_is_measured_again_until_it_is_steady(
         assert not left
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"version": 0}', '{"version": 1, "bit_exact": true, "profiles": {}}'])
+BROKEN = (
+    *(
+        "",
+        "{}",
+        '{"version": 0}',
+        '{"version": 1, "bit_exact": true, "profiles": {}}',
+        "[" * 100_000,
+        "null",
+        "\x00\n\n",
+    ),
+    '{"version":5,"bit_exact":true,"profiles":[],"disagreement":0,"measured":1}',
+)
+
+
+@pytest.mark.parametrize("text", BROKEN)
 def test_a_broken_cache_is_measured_again(
     ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
@@ -137,6 +153,29 @@ def test_a_broken_cache_is_measured_again(
     profile = load_or_measure(Bundle.demo(), runtime, ladder)
     assert set(profile.profiles) == {HEAD, *(stage.name for stage in ladder.stages)}
     assert LadderProfile.from_json(path.read_text()) == profile
+
+
+def test_one_changed_letter_in_a_cache_is_noticed(ladder: Ladder) -> None:
+    """It could say that batches have the bits of single positions, where they have not."""
+    names = [HEAD, *(stage.name for stage in ladder.stages)]
+    known = LadderProfile({name: StageProfile(((1, 1.5), (2, 2.5))) for name in names}, False)
+    text = known.to_json()
+    assert LadderProfile.from_json(text) == known
+    for wrong in (text.replace("false", "true"), text.replace("1.5", "1.6", 1), text[:-2], text + "\n"):
+        with pytest.raises(ValueError, match=r"broken|unpack"):
+            LadderProfile.from_json(wrong)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_cache_that_is_no_file_does_not_block(
+    ladder: Ladder, runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
+) -> None:
+    monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path))
+    path = cache_file(Bundle.demo(), runtime)
+    path.parent.mkdir(parents=True)
+    make(path)
+    assert load_or_measure(Bundle.demo(), runtime, ladder).profiles
+    assert not path.is_file()
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(

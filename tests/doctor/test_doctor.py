@@ -53,7 +53,9 @@ WHOLE = {
     "agx-orin": ("agx-orin-64gb", "7.2", 0.774, 13.907, 52.968, "30W"),
     "agx-orin-idle": ("agx-orin-64gb", "5", 0.0, 6.708, 46.0, None),
     "thor": ("agx-thor-t5000", "7.0", None, 53.0, 55.1, "120W"),
+    "raspberry-pi-4": ("raspberry-pi-4", None, None, None, 48.686, None),
     "raspberry-pi-5": ("raspberry-pi-5", None, None, None, 58.95, None),
+    "rk3588": ("rk3588", None, None, None, 63.6, None),
 }
 
 

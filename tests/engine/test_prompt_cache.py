@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_a_saved_prompt_goes_on_where_it_stood(ladder: Ladder, saved: Path) -> N
 
 
 def edit(path: Path, change: Any) -> None:
-    """Save the file again after ``change`` of its tensors and metadata."""
+    """Save the file again after ``change`` of its tensors and metadata, with a digest that agrees."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
@@ -56,6 +57,7 @@ def edit(path: Path, change: Any) -> None:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         metadata = dict(file.metadata())
     change(tensors, metadata)
+    metadata["sha256"] = prompt_cache._digest(tensors, metadata["cursors"])
     save_file(tensors, path, metadata)
 
 
@@ -80,6 +82,9 @@ def cursor(value: Any) -> Any:
         (lambda tensors, metadata: tensors.update(ids=np.arange(100000) % 9), "context"),
         (cursor(99), "segment 0-3"),
         (cursor("x"), "segment 0-3"),
+        (cursor(True), "segment 0-3"),
+        (lambda tensors, metadata: metadata.update(cursors="[" * 9000), "levels deep"),
+        (lambda tensors, metadata: metadata.update(cursors="[]"), "cannot read"),
     ],
 )
 def test_what_is_not_this_bundles_is_refused(ladder: Ladder, saved: Path, change: Any, words: str) -> None:
@@ -90,6 +95,26 @@ def test_what_is_not_this_bundles_is_refused(ladder: Ladder, saved: Path, change
     assert ladder.length == 0
     fresh = fresh_logits(ladder, IDS, ladder.full)
     assert np.isfinite(fresh).all()
+
+
+def test_one_flipped_bit_is_found_wherever_it_is(ladder: Ladder, saved: Path) -> None:
+    """It would give other words, which the line of figures would call lossless."""
+    whole = saved.read_bytes()
+    for position in range(8, len(whole), len(whole) // 60):
+        changed = bytearray(whole)
+        changed[position] ^= 0x10
+        saved.write_bytes(changed)
+        with pytest.raises(PromptError, match=r"."):
+            prompt_cache.load(ladder, saved)
+        assert ladder.length == 0
+
+
+def test_pipes_and_devices_are_no_prompt_caches(ladder: Ladder, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    for name in ("pipe", "zero"):
+        with pytest.raises(PromptError, match="no plain file"):
+            prompt_cache.load(ladder, tmp_path / name)
 
 
 def test_files_that_cannot_be_read_or_written(ladder: Ladder, saved: Path) -> None:

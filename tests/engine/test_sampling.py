@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from balcony_edge.engine.answers import FromLogits
 from balcony_edge.engine.sampling import Sample, Sampler, distribution, penalize
+from balcony_edge.errors import BundleError, PromptError
 
 LOGITS = arrays(np.float32, 12, elements=st.floats(-8, 8, width=32))
 
@@ -77,3 +81,43 @@ def test_verified_drafts_are_distributed_as_plain_sampling(settings: dict[str, f
     assert not found[~possible].any()
     wanted = expected[possible] * count
     assert ((found[possible] - wanted) ** 2 / wanted).sum() < 20.5
+
+
+@given(LOGITS, st.sampled_from([1e-320, 1e-300, 1e-38, 1e-7]))
+def test_a_tiny_temperature_is_greedy(logits: np.ndarray, temp: float) -> None:
+    sampler = Sampler(temp=temp, seed=0)
+    assert logits[sampler.choose(logits, []).token] >= logits.max() - 40 * temp
+    probabilities = distribution(logits, temp)
+    assert probabilities.sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("penalty", [1e-320, 1e-30, 1e30, 1e308])
+@pytest.mark.parametrize("temp", [0.0, 1.0])
+def test_a_huge_or_tiny_penalty_is_no_fault_of_the_model(penalty: float, temp: float) -> None:
+    logits = np.array([2.0, -1.0, 1.0, 0.0], np.float32)
+    assert 0 <= Sampler(temp, repeat_penalty=penalty, seed=0).choose(logits, [0, 1, 3]).token < 4
+
+
+@pytest.mark.parametrize("setting", ["temp", "top_p", "min_p", "repeat_penalty"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1.0])
+def test_settings_that_are_no_numbers_are_refused(setting: str, value: float) -> None:
+    with pytest.raises(PromptError, match="out of range"):
+        Sampler(**{setting: value})
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(PromptError, match="leave it out"):
+        Sampler(1.0, seed=-1)
+
+
+@pytest.mark.parametrize("temp", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [[math.nan], [math.inf], [-math.inf] * 3])
+def test_logits_that_are_not_finite_are_the_models_fault(temp: float, bad: list[float]) -> None:
+    logits = np.array([*bad, *[1.0, 2.0, 0.5][len(bad) :]], np.float32)
+    sampler = Sampler(temp, repeat_penalty=1.5, seed=0)
+    with pytest.raises(BundleError, match="not finite"):
+        sampler.choose(logits, [1])
+    with pytest.raises(BundleError, match="not finite"):
+        FromLogits(logits[None]).token(0)
+    # Tokens that the model rules out are no fault.
+    assert sampler.choose(np.array([-math.inf, 1.0, -math.inf], np.float32), [0]).token == 1

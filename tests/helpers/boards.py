@@ -262,6 +262,31 @@ BOARDS: dict[str, Files] = {
         "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": 2_400_000,
         **zones({"active": 50000, "critical": 110000}, cpu_thermal=58950),
     },
+    "raspberry-pi-4": {
+        "proc/device-tree/model": "Raspberry Pi 4 Model B Rev 1.5\0",
+        "proc/device-tree/compatible": "raspberrypi,4-model-b\0brcm,bcm2711\0",
+        "sys/class/hwmon/hwmon0/name": "cpu_thermal",
+        "sys/class/hwmon/hwmon0/temp1_input": 48686,
+        "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": 1_800_000,
+        **zones({"critical": 110000}, cpu_thermal=48686),
+    },
+    # Zones and trip points of Linux's own rk3588-base.dtsi.
+    "rk3588": {
+        "proc/device-tree/model": "Radxa ROCK 5B\0",
+        "proc/device-tree/compatible": "radxa,rock-5b\0rockchip,rk3588\0",
+        "sys/devices/system/cpu/cpufreq/policy0/scaling_cur_freq": 1_800_000,
+        "sys/devices/system/cpu/cpufreq/policy4/scaling_cur_freq": 2_256_000,
+        **zones(
+            {"passive": 85000, "critical": 115000},
+            package_thermal=52700,
+            bigcore0_thermal=61000,
+            bigcore2_thermal=63600,
+            littlecore_thermal=55400,
+            center_thermal=51800,
+            gpu_thermal=50800,
+            npu_thermal=51800,
+        ),
+    },
     "thinkpad": {
         "sys/class/power_supply/AC/type": "Mains",
         "sys/class/power_supply/AC/online": 0,

@@ -22,7 +22,7 @@ def cli(*arguments: str, stdin: str = "", **environment: str) -> subprocess.Comp
     paths = os.pathsep.join(path for path in sys.path if path)
     cache = str(Path(os.environ["BALCONY_CACHE_DIR"]) / "of-children")
     return subprocess.run(
-        [sys.executable, "-c", "from balcony_edge.cli.app import main; main()", *arguments],
+        [sys.executable, "-c", "from balcony_edge.__main__ import main; main()", *arguments],
         input=stdin,
         capture_output=True,
         text=True,

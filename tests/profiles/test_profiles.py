@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 import balcony_profiles
+from balcony_edge.errors import DeviceProfileError
+from balcony_edge.telemetry.device_profile import read_profile
 from balcony_edge.telemetry.readers.rails import TOTALS
 from balcony_profiles import (
     DeviceProfile,
@@ -20,7 +22,6 @@ from balcony_profiles import (
     ProfileError,
     UnknownProfileError,
     load,
-    load_file,
     match,
     names,
     parse,
@@ -38,7 +39,7 @@ JETSONS = (
     "xavier-nx",
 )
 GENERIC = ("generic-cpu", "generic-nvidia-desktop", "generic-nvidia-laptop")
-NAMES = tuple(sorted((*JETSONS, *GENERIC, "raspberry-pi-5")))
+NAMES = tuple(sorted((*JETSONS, *GENERIC, "raspberry-pi-4", "raspberry-pi-5", "rk3588")))
 
 
 def test_names() -> None:
@@ -141,7 +142,12 @@ def test_a_generic_profile_has_no_figures_that_nobody_measured(name: str) -> Non
         ("nvidia,p3767-0001\0nvidia,tegra234\0", None),  # Orin NX 8GB: no profile, so no guess
         ("nvidia,p3701-0004\0nvidia,tegra234\0", None),
         ("nvidia,p3701-00051\0nvidia,tegra234", None),
-        ("raspberrypi,4-model-b\0brcm,bcm2711\0", "generic-cpu"),
+        ("raspberrypi,4-model-b\0brcm,bcm2711\0", "raspberry-pi-4"),
+        ("raspberrypi,4-compute-module\0brcm,bcm2711\0", "raspberry-pi-4"),
+        ("raspberrypi,3-model-b\0brcm,bcm2837\0", "generic-cpu"),
+        ("radxa,rock-5b\0rockchip,rk3588\0", "rk3588"),
+        ("xunlong,orangepi-5\0rockchip,rk3588s\0", "rk3588"),
+        ("radxa,rock-4c-plus\0rockchip,rk3399\0", "generic-cpu"),
         ("", "generic-cpu"),
     ],
 )
@@ -237,12 +243,12 @@ def test_any_text_is_a_profile_or_a_profile_error(text: str) -> None:
 
 def test_a_file_of_the_users_own(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(nano())
-    profile = load_file(tmp_path / "mine.toml")
+    profile = read_profile(tmp_path / "mine.toml")
     assert profile == load("nano").model_copy(update={"name": "mine"})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     for broken in (tmp_path / "none.toml", tmp_path / "binary.toml", tmp_path):
-        with pytest.raises(ProfileError, match=str(broken)):
-            load_file(broken)
+        with pytest.raises(DeviceProfileError, match=str(broken)):
+            read_profile(broken)
 
 
 @pytest.mark.parametrize("name", NAMES)

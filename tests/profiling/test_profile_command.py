@@ -14,7 +14,8 @@ from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.build import _matching, install, measure_device
 from balcony_edge.profiling.energy import measure_power
 from balcony_edge.telemetry import FakeSensors
-from balcony_profiles import Identity, Matching, load_file
+from balcony_edge.telemetry.device_profile import read_profile
+from balcony_profiles import Identity, Matching
 from helpers.command import cli, fails, here
 from helpers.still import still
 
@@ -104,7 +105,7 @@ def test_the_command_writes_a_profile_that_this_machine_is_found_by(tmp_path: Pa
     result = here("profile", "-o", str(tmp_path / "mine.toml"), "--install", BALCONY_PROFILE_DIR=folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
-    profile = load_file(tmp_path / "mine.toml")
+    profile = read_profile(tmp_path / "mine.toml")
     assert profile.memory_bandwidth_gb_s is not None
     (installed,) = Path(folder).iterdir()
     found = json.loads(here("doctor", "--json", BALCONY_PROFILE_DIR=folder).stdout)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from balcony_edge import control_group
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Clock, Reading
 
@@ -85,7 +86,7 @@ class HostReader:
     def memory(self) -> tuple[Reading, Reading]:
         """(memory that is still available, resident memory of this process), both in bytes."""
         return (
-            self._bytes(lambda psutil: psutil.virtual_memory().available),
+            self._bytes(self._available),
             self._bytes(lambda psutil: self._own(psutil).memory_info().rss),
         )
 
@@ -102,6 +103,12 @@ class HostReader:
         if 0 < hertz <= _FASTEST_HZ:
             return Reading(hertz, "Hz", self._clock(), "cpufreq")
         return Reading.unknown("Hz", "cpufreq", f"{hertz} Hz is implausible" if fastest else reason, self._clock())
+
+    def _available(self, psutil: Any) -> object:
+        free = psutil.virtual_memory().available
+        # A container's limit may be tighter; it is not below 1, as 0 would mean that nothing was measured.
+        allowed = control_group.memory_left(self._sysfs.whole)
+        return min(free, max(1, allowed)) if isinstance(free, int) and allowed is not None else free
 
     def _own(self, psutil: Any) -> Any:
         """psutil's object for this process; a new one after a fork."""

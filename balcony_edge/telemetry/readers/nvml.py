@@ -6,6 +6,7 @@ a call may succeed with a constant 0. So each signal is asked for and checked on
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from balcony_edge.telemetry.readers.cuda_card import cuda_card
 from balcony_edge.telemetry.readers.jetson import DEVFREQ, THOR_GPU
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Clock, Reading
@@ -57,7 +59,7 @@ def _import_pynvml() -> Any:
 
 
 class NvmlReader:
-    """Reads the signals of the NVIDIA GPU number ``index``.
+    """Reads the signals of the NVIDIA GPU that CUDA uses, or of the number ``index`` in NVML's order.
 
     The first reading imports and initialises the library; it does so again after a fork, which NVML does not survive.
     An open handle keeps a laptop's GPU awake, so call ``close`` once nothing is decoded on it. ``load``: returns the
@@ -66,7 +68,7 @@ class NvmlReader:
 
     def __init__(
         self,
-        index: int = 0,
+        index: int | None = None,
         *,
         root: str | os.PathLike[str] = "/",
         load: Callable[[], Any] = _import_pynvml,
@@ -191,11 +193,18 @@ class NvmlReader:
             return _explain(error)
         self._nvml, self._process = nvml, os.getpid()
         try:
-            self._handle = nvml.nvmlDeviceGetHandleByIndex(self._index)
+            self._handle = self._card(nvml)
         except Exception as error:  # as in _ask
             self.close()
             return _explain(error)
         return ""
+
+    def _card(self, nvml: Any) -> Any:
+        if self._index is None:
+            with contextlib.suppress(Exception):  # as in _ask
+                if (found := cuda_card(nvml)) is not None:
+                    return found
+        return nvml.nvmlDeviceGetHandleByIndex(self._index or 0)
 
     def _gpu_sleeps(self) -> bool:
         """Whether all NVIDIA GPUs on PCI are suspended. A Jetson's GPU is not on PCI."""

@@ -55,6 +55,10 @@ class Sysfs:
         """``path`` (with or without a leading slash) below the root."""
         return f"{self._root}/{path.lstrip('/')}"
 
+    def whole(self, path: str) -> str:
+        """The text of a file of less than 64 KiB, as it is. Raises OSError if it cannot be read."""
+        return self._read(self.path(path), 1 << 16).decode("utf-8", "replace")
+
     def text(self, path: str, size: int = 64) -> Text:
         """The text of a file of fewer than ``size`` bytes. An empty or a longer file has none."""
         try:

@@ -1,6 +1,7 @@
 """The chip's temperature, and the temperature at which it is slowed down, from thermal zones and hwmon.
 
-Jetson, Pi    /sys/class/thermal/thermal_zone*: tj, else the hottest of cpu, gpu, cv and soc
+Jetson        /sys/class/thermal/thermal_zone*: tj, else the hottest of cpu, gpu, cv and soc
+Pi, RK3588    the hottest of all zones of the chip: package or soc, clusters of cores, gpu, npu
 x86           zone x86_pkg_temp, else hwmon coretemp, k10temp or zenpower
 """
 
@@ -15,8 +16,11 @@ from balcony_edge.telemetry.reading import Clock, Reading
 
 _ZONES = "sys/class/thermal"
 _HWMON = "sys/class/hwmon"
-# "tj-thermal" on Orin and Thor, "GPU-therm" on older boards. PMIC-Die always reports the same, so it is left out.
-_CHIP_ZONE = re.compile(r"(tj|cpu|gpu|cv|soc)[0-9]*-therm", re.IGNORECASE)
+# "tj-thermal" on Orin and Thor, "GPU-therm" on older boards, "bigcore0-thermal" on RK3588, "cpu0-0-top-thermal" on
+# Snapdragons, "soc_thermal" on Amlogic. PMIC-Die always reports the same, so it is left out.
+_CHIP_ZONE = re.compile(
+    r"((tj|cv|soc|npu|package|center|bigcore|littlecore)[0-9]*|(cpu|gpu)[a-z0-9_-]*)[_-]therm", re.IGNORECASE
+)
 _HOST_ZONE = re.compile(r"x86_pkg_temp", re.IGNORECASE)
 _HOST_CHIPS = ("coretemp", "k10temp", "zenpower")
 _COLDEST_C, _HOTTEST_C = -50.0, 200.0
@@ -43,7 +47,7 @@ class ThermalReader:
         self._limits: dict[str, tuple[float, Reading]] = {}
 
     def chip(self) -> ThermalReadings:
-        """The junction temperature (``tj``) of a Jetson; without that zone, the hottest zone of the chip."""
+        """The junction temperature (``tj``) of a Jetson; without that zone, the hottest of the chip's zones."""
         return self._hottest(self._zones(_CHIP_ZONE), "chip")
 
     def host(self) -> ThermalReadings:

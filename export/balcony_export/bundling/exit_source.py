@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from balcony_edge.bundle.manifest import ExitQuality
 from balcony_edge.errors import ExitsError, ModelError
-from balcony_export.exits.store import RETRAIN, load
+from balcony_export.exits.store import MANIFEST, READER, RETRAIN, load
 from balcony_export.model.architectures import check_splits
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, Tensors, TensorSource
@@ -87,7 +87,8 @@ def find_exits(
             raise ExitsError(f"{exits} names frequent_tokens outside the vocabulary", RETRAIN)
         chosen = check_splits(list(splits or trained.splits), layers)
         measured = trained.quality["exits"]
-        quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
+        with READER.explained(exits / MANIFEST):
+            quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
         return ChosenExits(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})

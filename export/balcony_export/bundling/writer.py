@@ -33,6 +33,7 @@ from balcony_export.bundling.exit_source import find_exits
 from balcony_export.bundling.thin import recipe
 from balcony_export.exits.store import base_digest
 from balcony_export.graphs import cache_scales, interchange, kept
+from balcony_export.graphs.activation_range import check_range
 from balcony_export.graphs.assembly import Parts, WrittenGraph, write_graphs
 from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.formats import ExportOptions
@@ -240,13 +241,16 @@ def write_bundle(
                 # The scales are measured on the same graphs with a float cache. The weights written for these stay.
                 graphs = plan.write(work, weights, plan.float_cache_formats).graphs
                 weights.flush()
-                scales = cache_scales.measure_scales(
-                    _finish(plan, work, weights, graphs, plan.float_cache_formats, model), cache_text
-                )
+                with_floats = _finish(plan, work, weights, graphs, plan.float_cache_formats, model)
+                if plan.formats.activations == "fp16":
+                    check_range(with_floats)
+                scales = cache_scales.measure_scales(with_floats, cache_text)
                 (work / MANIFEST_NAME).unlink()
                 (work / CARD_NAME).unlink()
             graphs = plan.write(work, weights, plan.formats, scales).graphs
         bundle = _finish(plan, work, weights, graphs, plan.formats, model)
+        if plan.formats.activations == "fp16" and scales is None:
+            check_range(bundle)
         if check is not None:
             check(bundle)
     return Bundle(out)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from balcony_edge.cli.options import finite
 from balcony_export.extras import require_train
 
 if TYPE_CHECKING:
@@ -54,14 +55,15 @@ def train(
     ] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Highest learning rate. Default: 5e-4 * sqrt(4096 / hidden size)."),
+        typer.Option(callback=finite, help="Highest learning rate. Default: 5e-4 * sqrt(4096 / hidden size)."),
     ] = None,
     loss: Annotated[
         str | None,
         typer.Option(help="The loss: kl (default), reverse-kl, js, topk-kl, or ce (cross-entropy to the text)."),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="What the logits of both sides are divided by in the loss. Default: 1.")
+        float | None,
+        typer.Option(callback=finite, help="What the logits of both sides are divided by in the loss. Default: 1."),
     ] = None,
     width: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from balcony_edge.cli.options import finite
 from balcony_edge.errors import VerifyError
 from balcony_export.extras import require_train
 
@@ -35,7 +36,9 @@ def verify(
     ] = None,
     max_kl: Annotated[
         float | None,
-        typer.Option(min=0, help="Fail if full depth has a higher KL from the model than this (nats a token)."),
+        typer.Option(
+            callback=finite, min=0, help="Fail if full depth has a higher KL from the model than this (nats a token)."
+        ),
     ] = None,
     text: Annotated[
         list[Path] | None,

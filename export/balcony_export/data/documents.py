@@ -56,9 +56,16 @@ def from_parquet(path: Path, render: Render | None) -> Iterator[str]:
     try:
         with ParquetFile(path) as file:
             columns = [name for name in FIELDS if name in file.schema_arrow.names]
+            if not columns:
+                raise DataError(
+                    f"{path} has the columns {', '.join(file.schema_arrow.names) or '(none)'}",
+                    f"name the one with the documents {' or '.join(FIELDS)}",
+                )
+            number = 0
             for batch in file.iter_batches(batch_size=256, columns=columns):
                 for row in batch.to_pylist():
-                    yield row_text(row, str(path), render)
+                    number += 1
+                    yield row_text(row, f"{path}, row {number}", render)
     except (OSError, ArrowException) as error:
         raise DataError(f"cannot read {path}: {error}", "give a whole Parquet file") from error
 
@@ -94,6 +101,9 @@ def row_text(row: Any, where: str, render: Render | None) -> str:
     if isinstance(text := row.get("text"), str):
         return text
     turns = row.get("messages") or row.get("conversations")
+    if not turns and (field := next((name for name in FIELDS if name in row), None)) is not None:
+        kind = "null" if row[field] is None else "empty" if not row[field] else "no text"
+        raise DataError(f"{where}: {field} is {kind}", "leave such rows out")
     if not turns:
         raise DataError(f"{where} has {', '.join(map(str, row)) or 'nothing'}", f"name a field {' or '.join(FIELDS)}")
     if render is None:

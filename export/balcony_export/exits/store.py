@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,9 +20,13 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from balcony_edge.errors import ExitsError
+from balcony_edge.files import values
+from balcony_edge.files.reading import UNFITTING, Reader
+from balcony_edge.files.tensors import save_tensors
 from balcony_export.exits.widths import Width, width_of
 from balcony_export.model.checkpoint import Array, count_not_finite
 from balcony_export.model.gguf.folder import linked_files
@@ -33,6 +38,9 @@ WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
 GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
 RETRAIN = "train the exits again: balcony-edge train"
+READER = Reader("the exits' description", ExitsError, f"copy the file again, or {RETRAIN}")
+# The largest split or token id.
+MOST = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ def save(folder: Path, exits: Exits) -> None:
     text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     weights, description = folder / (WEIGHTS + ".tmp"), folder / (MANIFEST + ".tmp")
     try:
-        save_file({name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
+        save_tensors(to_bytes, {name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
         description.write_text(text)
         (folder / MANIFEST).unlink(missing_ok=True)
         weights.replace(folder / WEIGHTS)
@@ -140,10 +148,12 @@ def load(folder: Path) -> Exits:
     manifest = _manifest(folder)
     path = folder / WEIGHTS
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no plain file")
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise ExitsError(f"{folder} has no {WEIGHTS}", RETRAIN) from error
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, *UNFITTING) as error:
         raise ExitsError(
             f"cannot read {path}: {error}", f"the file is not whole: copy it again, or {RETRAIN}"
         ) from error
@@ -151,19 +161,20 @@ def load(folder: Path) -> Exits:
         # A fifth weight of 0 makes no difference.
         weights = [name for name in tensors if name.startswith("gates.") and name.endswith(".weight")]
         tensors |= {name: np.append(tensors[name], np.float32(0)) for name in weights}
-    try:
+    with READER.explained(folder / MANIFEST):
         exits = Exits(
-            splits=tuple(int(split) for split in manifest["splits"]),
-            base_model=str(manifest["base"]["model"]),
-            base_sha256=str(manifest["base"]["sha256"]),
-            training=dict(manifest["training"]),
-            quality=dict(manifest["quality"]),
+            splits=tuple(
+                values.whole(split, "a split", 1, MOST) for split in values.listed(manifest["splits"], "splits")
+            ),
+            base_model=values.text(manifest["base"]["model"], "base.model"),
+            base_sha256=values.text(manifest["base"]["sha256"], "base.sha256"),
+            training=values.mapping(manifest["training"], "training"),
+            quality=values.mapping(manifest["quality"], "quality"),
             tensors=tensors,
-            frequent_tokens=tuple(int(token) for token in manifest["frequent_tokens"]),
+            frequent_tokens=_wholes(manifest, "frequent_tokens"),
         )
-        measured = {int(split) for split in exits.quality["exits"]}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ExitsError(f"{folder / MANIFEST} is incomplete: {error!r}", RETRAIN) from error
+        measured = {int(split) for split in values.mapping(exits.quality["exits"], "quality.exits")}
+        values.text(exits.training.get("width", "layer"), "training.width")
     if not exits.splits or measured != set(exits.splits):
         raise ExitsError(
             f"{folder / MANIFEST} names splits {list(exits.splits)} and measures {sorted(measured)}", RETRAIN
@@ -175,25 +186,26 @@ def load(folder: Path) -> Exits:
     return exits
 
 
+def _wholes(manifest: dict[str, Any], name: str) -> tuple[int, ...]:
+    return tuple(values.whole(one, f"one of {name}", 0, MOST) for one in values.listed(manifest[name], name))
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
-    try:
-        manifest = json.loads(path.read_text())
-    except FileNotFoundError as error:
+    if not os.path.lexists(path):
         found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else []
         raise ExitsError(
             f"{folder} is no folder of trained exits: no {MANIFEST}; found {found or 'nothing'}",
             "make one with balcony-edge train MODEL --splits … --data … -o FOLDER",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ExitsError(f"cannot read {path}: {error}", f"copy the file again, or {RETRAIN}") from error
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+        )
+    manifest = READER.object(path)
+    schema = manifest.get("schema")
     if schema not in (SCHEMA_OF_FOUR_WEIGHTS, SCHEMA):
         raise ExitsError(
             f"{path} has schema {schema!r}; this version of balcony-edge reads {SCHEMA_OF_FOUR_WEIGHTS} and {SCHEMA}",
             f"use the version that wrote it, or {RETRAIN}",
         )
-    return dict(manifest)
+    return manifest
 
 
 def _check_tensors(path: Path, exits: Exits) -> None:

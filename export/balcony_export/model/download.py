@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 from balcony_edge.bundle import catalogue, model_file
-from balcony_edge.bundle.hub_errors import explain, require_client
+from balcony_edge.bundle.hub_errors import explain, reachable, require_client
+from balcony_edge.bundle.mistyped import mistyped_folder
 from balcony_edge.errors import ModelError
+from balcony_edge.files.home import expand
 from balcony_export.model.gguf import folder as gguf_folder
 from balcony_export.model.gguf.header import PIECE, SUFFIX
 
@@ -33,7 +35,7 @@ def resolve(model: str, revision: str | None = None, offline: bool = False) -> P
     A Hub id is owner/name or owner/name:file.gguf. ``revision``: of the Hub's repository. ``offline``: use the
     caches alone. Raises ModelError naming the model and why it cannot be had.
     """
-    path = Path(model).expanduser()
+    path = expand(model)
     if path.is_dir():
         inside = gguf_folder.only_model(path)
         return path if inside is None else gguf_folder.unpack(inside)
@@ -56,6 +58,8 @@ def resolve(model: str, revision: str | None = None, offline: bool = False) -> P
             f"{model} is no model folder{' and no file' * (not path.exists())}",
             "give a folder with config.json, a .gguf file, or a Hub id like owner/name or owner/name:file.gguf",
         )
+    if revision is None and (wrong := mistyped_folder(model)) is not None:
+        raise ModelError(*wrong)
     return _download(model, FILES, revision, offline)
 
 
@@ -64,7 +68,7 @@ def base_name(model: str, folder: Path) -> str:
 
     ``folder``: what ``resolve`` has found for ``model``.
     """
-    if not Path(model).expanduser().exists():
+    if not expand(model).exists():
         return model
     return gguf_folder.base_name(folder) if gguf_folder.linked_files(folder) else folder.resolve().name
 
@@ -79,6 +83,7 @@ def _download(repo: str, patterns: list[str], revision: str | None, offline: boo
     require_client()
     from huggingface_hub import snapshot_download
 
+    offline = offline or not reachable()
     try:
         return Path(snapshot_download(repo, revision=revision, local_files_only=offline, allow_patterns=patterns))
     except Exception as error:  # the client's errors share no base

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from balcony_edge.errors import ModelError
+from balcony_edge.files.reading import Reader
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -18,6 +18,8 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # What the folder of a PEFT adapter has.
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 AGAIN = "download the model again"
+# The largest are the tokenizers of some hundred thousand tokens.
+READER = Reader("the model's file", ModelError, AGAIN, 512 << 20)
 CONVERT = (
     "convert it, if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
     "and save the tokenizer there too"
@@ -41,13 +43,7 @@ def refuse_adapter(folder: Path) -> None:
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises ModelError naming the file if it is missing, broken or no JSON object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object", AGAIN)
-    return content
+    return READER.object(path, any_numbers=True)
 
 
 def weight_map(folder: Path) -> dict[str, str] | str:

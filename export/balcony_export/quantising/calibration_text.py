@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.cache import cache_folder
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import BundleError, DataError, PromptError
+from balcony_edge.files.cache import cache_folder
+from balcony_edge.files.reading import Reader
+from balcony_edge.files.writing import write_whole
 from balcony_export.data import corpus
 from balcony_export.quantising.prompts import OPENINGS, REQUESTS
 from balcony_export.quantising.sampling import continue_texts
@@ -19,6 +22,7 @@ from balcony_export.quantising.sampling import continue_texts
 # directions matter.
 LENGTH, SEQUENCES = 512, 20
 SEED = 20260
+KEPT = Reader("the kept samples", DataError, "remove the file: they are made again", pipes=False)
 # Half of all sequences begin with nothing but the start token.
 BLANK_TEMPERATURE, OPENING_TEMPERATURE, REQUEST_TEMPERATURE = 1.0, 0.9, 0.8
 
@@ -51,14 +55,15 @@ def own_samples(bundle: Bundle, progress: Callable[[int], None]) -> Sequences:
     length = min(LENGTH, bundle.manifest.architecture.context)
     begun = starts(bundle)
     identity = json.dumps([bundle.manifest.base.sha256, begun, length, SEED, "1"])
-    path = cache_folder() / "samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
-    if (kept := _read(path, len(begun))) is not None:
+    folder = cache_folder()
+    path = folder and folder / "samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
+    if path is not None and (kept := _read(path, len(begun), bundle.manifest.architecture.vocabulary)) is not None:
         return kept
     ids = continue_texts(bundle, [ids for ids, _ in begun], [warmth for _, warmth in begun], length, SEED, progress)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(ids))
-    partial.replace(path)
+    if path is not None:
+        with suppress(OSError):  # no room or no right to write: they are made again the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(ids).encode())
     return ids
 
 
@@ -80,13 +85,16 @@ def starts(bundle: Bundle) -> list[tuple[list[int], float]]:
     return [(ids[: max(1, bundle.manifest.architecture.context // 2)], warmth) for ids, warmth in chosen]
 
 
-def _read(path: Path, count: int) -> Sequences | None:
+def _read(path: Path, count: int, vocabulary: int) -> Sequences | None:
+    """The kept samples; None if there are none, or none that can be used."""
     try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
+        found = KEPT.json(path)
+    except DataError:
         return None
-    usable = isinstance(found, list) and len(found) == count and all(isinstance(ids, list) for ids in found)
-    return found if usable else None
+    if not isinstance(found, list) or len(found) != count or not all(isinstance(ids, list) and ids for ids in found):
+        return None
+    known = all(type(token) is int and 0 <= token < vocabulary for ids in found for token in ids)
+    return found if known else None
 
 
 def tokens(sequences: Sequence[Sequence[int]]) -> int:

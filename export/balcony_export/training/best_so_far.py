@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from balcony_edge.files.tensors import save_tensors
 from balcony_export.data import corpus
 from balcony_export.exits.balcony import Balconies
 from balcony_export.model.base import Base
@@ -67,10 +68,8 @@ class Best:
         for split, value in kl.items():
             before = self.lowest(split)
             if before is None or value < before[0]:
-                temporary = self._path(split).with_suffix(".tmp")
                 described = {"config": self._identity, "kl_nats": repr(value), "step": str(step)}
-                save_file(balconies.at(int(split)).state_dict(), temporary, metadata=described)
-                temporary.replace(self._path(split))
+                save_tensors(save, balconies.at(int(split)).state_dict(), self._path(split), described)
 
     def restore(self, balconies: Balconies) -> None:
         """Give the exits their best weights; one that was never measured stays as it is."""

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from balcony_edge.errors import BalconyError
+from balcony_edge.files.tensors import save_tensors
 
 
 def save(
@@ -25,14 +27,15 @@ def save(
     step: int,
     config: Mapping[str, Any],
 ) -> None:
-    """Write to ``path`` the state after ``step`` steps. ``config``: the run's settings, see ``read_config``."""
+    """Write to ``path`` the state after ``step`` steps. ``config``: the run's settings, see ``read_config``.
+
+    Raises OSError.
+    """
     tensors = {f"model.{name}": value for name, value in parameters.items()}
     for first, optimizer in _numbered(optimizers):
         for index, held in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{first + index}.{key}": value for key, value in held.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"step": str(step), "config": json.dumps(config)})
-    temporary.replace(path)
+    save_tensors(to_bytes, tensors, path, {"step": str(step), "config": json.dumps(config)})
 
 
 def read_config(path: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import DataError
-from balcony_edge.tables import table
+from balcony_edge.terminal import table
 from balcony_export.data import corpus
 from balcony_export.progress import Progress
 from balcony_export.verification.bundle_and_reference import BundleAndReference, open_both

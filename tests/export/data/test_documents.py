@@ -76,7 +76,7 @@ def test_conversations_are_rendered_and_without_template_refused(tmp_path: Path)
         ("3", "line 2: int is no row"),
         ("{}", "line 2 has nothing"),
         ('{"body": "x"}', "line 2 has body"),
-        ('{"text": 3}', "line 2 has text"),
+        ('{"text": 3}', "line 2: text is no text"),
         ('{"messages": [{"role": "user"}]}', "line 2 is no conversation"),
         ('{"messages": "hello"}', "line 2 is no conversation"),
         ('{"messages": [{"role": "user", "content": 3}]}', "no text"),
@@ -200,3 +200,27 @@ def test_one_token_that_ends_and_begins_documents_stands_between_them_once(tmp_p
 def test_settings_name_data_without_folders() -> None:
     assert documents.source_names([Path("/a/b.txt"), Path("hub:o/n"), Path("self")]) == ["b.txt", "hub:o/n", "self"]
     assert np.array_equal(corpus.join([[5], []], 2, 1), [1, 5, 2, 1, 2])
+
+
+@pytest.mark.parametrize(("row", "words"), [({"text": None}, "text is null"), ({"messages": []}, "messages is empty")])
+def test_rows_without_a_document_are_named(tmp_path: Path, row: dict[str, Any], words: str) -> None:
+    path = write(tmp_path / "a.jsonl", [{"text": "An owl."}, row])
+    with pytest.raises(DataError, match=rf"a\.jsonl, line 3: {words}"):
+        list(corpus.read_documents([path]))
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    for name, content in (("a.txt", "An owl."), ("b.jsonl", '{"text": "An owl."}')):
+        (tmp_path / name).write_text(content, encoding="utf-8-sig")
+        assert list(corpus.read_documents([tmp_path / name])) == ["An owl."]
+
+
+def test_parquet_names_the_columns_and_rows_that_it_has(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pyarrow.table({"content": ["a"], "id": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="has the columns content, id"):
+        list(corpus.read_documents([tmp_path / "a.parquet"]))
+    parquet.write_table(pyarrow.table({"text": ["a", None]}), tmp_path / "b.parquet")
+    with pytest.raises(DataError, match="row 2: text is null"):
+        list(corpus.read_documents([tmp_path / "b.parquet"]))

@@ -98,9 +98,9 @@ def edit(folder: Path, **changes: object) -> None:
     [
         (lambda folder: (folder / "exits.json").unlink(), r"no exits\.json; found \['exits\.safetensors'\]"),
         (lambda folder: (folder / "exits.json").write_text("{"), r"cannot read .*exits\.json"),
-        (lambda folder: (folder / "exits.json").write_text("[]"), r"exits\.json has schema None"),
+        (lambda folder: (folder / "exits.json").write_text("[]"), r"exits\.json: it holds no JSON object"),
         (lambda folder: edit(folder, schema=1), r"exits\.json has schema 1"),
-        (lambda folder: edit(folder, base=None), r"exits\.json is incomplete"),
+        (lambda folder: edit(folder, base=None), r"cannot read .*exits\.json"),
         (lambda folder: edit(folder, splits=[1, 3]), r"exits\.json names splits \[1, 3\]"),
         (lambda folder: (folder / "exits.safetensors").unlink(), r"has no exits\.safetensors"),
         (truncate, r"cannot read .*exits\.safetensors"),
@@ -108,12 +108,9 @@ def edit(folder: Path, **changes: object) -> None:
         (narrow, r"exits\.1\.norm\.weight is float16"),
         (lambda folder: edit(folder, training={"width": "mlp"}), r"holds exits of width layer; exits\.json says mlp"),
         (misshape, r"gates\.1\.weight has shape \[3\]"),
-        (
-            lambda folder: edit(folder, frequent_tokens=None),
-            r"is incomplete: KeyError\('frequent_tokens'\)",
-        ),
+        (lambda folder: edit(folder, frequent_tokens=None), r"exits\.json: it lacks 'frequent_tokens'"),
         (lambda folder: edit(folder, frequent_tokens=[4, 3]), r"frequent_tokens that are no ascending token ids"),
-        (lambda folder: edit(folder, frequent_tokens=[-1, 3]), r"frequent_tokens that are no ascending token ids"),
+        (lambda folder: edit(folder, frequent_tokens=[-1, 3]), r"one of frequent_tokens is -1"),
         (lambda folder: edit(folder, frequent_tokens=[1]), r"frequent_tokens that are no ascending token ids"),
     ],
 )

@@ -45,6 +45,22 @@ def test_the_lowest_limit_of_all_zones_counts_and_other_zones_do_not(tree: Tree,
     assert ThermalReader(tree.sysfs, clock).chip().limit.value == 97.0
 
 
+@pytest.mark.parametrize(
+    "kind",
+    ["package-thermal", "bigcore2-thermal", "littlecore-thermal", "npu-thermal", "soc_thermal", "cpu0-0-top-thermal"],
+)
+def test_zones_of_packages_and_cores_are_the_chips(tree: Tree, clock: FakeClock, kind: str) -> None:
+    tree.write({"sys/class/thermal/thermal_zone0/type": kind, "sys/class/thermal/thermal_zone0/temp": 63600})
+    assert ThermalReader(tree.sysfs, clock).chip().temperature.value == 63.6
+
+
+def test_the_hottest_of_package_and_cores_counts(board: Board, clock: FakeClock) -> None:
+    tree = board("rk3588")
+    temperature, limit = ThermalReader(tree.sysfs, clock).chip()
+    assert (temperature.value, temperature.source) == (63.6, "thermal:bigcore2-thermal")
+    assert (limit.value, limit.text) == (85.0, "passive")
+
+
 def test_a_limit_outlives_a_gated_zone_and_is_read_again_after_a_minute(tree: Tree, clock: FakeClock) -> None:
     tree.write(zones({"passive": 99000}, cpu_thermal=50000))
     reader = ThermalReader(tree.sysfs, clock)

@@ -7,16 +7,18 @@ read (verification/config_reading.py).
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import ModelError
+from balcony_edge.files.reading import parse_json, read_bytes
 from balcony_export.model.config.defaults import defaults_of
 from balcony_export.model.model_files import refuse_adapter
 
+# The largest config.json.
+MOST_BYTES = 16 << 20
 FULL, SLIDING = "full_attention", "sliding_attention"
 # What a key may hold; keys that are not here: a whole number from 1.
 NUMBERS = {
@@ -42,8 +44,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     refuse_adapter(folder)
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
+        config = parse_json(read_bytes(path, MOST_BYTES).decode("utf-8"), any_numbers=True)
+    except (OSError, ValueError) as error:
         found = sorted(item.name for item in folder.iterdir())[:8] if folder.is_dir() else []
         raise ModelError(
             f"{folder} is no Hugging Face model folder: cannot read config.json ({error}); found {found or 'nothing'}",
