@@ -26,8 +26,9 @@ from balcony_export.exits import placement, store
 from balcony_export.exits.balcony import Balconies, build
 from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
 from balcony_export.exits.gate import Gate, frequent_tokens, gate_head
-from balcony_export.model.base import Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.base import Base, load_base
 from balcony_export.model.config.completed import read_config
+from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
 from balcony_export.training import quality
 from balcony_export.training.chunked_loss import likeliest_tokens, predictions
 from balcony_export.training.schedule import cosine

@@ -22,8 +22,9 @@ from balcony_export.data import corpus
 from balcony_export.data.self_text import generate
 from balcony_export.exits import placement
 from balcony_export.exits.widths import Width
-from balcony_export.model.base import Base, BaseStates, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.base import Base, BaseStates, load_base
 from balcony_export.model.config.completed import read_config
+from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
 
 # Held-out tokens, and prompts that the base continues greedily: how much is scored.
 HELDOUT_ROWS = 128

@@ -141,6 +141,8 @@ def main() -> None:
         except streams.ReaderGoneError:
             sys.exit(0)
         except BaseException as error:
+            if isinstance(error, SystemExit) and not error.code:
+                raise  # a verb that ends well by Ctrl-C, as watch does
             if interruptions.came or isinstance(error, KeyboardInterrupt):
                 sys.exit(130)
             explained = _explained(error)

@@ -153,7 +153,8 @@ def _held(bundle: Bundle, file: str) -> dict[str, _Held]:
     for node in graph.node:
         if node.op_type in NODES:
             attributes = {item.name: item.i for item in node.attribute}
-            name = node.input[2].removesuffix(".scales")
+            widened = made.get(node.input[2])
+            name = (node.input[2] if widened is None else widened.input[0]).removesuffix(".scales")
             tensors = {part: _mapped(path, stored[full]) for part, full in _tensors(name, stored)}
             before = made.get(node.input[0])
             ordered = before is not None and before.op_type == "Gather" and before.input[1] in stored

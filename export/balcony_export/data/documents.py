@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import DataError
-from balcony_export.model.base import start_ids
+from balcony_export.model.tokenizer.loaded import start_ids
 
 FIELDS = ("text", "messages", "conversations")
 HUB = "hub:"

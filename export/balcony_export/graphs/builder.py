@@ -160,7 +160,7 @@ class GraphBuilder:
         if self.precision == "keep":
             x = self._ordered(x, kept.form_of(weight).order)
         blocks, names = self.blocks(name, weight)
-        names = [self.use(part) for part in names]
+        names = self.used_blocks(blocks, names)
         attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": blocks.bits, "block_size": blocks.size}
         if self.formats.provider == "cpu":
             attributes["accuracy_level"] = ACCURACY_LEVEL
@@ -202,6 +202,14 @@ class GraphBuilder:
         blocks = quantiser.held(name, weight, usual)
         rows = partial(quantiser.rows, name, weight, blocks)
         return blocks, self.weights.add_blocks(name, (weight.shape[0], weight.shape[1]), blocks, rows)
+
+    def used_blocks(self, blocks: Blocks, names: Sequence[str]) -> list[str]:
+        """The tensors of a quantised weight as an operator's inputs. Narrower scales are widened once, at load."""
+        packed, scales, *zeros = (self.use(name) for name in names)
+        if blocks.scales != self.formats.activations:
+            node = f"/{scales}/Cast"
+            scales = node if node in self.made else self.cast(scales, node)
+        return [packed, scales, *zeros]
 
     def offsets(self, name: str, weight: Matrix, blocks: Blocks) -> str | None:
         """The offsets of a kept weight's blocks, [out, blocks], which MatMulNBits leaves out; None if it has none."""

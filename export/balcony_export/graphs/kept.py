@@ -47,7 +47,7 @@ class Kept:
                 f"{name} is held as {form.kind} in blocks of {form.block}, which ONNX Runtime cannot read",
                 "use --precision int8, which rounds its weights again, or a checkpoint with groups of 32, 64 or 128",
             )
-        return Blocks(form.bits, size, form.zero == "middle", usual.scales)
+        return Blocks(form.bits, size, form.zero == "middle", "fp16" if form.half else usual.scales)
 
     def rows(self, name: str, weight: Matrix, blocks: Blocks, start: int, stop: int) -> Sequence[npt.NDArray[Any]]:
         """Rows [start, stop) of the matrix as ``rounding.round_blocks`` returns them."""

@@ -113,9 +113,10 @@ def _gather_blocks(builder: GraphBuilder, matrix: Matrix) -> str:
     builder.looked_up |= {EMBEDDING_ROWS, *names[1:]}
     shape = (arch.vocabulary, arch.hidden * blocks.bits // 8)
     flat = builder.weights.alias(EMBEDDING_ROWS, names[0], shape)
+    table, *others = builder.used_blocks(blocks, [flat, *names[1:]])
     out = builder.node(
         "GatherBlockQuantized",
-        [builder.use(flat), "input_ids", *(builder.use(name) for name in names[1:])],
+        [table, "input_ids", *others],
         f"/{EMBEDDING}/Gather",
         MICROSOFT,
         bits=blocks.bits,

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.weights import WeightFile
-from balcony_export.model.transformers_model import PassThrough, first_line
+from balcony_export.model.model_files import first_line
+from balcony_export.model.transformers_model import PassThrough
 
 OPSET = 23
 # Tensors below this size stay inside the graph.

@@ -116,3 +116,8 @@ def _no_weights(folder: Path) -> ModelError:
         f"{folder} has no {SINGLE} and no {INDEX}; found {found[:8] or 'nothing'}",
         "save the model as safetensors: model.save_pretrained(folder)",
     )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text that says something, or the name of its class."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

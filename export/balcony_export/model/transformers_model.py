@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from balcony_edge.errors import ModelError
 from balcony_export.model.gguf.folder import linked_files
+from balcony_export.model.model_files import first_line
 from balcony_export.model.packed.scheme import read_scheme
 from balcony_export.model.tensor_source import open_checkpoint
 
@@ -86,8 +87,3 @@ def quiet() -> None:
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text that says something, or the name of its class."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

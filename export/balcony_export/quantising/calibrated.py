@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.quantiser import Nearest, Quantiser
 from balcony_export.graphs.rounding import Blocks
+from balcony_export.quantising.forms import SCALES
 
 
 class Calibrated:
@@ -37,8 +39,10 @@ class Calibrated:
             np.save(self._file(name, index), tensor)
 
     def held(self, name: str, weight: Matrix, usual: Blocks) -> Blocks:
-        """The blocks that were chosen for the matrix, else the usual ones."""
-        return self.forms[name] if name in self.forms else self._others.held(name, weight, usual)
+        """The blocks that were chosen for the matrix, else those of the others, their scales narrowed too."""
+        if name in self.forms:
+            return self.forms[name]
+        return replace(self._others.held(name, weight, usual), scales=SCALES)
 
     def rows(self, name: str, weight: Matrix, blocks: Blocks, start: int, stop: int) -> Sequence[npt.NDArray[Any]]:
         """The rows as they were rounded."""

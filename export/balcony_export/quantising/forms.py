@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from balcony_edge.bundle.manifest import Exactness, Formats
+from balcony_edge.bundle.manifest import Activations, Exactness, Formats
 from balcony_export.graphs.formats import EXACT_BLOCKS
 from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import ALIGNMENT
@@ -12,8 +12,11 @@ from balcony_export.graphs.weights import ALIGNMENT
 OFFERED = {"int4": ((4, 128, True), (4, 128, False), (8, 64, True)), "int8": ((8, 64, True), (8, 32, True))}
 # CUDA's kernels are kept to the blocks that every version has.
 ON_CUDA = {"int4": ((4, 32, True), (4, 32, False), (8, 32, True)), "int8": ((8, 32, True),)}
-# The default size is as if every matrix had these blocks. Wider ones leave bytes for a few matrices at 8 bits.
-USUAL = {"int4": (4, 64), "int8": (8, 64)}
+# Scales take 2 bytes; on CPUs they are widened at load.
+SCALES: Activations = "fp16"
+# The default size is as if every matrix had these blocks: at int4, 4.5 bits a weight. Wider ones leave bytes for some
+# matrices at 8 bits.
+USUAL = {"int4": (4, 32), "int8": (8, 64)}
 
 
 def offered(inputs: int, formats: Formats, exactness: Exactness) -> list[Blocks]:
@@ -22,7 +25,7 @@ def offered(inputs: int, formats: Formats, exactness: Exactness) -> list[Blocks]
     found: dict[Blocks, None] = {}
     for bits, size, symmetric in table[formats.base]:
         most = min(size, _exact(bits)) if exactness == "bit" else size
-        found[Blocks(bits, block_of(inputs, most), symmetric, formats.activations)] = None
+        found[Blocks(bits, block_of(inputs, most), symmetric, SCALES)] = None
     return list(found)
 
 
@@ -32,7 +35,7 @@ def usual(inputs: int, formats: Formats, exactness: Exactness) -> Blocks:
     if formats.provider == "cuda":
         size = 32
     most = min(size, _exact(bits)) if exactness == "bit" else size
-    return Blocks(bits, block_of(inputs, most), True, formats.activations)
+    return Blocks(bits, block_of(inputs, most), True, SCALES)
 
 
 def _exact(bits: int) -> int:

@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from balcony_edge.bundle.manifest import Formats
-from balcony_edge.engine.runtime import WINDOW_COUNTS_ITSELF, default_threads, installed_version, onnxruntime
+from balcony_edge.engine.runtime import WINDOW_COUNTS_ITSELF, Runtime, installed_version, onnxruntime
 from balcony_export.graphs.builder import IR_VERSION, MICROSOFT, OPSET, GraphBuilder
 from balcony_export.graphs.layers import Layer, Stream, decoder_layer
 from balcony_export.graphs.matrix import Matrix
@@ -190,12 +190,11 @@ def _info(name: str) -> onnx.ValueInfoProto:
 
 
 def _session(content: bytes) -> Any:
+    Runtime.start("cpu")  # the pool of threads that all sessions of a process share
     ort = onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = default_threads()
-    # Between two calls numpy wants the cores.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.use_per_session_threads = False
     # A part is run a few times: memory for patterns of shapes would not pay.
     options.enable_mem_pattern = False
     return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])

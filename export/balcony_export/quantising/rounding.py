@@ -89,12 +89,23 @@ def round_compensated(weight: Array, moments: Array, blocks: Blocks, sweeps: int
     scales, zeros = search_scales(weight, np.diagonal(moments), blocks)
     found = Rounded(np.empty_like(weight), scales, zeros, blocks.size)
     top = np.float32(2**blocks.bits - 1)
+    found.scales = stored_scales(found.scales, blocks)
     _round_in_order(weight, moments, found, top)
     for _ in range(sweeps):
-        _fit_scales(weight, moments, found)
+        _fit_scales(weight, moments, found, blocks)
         _sweep(weight, moments, found, top)
-    _fit_scales(weight, moments, found)
+    _fit_scales(weight, moments, found, blocks)
     return found
+
+
+def stored_scales(scales: Array, blocks: Blocks) -> Array:
+    """The scales as they will be stored; fp32 ones that fp16 cannot hold become its largest or its smallest."""
+    if blocks.scales == "fp32":
+        return scales
+    limits = np.finfo(np.float16)
+    sizes = np.clip(np.abs(scales), limits.smallest_subnormal, limits.max)
+    stored: Array = np.copysign(sizes, scales).astype(np.float16).astype(np.float32)
+    return stored
 
 
 def search_scales(weight: Array, importance: Array, blocks: Blocks) -> tuple[Array, Array]:
@@ -185,7 +196,7 @@ def _sweep(weight: Array, moments: Array, found: Rounded, top: np.float32) -> No
         pull[stop:] -= moments[start:stop, stop:].T @ changes
 
 
-def _fit_scales(weight: Array, moments: Array, found: Rounded) -> None:
+def _fit_scales(weight: Array, moments: Array, found: Rounded, blocks: Blocks) -> None:
     """The scales of a row that make the error least for its whole numbers: a small system of equations each row."""
     count = len(found.scales)
     centred = found.numbers.reshape(count, found.size, -1) - found.zeros[:, None]
@@ -202,4 +213,5 @@ def _fit_scales(weight: Array, moments: Array, found: Rounded) -> None:
     empty = diagonal <= 0
     diagonal += 1e-6 * diagonal.mean(axis=1, keepdims=True) + TINY
     solved = np.linalg.solve(left, right[..., None])[..., 0].T
-    found.scales = np.where(empty.T | ~np.isfinite(solved), found.scales, solved).astype(np.float32)
+    fitted = np.where(empty.T | ~np.isfinite(solved), found.scales, solved).astype(np.float32)
+    found.scales = stored_scales(fitted, blocks)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.engine.runtime import default_threads, onnxruntime
+from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_export.graphs.interchange import GRAPH_NAME
 from balcony_export.model.checkpoint import Array
 
@@ -39,10 +39,7 @@ def continue_texts(
         ids[row, : len(start)] = start[:length]
     given = np.array([len(start) for start in starts])
     ort = onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = default_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = ort.InferenceSession(str(_batched(bundle.path)), options, providers=["CPUExecutionProvider"])
+    session = Runtime.start("cpu").session(_batched(bundle.path))
     binding = session.io_binding()
     for index in range(arch.layers):
         for part in ("key", "value"):

@@ -20,10 +20,11 @@ from balcony_export.exits.balcony import NORM_STARTS, STARTS, Balconies, build, 
 from balcony_export.exits.gate import Gate, frequent_tokens
 from balcony_export.exits.widths import check_width
 from balcony_export.model import architectures
-from balcony_export.model.base import TORCH_DTYPES, Base, boundary_ids, load_base, load_tokenizer
+from balcony_export.model.base import TORCH_DTYPES, Base, load_base
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array
 from balcony_export.model.config.completed import read_config
+from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
 from balcony_export.training import quality, run_folder
 from balcony_export.training.distill import distill
 from balcony_export.training.loop import TrainConfig

@@ -12,7 +12,7 @@ from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import ModelError
 from balcony_export.model.config.completed import complete, read_config
 from balcony_export.model.families import FAMILIES
-from balcony_export.model.transformers_model import first_line
+from balcony_export.model.model_files import first_line
 from balcony_export.verification.report import StageRow
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from balcony_edge.errors import DataError, ModelError
 from balcony_export.data import corpus, documents
-from balcony_export.model.base import boundary_ids, load_tokenizer
+from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
 from helpers import tokenizer_zoo
 
 DOCUMENTS = ["One day a dog ran.", "Two cats sat.\n\nThey slept.", "An owl."]

@@ -22,6 +22,7 @@ from balcony_edge.cli.app import add_plugins
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import ModelError
+from balcony_edge.measure.traffic import bits_per_weight
 from balcony_export.bundling.dry_run import describe
 from balcony_export.bundling.kept_check import compare
 from balcony_export.bundling.writer import export_bundle, plan_export
@@ -145,6 +146,14 @@ def test_one_bit_of_one_weight_is_found(wide: tuple[Any, Path], tmp_path: Path) 
     difference = compare(bundle, folder)
     assert difference.unequal == 1
     assert difference.largest > 0
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("Q4_0", 4.5), ("Q8_0", 8.5)])
+def test_scales_take_two_bytes_as_in_the_file(kind: str, bits: float, wide: tuple[Any, Path], tmp_path: Path) -> None:
+    folder = resolve(str(write(tmp_path / "tiny.gguf", wide[0], Kind[kind])))
+    manifest = export_bundle(folder, tmp_path / "b", model="m", options=KEEP, splits=[1]).manifest
+    # Norms and rotary tables take a little too.
+    assert bits <= bits_per_weight(manifest.graphs, manifest.architecture) < bits + 0.3
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q4_1", "Q6_K", "Q8_0"])

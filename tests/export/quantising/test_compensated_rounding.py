@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from balcony_edge.engine.runtime import onnxruntime
+from balcony_edge.engine.runtime import Runtime
 from balcony_export.graphs.rounding import Blocks, round_blocks
 from balcony_export.model.checkpoint import Array
-from balcony_export.quantising.rounding import Rounded, damped, round_compensated, search_scales
+from balcony_export.quantising.rounding import Rounded, damped, round_compensated, search_scales, stored_scales
 
 
 def correlated(inputs: int, seed: int, positions: int = 400) -> tuple[Array, Array]:
@@ -57,7 +59,9 @@ def test_sweeps_only_improve() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize(("inputs", "size"), [(96, 32), (70, 32), (128, 64), (48, 16)])
-def test_the_runtime_multiplies_by_its_values(bits: int, symmetric: bool, inputs: int, size: int) -> None:
+def test_the_runtime_multiplies_by_its_values(
+    bits: int, symmetric: bool, inputs: int, size: int, tmp_path: Path
+) -> None:
     weight, seen = correlated(inputs, 3)
     blocks = Blocks(bits, size, symmetric, "fp32")
     found = round_compensated(weight, damped(seen.T @ seen), blocks)
@@ -76,11 +80,30 @@ def test_the_runtime_multiplies_by_its_values(bits: int, symmetric: bool, inputs
         initializer=[numpy_helper.from_array(tensor, name) for tensor, name in zip(tensors, names, strict=True)],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-    session = onnxruntime().InferenceSession(model, providers=["CPUExecutionProvider"])
+    path = tmp_path / "one.onnx"
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
+    session = Runtime.start("cpu").session(path)
     (out,) = session.run(None, {"x": seen[:3]})
     expected = seen[:3] @ found.values()[:inputs]
     np.testing.assert_allclose(out, expected, atol=1e-3 * float(np.abs(expected).max()))
+
+
+def test_scales_of_two_bytes_are_what_the_numbers_are_chosen_for() -> None:
+    weight, seen = correlated(64, 2)
+    weight *= np.float32(1e-3)
+    moments = damped(seen.T @ seen)
+    wide, narrow = (round_compensated(weight, moments, Blocks(8, 32, True, kind)) for kind in ("fp32", "fp16"))
+    assert np.array_equal(narrow.scales.astype(np.float16).astype(np.float32), narrow.scales)
+    assert not np.array_equal(wide.scales, narrow.scales)
+    lost = [float(np.square(seen @ (one.values() - weight)).sum()) for one in (wide, narrow)]
+    assert lost[1] <= 1.1 * lost[0]
+
+
+def test_scales_that_two_bytes_cannot_hold_stay_finite_and_not_zero() -> None:
+    stored = stored_scales(np.array([1e-12, -1e9, 0.5], np.float32), Blocks(4, 32, True, "fp16"))
+    assert np.isfinite(stored).all()
+    assert stored.all()
+    assert (stored[1], stored[2]) == (-65504, 0.5)
 
 
 def test_inputs_that_never_occur_and_weights_of_zero_are_no_trouble() -> None:

@@ -18,7 +18,8 @@ from balcony_export.data import corpus
 from balcony_export.exits import store
 from balcony_export.exits.balcony import build
 from balcony_export.model import architectures
-from balcony_export.model.base import Base, load_base, load_tokenizer
+from balcony_export.model.base import Base, load_base
+from balcony_export.model.tokenizer.loaded import load_tokenizer
 from balcony_export.training import loop, quality, run, run_folder
 from balcony_export.training.chunked_loss import likeliest_tokens
 from balcony_export.training.loop import TrainConfig
