@@ -4,7 +4,8 @@
 
 The reference is our own bundle of the same weights in fp32. Each of our forms is exported by the command that a user
 gives. llama.cpp requantises the same GGUF file; it runs in the environment of PYTHON, which needs llama-cpp-python, and
-is left out without it. The text's first tokens are cut into windows. Prints a table and, last, one JSON document.
+is left out without it. The text's first tokens are cut into windows. Our forms are timed by turns. Prints a table and,
+last, one JSON document.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from statistics import median
 
 import numpy as np
@@ -29,17 +31,21 @@ from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.terminal import table
 
+# The former form of four bits that takes as much as the default: what its speed is compared with.
+PLAIN = "int4, nearest in 32s, head int8"
 # The options of our forms.
 FORMS = {
     "int8": ["--precision", "int8"],
-    "int8, calibrated": ["--precision", "int8", "--rounding", "calibrated"],
+    "int8, --size 147MB": ["--precision", "int8", "--size", "147MB"],
     "int4": ["--precision", "int4"],
+    "int4, --size 105MB": ["--precision", "int4", "--size", "105MB"],
     "int4, nearest": ["--precision", "int4", "--rounding", "nearest"],
+    PLAIN: ["--precision", "int4", "--rounding", "nearest", "--head", "int8", "--block-size", "32"],
 }
 PEERS = ("Q8_0", "Q4_K_M", "Q4_0", "as-is")
 # The head gives so many rows at a time.
 CHUNK = 64
-TIMED = 48
+TIMED = 120
 
 # Log-probabilities of a window's positions, a chunk at a time.
 Chunks = Iterator[np.ndarray]
@@ -89,18 +95,20 @@ def ours(ladder: Ladder, ids: list[int]) -> Chunks:
         yield np.array(ladder.logits_view(ladder.full, start, min(start + CHUNK, len(ids))))
 
 
-def speed(ladder: Ladder, ids: list[int]) -> float:
-    """Tokens per second of single tokens behind a short prompt."""
-    ladder.rewind(0)
-    ladder.append(ids[:32])
-    ladder.next_logits(ladder.full)
-    taken = []
-    for token in ids[32 : 32 + TIMED]:
-        begun = time.perf_counter()
-        ladder.append([token])
+def speeds(ladders: dict[str, Ladder], ids: list[int]) -> dict[str, float]:
+    """Tokens per second of single tokens behind a short prompt. The forms take turns, in a new order each time."""
+    for ladder in ladders.values():
+        ladder.rewind(0)
+        ladder.append(ids[:32])
         ladder.next_logits(ladder.full)
-        taken.append(time.perf_counter() - begun)
-    return 1 / median(taken)
+    taken: dict[str, list[float]] = {name: [] for name in ladders}
+    for turn, token in enumerate(ids[32 : 32 + TIMED]):
+        for name in Random(turn).sample(list(ladders), len(ladders)):
+            begun = time.perf_counter()
+            ladders[name].append([token])
+            ladders[name].next_logits(ladders[name].full)
+            taken[name].append(time.perf_counter() - begun)
+    return {name: 1 / median(times) for name, times in taken.items()}
 
 
 def export(model: str, out: Path, options: list[str]) -> float:
@@ -152,11 +160,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=2990)
     parser.add_argument("--window", type=int, default=1024)
-    parser.add_argument("--sizes", nargs="*", default=["105MB"], help="further forms: int4 at these sizes")
+    parser.add_argument("--forms", nargs="*", default=list(FORMS), help="only these")
     parser.add_argument("--llama-python", help="a Python whose environment has llama-cpp-python")
     asked = parser.parse_args()
-    forms = FORMS | {f"int4, --size {size}": ["--precision", "int4", "--size", size] for size in asked.sizes}
-    rows = []
+    ladders: dict[str, Ladder] = {}
+    measured: dict[str, tuple[Figures, float, float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         export(asked.model, folder / "fp32", ["--context", str(asked.window)])
@@ -167,12 +175,16 @@ def main() -> None:
         ids = [*codec.start, *codec.encode_bare(text)][: asked.tokens]
         windows = [ids[start : start + asked.window] for start in range(0, len(ids), asked.window)]
         reference = Ladder(bundle, runtime, asked.window)
-        for name, options in forms.items():
-            seconds = export(asked.model, folder / "bundle", options)
-            ladder = Ladder(Bundle(folder / "bundle"), runtime, asked.window)
+        for name, options in ((name, FORMS[name]) for name in asked.forms):
+            out = folder / f"bundle {len(ladders)}"
+            seconds = export(asked.model, out, options)
+            ladder = ladders[name] = Ladder(Bundle(out), runtime, asked.window)
             figures = compare(windows, reference, lambda number, ladder=ladder: ours(ladder, windows[number]))
-            rows.append(figures.row(name, megabytes(folder / "bundle"), speed(ladder, windows[0]), seconds))
-            print(rows[-1], file=sys.stderr)
+            measured[name] = figures, megabytes(out), seconds
+            print(figures.row(name, megabytes(out), 0, seconds), file=sys.stderr)
+        rates = speeds(ladders, windows[0])
+        rows = [figures.row(name, size, rates[name], took) for name, (figures, size, took) in measured.items()]
+        ladders.clear()
         if asked.llama_python is None:
             print("llama.cpp left out: give --llama-python, a Python with llama-cpp-python", file=sys.stderr)
         for kind in PEERS if asked.llama_python else ():
