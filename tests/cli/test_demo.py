@@ -13,7 +13,7 @@ from rich.console import Console
 from balcony_edge import AdaptiveSession
 from balcony_edge.bundle import catalogue, package_index
 from balcony_edge.cli.two_columns import OneByOne, SideBySide, pages
-from balcony_edge.errors import ModelError, PromptError
+from balcony_edge.errors import PromptError
 from balcony_edge.measure.two_answers import answer_twice
 from helpers.command import fails, here
 
@@ -24,9 +24,7 @@ def no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BALCONY_CACHE_DIR", str(tmp_path))
 
     def download(requirement: str, *_: object) -> Path:
-        raise ModelError(
-            f"{requirement} cannot be downloaded: the package index cannot be reached", "check the network"
-        )
+        raise package_index.UnreachableError(f"{requirement} cannot be downloaded", "check the network")
 
     monkeypatch.setattr(package_index, "download", download)
 
