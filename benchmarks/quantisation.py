@@ -134,7 +134,7 @@ def compare(windows: list[list[int]], reference: Ladder, other: Callable[[int], 
 
 def peer_row(python: str, model: str, kind: str, folder: Path, windows: list[list[int]], reference: Ladder) -> Row:
     out = folder / f"{kind}.gguf"
-    vocabulary = reference.bundle.manifest.architecture.vocabulary
+    vocabulary = reference.vocabulary
     command = [python, str(Path(__file__).with_name("llama_logits.py")), model, kind, str(out)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -181,9 +181,9 @@ def main() -> None:
             ladder = ladders[name] = Ladder(Bundle(out), runtime, asked.window)
             figures = compare(windows, reference, lambda number, ladder=ladder: ours(ladder, windows[number]))
             measured[name] = figures, megabytes(out), seconds
-            print(figures.row(name, megabytes(out), 0, seconds), file=sys.stderr)
         rates = speeds(ladders, windows[0])
         rows = [figures.row(name, size, rates[name], took) for name, (figures, size, took) in measured.items()]
+        print(*rows, sep="\n", file=sys.stderr)
         ladders.clear()
         if asked.llama_python is None:
             print("llama.cpp left out: give --llama-python, a Python with llama-cpp-python", file=sys.stderr)
