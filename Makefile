@@ -12,6 +12,8 @@ DEV_VENV := .venv-dev
 RUNTIME ?= $(shell if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then echo gpu; else echo cpu; fi)
 # What make demo asks; the command has a question of its own.
 PROMPT ?=
+# How many broken versions of each kind of file test-long tries.
+MUTATIONS ?= 20000
 # Processes that tests are spread over.
 JOBS ?= $(shell nproc)
 SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
@@ -24,7 +26,7 @@ demo: $(RUN_VENV)/.ready
 test: lint types coverage
 
 test-long: $(DEV_VENV)/.ready
-	$(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "long or hypothesis" --hypothesis-profile long
+	BALCONY_MUTATIONS=$(MUTATIONS) $(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "long or hypothesis" --hypothesis-profile long
 
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .

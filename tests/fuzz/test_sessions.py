@@ -14,7 +14,7 @@ import pytest
 
 from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.telemetry import Snapshot
-from helpers.fuzz import fuzz
+from helpers.fuzz import LONG, fuzz
 from helpers.mutations import VALUES, Mutation
 
 
@@ -90,4 +90,4 @@ def test_changed_manifests(names: tuple[str, ...], tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("names", PARTS, ids=lambda names: names[0])
 def test_many_changed_manifests(names: tuple[str, ...], tmp_path: Path) -> None:
-    fuzz(good(), within(*names), replying(tmp_path), 1000, seed=23)
+    fuzz(good(), within(*names), replying(tmp_path), LONG // 20, seed=23)

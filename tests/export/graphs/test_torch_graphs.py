@@ -18,11 +18,12 @@ pytest.importorskip("onnxscript")
 # torch's exporter, of its own parts.
 pytestmark = pytest.mark.filterwarnings("ignore")
 TRACED = [
-    pytest.param("starcoder2", marks=pytest.mark.long),  # LayerNorm with biases, an MLP without a gate
+    "starcoder2",  # LayerNorm with biases, an MLP without a gate
     "cohere",  # attention and MLP side by side, scaled logits
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", TRACED)
 def test_traced_segments_and_exits_equal_transformers(family: str, tmp_path: Path) -> None:
     from balcony_export.bundling.torch_bundle import export_through_torch
