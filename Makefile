@@ -12,6 +12,8 @@ DEV_VENV := .venv-dev
 RUNTIME ?= $(shell if [ -e /dev/nvidiactl ] || [ -e /dev/nvhost-gpu ]; then echo gpu; else echo cpu; fi)
 # What make demo asks; the command has a question of its own.
 PROMPT ?=
+# What test-long runs.
+LONG ?= long or hypothesis
 # How many broken versions of each kind of file test-long tries.
 MUTATIONS ?= 20000
 # Processes that tests are spread over.
@@ -26,7 +28,7 @@ demo: $(RUN_VENV)/.ready
 test: lint types coverage
 
 test-long: $(DEV_VENV)/.ready
-	BALCONY_MUTATIONS=$(MUTATIONS) $(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "long or hypothesis" --hypothesis-profile long
+	BALCONY_MUTATIONS=$(MUTATIONS) $(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "$(LONG)" --hypothesis-profile long
 
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .

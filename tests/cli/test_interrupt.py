@@ -65,6 +65,18 @@ def test_a_full_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "ulimit -v" in result.stderr
 
 
+# As the console script begins, with a line once Ctrl-C is the command line's.
+STARTED = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+print("started", file=sys.stderr, flush=True)
+from balcony_edge import __main__
+signal.signal(signal.SIGINT, signal.default_int_handler)
+__main__.main()
+"""
+
+
+@pytest.mark.marathon
 @pytest.mark.long
 @pytest.mark.parametrize("verb", ["run", "export", "train"])
 @pytest.mark.parametrize("times", [1, 2])
@@ -79,11 +91,13 @@ def test_wherever_it_strikes(tmp_path: Path, tiny_model: Path, verb: str, times:
     delay_s = 0.1
     while True:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from balcony_edge.__main__ import main; main()", *arguments],
+            [sys.executable, "-c", STARTED, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
         )
+        assert process.stderr is not None
+        process.stderr.readline()  # what Python does before that is its own
         time.sleep(delay_s)
         for _ in range(times):
             process.send_signal(signal.SIGINT)

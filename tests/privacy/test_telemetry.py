@@ -115,6 +115,7 @@ def test_bench_replay_and_profile_tell_nobody(watched: Watched) -> None:
     assert watched.tried("work") == []
 
 
+@pytest.mark.marathon
 @pytest.mark.long
 def test_the_workstation_tells_nobody(watched: Watched) -> None:
     pytest.importorskip("torch")
@@ -126,7 +127,9 @@ def test_the_workstation_tells_nobody(watched: Watched) -> None:
     )
     watched.run("export", str(DEMO_BASE), "--exits", str(DEMO_EXITS), "-o", str(work / "bundle"))
     watched.run("verify", str(work / "bundle"), str(DEMO_BASE))
-    assert watched.tried("work") == []
+    # torch and matplotlib keep caches of their own; nobody is told.
+    found = watched.tried("work", "home")
+    assert [line for line in found if "/torchinductor_" not in line] == []
 
 
 @pytest.mark.parametrize(("given", "kept"), [(None, "1"), ("", "1"), ("0", "0"), ("1", "1")])
