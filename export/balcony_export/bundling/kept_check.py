@@ -20,6 +20,7 @@ from balcony_edge.bundle.manifest import Exactness
 from balcony_export.bundling.exit_source import find_exits
 from balcony_export.graphs.assembly import Parts, write_graphs
 from balcony_export.graphs.kept import Kept
+from balcony_export.graphs.layers import EMBEDDING_ROWS
 from balcony_export.graphs.matrix import Matrix
 from balcony_export.graphs.rounding import Blocks
 from balcony_export.graphs.weights import CHUNK_BYTES, FILE_NAME, WeightFile
@@ -170,7 +171,7 @@ def _tensors(name: str, stored: dict[str, onnx.TensorProto]) -> Iterator[tuple[s
             yield part, f"{name}.{part}"
         elif part == "packed":
             # A lookup has them in another shape, under the embedding's name.
-            yield part, "model.embed_tokens.packed.rows"
+            yield part, EMBEDDING_ROWS
 
 
 def _mapped(path: Path, tensor: onnx.TensorProto) -> npt.NDArray[Any]:

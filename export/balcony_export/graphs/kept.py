@@ -18,7 +18,7 @@ from balcony_edge.bundle.manifest import Activations, Exactness
 from balcony_edge.errors import ModelError
 from balcony_export.graphs.formats import EXACT_BLOCKS
 from balcony_export.graphs.matrix import Matrix
-from balcony_export.graphs.rounding import Blocks
+from balcony_export.graphs.rounding import Blocks, packed_numbers
 from balcony_export.model.checkpoint import Array
 from balcony_export.model.packed.numbers import Bytes, Form, Numbers
 
@@ -54,12 +54,12 @@ class Kept:
         numbers = weight.numbers(start, stop)
         times = numbers.form.block // blocks.size
         levels = numbers.levels.reshape(len(numbers.levels), -1, blocks.size)
-        parts: list[npt.NDArray[Any]] = [_packed(levels, blocks.bits), np.repeat(numbers.scales, times, axis=1)]
+        parts: list[npt.NDArray[Any]] = [packed_numbers(levels, blocks.bits), np.repeat(numbers.scales, times, axis=1)]
         if not blocks.symmetric:
             zeros = np.repeat(_split(numbers)[0] if numbers.form.zero == "minimum" else _levels(numbers), times, axis=1)
             if blocks.bits == 4 and zeros.shape[1] % 2:
                 zeros = np.pad(zeros, ((0, 0), (0, 1)))
-            parts.append(_packed(zeros, blocks.bits))
+            parts.append(packed_numbers(zeros, blocks.bits))
         return parts
 
 
@@ -117,8 +117,3 @@ def check(forms: Collection[Form | Activations], activations: Activations) -> No
 def is_bit_exact(forms: Collection[Form | Activations]) -> bool:
     """Whether kernels are bit-exact for these forms with their blocks as they are."""
     return all(isinstance(form, str) or form.block <= EXACT[form.bits] for form in forms)
-
-
-def _packed(levels: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
-    """Levels of 4 bits two to a byte along the last axis, the first in the lower half."""
-    return levels if bits == 8 else levels[..., ::2] | (levels[..., 1::2] << np.uint8(4))

@@ -50,6 +50,14 @@ def block_of(inputs: int, most: int) -> int:
     return min(most, max(SMALLEST, inputs & -inputs))
 
 
+def packed_numbers(numbers: Bytes, bits: int) -> Bytes:
+    """Whole numbers as they are stored: those of 4 bits two to a byte along the last axis, the first one low."""
+    if bits == 8:
+        return numbers
+    packed: Bytes = numbers[..., ::2] | (numbers[..., 1::2] << np.uint8(4))
+    return packed
+
+
 def round_blocks(weight: Array, blocks: Blocks) -> list[npt.NDArray[Any]]:
     """Quantise some rows, fp32 [out, in], of a weight.
 
@@ -104,5 +112,4 @@ def _round_by_search(weight: Array, size: int) -> tuple[Bytes, Array]:
         best[better], scales[better], explained[better] = numbers[better], (together / alone)[better], gain[better]
     scales *= step[..., 0]
     halves: Bytes = (best - LOWEST).astype(np.uint8)
-    packed: Bytes = halves[..., ::2] | (halves[..., 1::2] << np.uint8(4))
-    return packed, scales
+    return packed_numbers(halves, 4), scales

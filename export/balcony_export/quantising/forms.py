@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from balcony_edge.bundle.manifest import Activations, Exactness, Formats
-from balcony_export.graphs.formats import EXACT_BLOCKS
+from balcony_export.graphs.kept import EXACT
 from balcony_export.graphs.rounding import Blocks, block_of
 from balcony_export.graphs.weights import ALIGNMENT
 
@@ -24,7 +24,7 @@ def offered(inputs: int, formats: Formats, exactness: Exactness) -> list[Blocks]
     table = OFFERED if formats.provider == "cpu" else ON_CUDA
     found: dict[Blocks, None] = {}
     for bits, size, symmetric in table[formats.base]:
-        most = min(size, _exact(bits)) if exactness == "bit" else size
+        most = min(size, EXACT[bits]) if exactness == "bit" else size
         found[Blocks(bits, block_of(inputs, most), symmetric, SCALES)] = None
     return list(found)
 
@@ -34,12 +34,8 @@ def usual(inputs: int, formats: Formats, exactness: Exactness) -> Blocks:
     bits, size = USUAL[formats.base]
     if formats.provider == "cuda":
         size = 32
-    most = min(size, _exact(bits)) if exactness == "bit" else size
+    most = min(size, EXACT[bits]) if exactness == "bit" else size
     return Blocks(bits, block_of(inputs, most), True, SCALES)
-
-
-def _exact(bits: int) -> int:
-    return EXACT_BLOCKS["int4" if bits == 4 else "int8"]
 
 
 def stored_bytes(shape: tuple[int, int], blocks: Blocks) -> int:

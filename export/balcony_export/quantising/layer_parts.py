@@ -85,7 +85,7 @@ class LayerParts:
 
     def maps_of(self, part: int) -> list[LinearMap]:
         """The linear maps of a part; all read the same tensor."""
-        made = {node.output[0] for node in self._part(part)} | {out for node in self._part(part) for out in node.output}
+        made = {out for node in self._part(part) for out in node.output}
         return [one for one in self.maps if one.output in made]
 
     def start(self, hidden: Array) -> Values:

@@ -75,15 +75,7 @@ def calibrated(plan: Plan, wanted: Calibration, say: Callable[[str], None]) -> I
         rounded = Calibrated(forms, folder, plan.parts.quantiser)
         say(f"rounding for {calibration_text.tokens(sequences):,} tokens: {mixture(rounded, shapes)}")
         with Progress("rounding, layers", blueprint.arch.layers) as progress:
-            round_layers(
-                blueprint,
-                base,
-                embedded,
-                embedded,
-                lambda name, _: rounded.forms[name],
-                rounded.keep,
-                progress.reach,
-            )
+            round_layers(blueprint, base, embedded, rounded.forms, rounded.keep, progress.reach)
         yield replace(plan, parts=replace(plan.parts, base=base, quantiser=rounded))
 
 

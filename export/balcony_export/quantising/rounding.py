@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_export.graphs.rounding import Blocks, Bytes
+from balcony_export.graphs.rounding import Blocks, packed_numbers
 from balcony_export.model.checkpoint import Array
 
 # What is added to the diagonal of H, as a share of its mean: directions that the text hardly has stay tame. Much more
@@ -46,13 +46,12 @@ class Rounded:
     def packed(self, blocks: Blocks) -> list[npt.NDArray[Any]]:
         """The tensors of MatMulNBits, as ``rounding.round_blocks`` in graphs returns them."""
         numbers = self.numbers.T.astype(np.uint8).reshape(self.numbers.shape[1], len(self.scales), -1)
-        packed = numbers if blocks.bits == 8 else _pairs(numbers)
-        parts: list[npt.NDArray[Any]] = [packed, np.ascontiguousarray(self.scales.T)]
+        parts: list[npt.NDArray[Any]] = [packed_numbers(numbers, blocks.bits), np.ascontiguousarray(self.scales.T)]
         if not blocks.symmetric:
             zeros = self.zeros.T.astype(np.uint8)
             if blocks.bits == 4:
-                zeros = _pairs(np.pad(zeros, ((0, 0), (0, len(self.zeros) % 2))))
-            parts.append(np.ascontiguousarray(zeros))
+                zeros = np.pad(zeros, ((0, 0), (0, len(self.zeros) % 2)))
+            parts.append(np.ascontiguousarray(packed_numbers(zeros, blocks.bits)))
         return parts
 
     def values(self) -> Array:
@@ -60,12 +59,6 @@ class Rounded:
         spread = (len(self.scales), self.size, -1)
         centred = self.numbers.reshape(spread) - self.zeros[:, None]
         return (centred * self.scales[:, None]).reshape(self.numbers.shape)
-
-
-def _pairs(numbers: Bytes) -> Bytes:
-    """Two numbers of 4 bits a byte, the first one low."""
-    out: Bytes = numbers[..., ::2] | (numbers[..., 1::2] << np.uint8(4))
-    return out
 
 
 def damped(second_moments: Array) -> Array:

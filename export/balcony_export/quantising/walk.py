@@ -7,7 +7,7 @@ have lost. Only one layer's weights are in memory at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,18 +30,16 @@ def round_layers(
     blueprint: Blueprint,
     base: TensorSource,
     embedded: Sequence[Array],
-    embedded_rounded: Sequence[Array],
-    held: Callable[[str, tuple[int, int]], Blocks],
+    forms: Mapping[str, Blocks],
     keep: Keep,
     progress: Callable[[int], None],
-) -> tuple[list[Array], list[Array]]:
+) -> None:
     """Round all matrices of the base's layers.
 
-    ``embedded``: the embeddings of the calibration text, fp32 [1, positions, hidden] a sequence; ``embedded_rounded``:
-    those that the bundle will have. ``held`` says how a matrix of a name and shape is held; ``keep`` gets it rounded;
-    ``progress`` the number of layers that are done. Returns the states of both streams behind the last layer.
+    ``embedded``: the embeddings of the calibration text, fp32 [1, positions, hidden] a sequence. ``forms``: how the
+    matrix of a name is held; ``keep`` gets it rounded; ``progress`` the number of layers that are done.
     """
-    exact, rounded = list(embedded), list(embedded_rounded)
+    exact, rounded = list(embedded), list(embedded)
     for index in range(blueprint.arch.layers):
         layer = LayerParts(blueprint, base, index)
         exact_values = [layer.start(hidden) for hidden in exact]
@@ -49,7 +47,7 @@ def round_layers(
         for part in range(layer.count):
             found: Parts = {}
             if maps := layer.maps_of(part):
-                for one, blocks, tensors in _round(maps, exact_values, rounded_values, held):
+                for one, blocks, tensors in _round(maps, exact_values, rounded_values, forms):
                     found[one.name] = (blocks, tensors)
                     keep(one.name, blocks, tensors)
             run = layer.runner(part)
@@ -59,14 +57,13 @@ def round_layers(
         exact = [layer.end(values) for values in exact_values]
         rounded = [layer.end(values) for values in rounded_values]
         progress(index + 1)
-    return exact, rounded
 
 
 def _round(
     maps: Sequence[LinearMap],
     exact: Sequence[Values],
     rounded: Sequence[Values],
-    held: Callable[[str, tuple[int, int]], Blocks],
+    forms: Mapping[str, Blocks],
 ) -> Any:
     """Round the maps of one part, which share their input. Gives (map, blocks, tensors) of each."""
     name = maps[0].input
@@ -91,5 +88,5 @@ def _round(
                 missing += seen.T @ (left[one.residual] - right[one.residual]).reshape(-1, rows)
         repair: Array = np.linalg.solve(ridge, missing).astype(np.float32, copy=False)
         aim = weight + np.float32(REPAIR) * repair
-        blocks = held(one.name, (rows, columns))
+        blocks = forms[one.name]
         yield one, blocks, round_compensated(aim, moments, blocks).packed(blocks)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from onnx import TensorProto, helper
 
-from balcony_edge.engine.runtime import Runtime
 from balcony_export.graphs.rounding import Blocks, block_of, round_blocks
 from balcony_export.model.checkpoint import Array
+from helpers.matmul_nbits import multiply
 
 
 def blocks(bits: int, size: int, symmetric: bool = True) -> Blocks:
@@ -45,22 +43,7 @@ def test_the_runtime_multiplies_by_nearly_the_weight(
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((40, inputs)).astype(np.float32)
     parts = round_blocks(weight, blocks(bits, size, symmetric))
-    names = ["packed", "scales", "zeros"][: len(parts)]
-    node = helper.make_node(
-        "MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", K=inputs, N=40, bits=bits, block_size=size
-    )
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, inputs])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 40])],
-        [onnx.numpy_helper.from_array(part, name) for part, name in zip(parts, names, strict=True)],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
-    onnx.save(model, tmp_path / "one.onnx")
-    session = Runtime.start("cpu").session(tmp_path / "one.onnx")
-    (read_back,) = session.run(None, {"x": np.eye(inputs, dtype=np.float32)})
+    read_back = multiply(tmp_path, np.eye(inputs, dtype=np.float32), parts, bits, size)
     error = read_back.T - weight
     # Of values up to 4: half a step, and what a smaller scale cuts off.
     assert np.abs(error).max() < (0.9 if bits == 4 else 0.03)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 
-from balcony_edge.engine.runtime import Runtime
 from balcony_export.graphs.rounding import Blocks, round_blocks
 from balcony_export.model.checkpoint import Array
 from balcony_export.quantising.rounding import Rounded, damped, round_compensated, search_scales, stored_scales
+from helpers.matmul_nbits import multiply
 
 
 def correlated(inputs: int, seed: int, positions: int = 400) -> tuple[Array, Array]:
@@ -68,22 +67,7 @@ def test_the_runtime_multiplies_by_its_values(
     tensors = found.packed(blocks)
     like = round_blocks(np.ascontiguousarray(weight.T), blocks)
     assert [(one.shape, one.dtype) for one in tensors] == [(one.shape, one.dtype) for one in like]
-    names = ["packed", "scales", "zeros"][: len(tensors)]
-    node = helper.make_node(
-        "MatMulNBits", ["x", *names], ["y"], domain="com.microsoft", K=inputs, N=24, bits=bits, block_size=size
-    )
-    graph = helper.make_graph(
-        [node],
-        "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        initializer=[numpy_helper.from_array(tensor, name) for tensor, name in zip(tensors, names, strict=True)],
-    )
-    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
-    path = tmp_path / "one.onnx"
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString())
-    session = Runtime.start("cpu").session(path)
-    (out,) = session.run(None, {"x": seen[:3]})
+    out = multiply(tmp_path, seen[:3], tensors, bits, size)
     expected = seen[:3] @ found.values()[:inputs]
     np.testing.assert_allclose(out, expected, atol=1e-3 * float(np.abs(expected).max()))
 
