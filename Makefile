@@ -33,7 +33,7 @@ test-long: $(DEV_VENV)/.ready
 
 # A Debian machine without root will do: what is missing is unpacked into .venv-arm.
 test-arm: $(DEV_VENV)/.ready
-	PYTHONPATH=tests $(DEV_VENV)/bin/python -m arm .venv-arm -n $(JOBS)
+	PYTHONPATH=tests:. $(DEV_VENV)/bin/python -m arm .venv-arm $(SPREAD)
 
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .

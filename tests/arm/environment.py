@@ -8,6 +8,7 @@ emulated programs can start children.
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -41,6 +42,18 @@ Dir::State "{folder}/state";
 Dir::State::status "{folder}/status";
 Dir::Cache "{folder}/cache";
 """
+# Libraries read this file; the host's would tell them of x86, which ends one of them (cpuinfo, in 1.32).
+CORE = """\
+processor\t: {number}
+BogoMIPS\t: 62.50
+Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU variant\t: 0x0
+CPU part\t: 0xd42
+CPU revision\t: 1
+
+"""
 WRAPPER = """\
 #!/bin/sh
 # Python sees itself as this file: what it starts is emulated too.
@@ -65,6 +78,9 @@ def prepare(folder: Path) -> dict[str, Path]:
         raise SystemExit(f"test-arm takes aarch64 Python from Debian's packages, and {missing[0]} is not here")
     qemu = _qemu(folder)
     python = _debian(folder)
+    (folder / "root" / "proc").mkdir()
+    cores = [CORE.format(number=number) for number in range(os.cpu_count() or 1)]
+    (folder / "root" / "proc" / "cpuinfo").write_text("".join(cores))
     _wheels(folder / "common", python, *_dependencies(), *TESTS_NEED, "-c", str(ROOT / "constraints.txt"))
     for version, program in pythons.items():
         home = program.parents[1]
