@@ -13,6 +13,7 @@ from arm.environment import NEWEST, OLDEST
 
 KERNELS = (
     # Logits depend on the tokens alone; what the self-test of batches says is true; fp32, int8 and int4.
+    "tests/engine/test_attention.py",
     "tests/engine/test_invariants.py",
     "tests/engine/test_providers.py",
     "tests/engine/test_runtime.py",
