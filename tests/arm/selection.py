@@ -36,9 +36,8 @@ MORE = (
     "tests/decoding/test_loop.py",
     "tests/test_session.py",
     "tests/cli/test_demo.py",
-    # The tokenizers library, also in a child with limits.
+    # The tokenizers library.
     "tests/decoding/test_tokenizer.py",
-    "tests/decoding/test_confined.py",
     # Sensors on the files of boards; profiles of devices and of stages.
     "tests/telemetry/readers",
     "tests/telemetry/test_boards.py",
