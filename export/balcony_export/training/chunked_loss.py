@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from balcony_export.data.rows import NO_TARGET
 from balcony_export.exits.calibration import Floats
 from balcony_export.model.lm_head import LMHead
-from balcony_export.training.losses import FORWARD_KL, NO_TARGET, Loss
+from balcony_export.training.losses import FORWARD_KL, Loss
 
 # How many logits a chunk has; a loss holds some five tensors of that size. On a CPU, small chunks stay in its caches,
 # which is a third faster.
