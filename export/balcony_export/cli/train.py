@@ -32,7 +32,7 @@ def train(
         list[Path],
         typer.Option(
             help="Training data. Repeatable. UTF-8 text with a line <|endoftext|> after each document, or .jsonl (text "
-            "or messages), both also .xz or .gz; .parquet; hub:owner/name:config:split; self: what the base itself writes."
+            "or messages), both also .xz or .gz; .parquet; hub:owner/name:config:split; self: the base writes it."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the exits to.")],
@@ -99,8 +99,8 @@ def train(
     cache_states: Annotated[
         str,
         typer.Option(
-            help="Keep what the base computes on disk, up to this size, such as 8GB, so that each row is run through it "
-            "once. 0: keep nothing. auto: a half of the free disk, if rows are seen twice."
+            help="Keep what the base computes on disk, up to this size, such as 8GB: each row is run through it once. "
+            "0: keep nothing. auto: up to half of the free disk, if rows are seen twice."
         ),
     ] = "auto",
     states: Annotated[

@@ -77,7 +77,7 @@ class Writer:
                 row.forced += 1
             self._append(logits)
             for place, row in [(self._rows.index(row), row) for row in rows if self._ended(row)]:
-                if len(row.ids) > row.given:
+                if not row.asking and len(row.ids) > row.given:
                     yield Document(row.number, row.ids, row.given)
                 self._begin(place, starts)
 
@@ -100,7 +100,7 @@ class Writer:
         if not free:
             return
         temperatures = [ASKED_TEMPERATURE if row.asking else row.temperature for _, row in free]
-        drawn = [row.random.random() if temperature else 0.0 for (_, row), temperature in zip(free, temperatures)]
+        drawn = [row.random.random() for _, row in free]
         chosen = choose(logits[[place for place, _ in free]], temperatures, drawn)
         for (_, row), token in zip(free, chosen, strict=True):
             if not row.asking:

@@ -38,7 +38,7 @@ class Rows:
     def of_stream(cls, stream: Tokens, length: int) -> Rows:
         """A text cut into rows, every position counted. What is left at the end is dropped."""
         tokens = sequences(stream, length)
-        positions = np.broadcast_to(np.arange(length), tokens.shape)
+        positions = np.tile(np.arange(length), (len(tokens), 1))
         return cls(tokens, positions, np.ones(tokens.shape, np.bool_))
 
     @classmethod
@@ -112,6 +112,13 @@ class Rows:
         goes_on = self.positions[:, 1:] > 0
         following[:, :-1] = np.where(goes_on, self.tokens[:, 1:], NO_TARGET)
         return following
+
+    @property
+    def begins(self) -> Flags:
+        """Whether a position is the first counted one of its document, bool [rows, length]."""
+        begins = self.counted.copy()
+        begins[:, 1:] &= ~(self.counted[:, :-1] & (self.positions[:, 1:] > 0))
+        return begins
 
     def token_counts(self, vocabulary: int) -> Tokens:
         """How often each token is to be predicted at the counted positions, int64 [vocabulary]."""

@@ -1,4 +1,4 @@
-"""``--data self``: training on what the frozen base writes itself. Exits are to give its distribution, and these follow it.
+"""``--data self``: training on what the frozen base writes itself, since exits are to give its distribution.
 
 The documents are kept in a JSON Lines file, so that a resumed run, or another run of the same base, uses them again.
 """

@@ -22,7 +22,7 @@ from balcony_export.model.transformers_model import load_frozen
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-class _Read(Exception):
+class _ReachedError(Exception):
     """Ends a run of the model once its last layer is reached."""
 
 
@@ -107,13 +107,13 @@ class Base:
 
         def read_context(layer: Any, given: Any, named: dict[str, Any]) -> None:
             context.update(named)
-            raise _Read
+            raise _ReachedError
 
         with ExitStack() as stack:
             for layer in inner.layers[:-1]:
                 stack.enter_context(patch.object(layer, "forward", _passed_on))
             stack.enter_context(inner.layers[-1].register_forward_pre_hook(read_context, with_kwargs=True))
-            with suppress(_Read):
+            with suppress(_ReachedError):
                 self.run(tokens, position_ids=positions, use_cache=False)
         return context
 

@@ -1,8 +1,8 @@
 """Many sequences of the base decoded together, one token of each a step; one that ends makes room for another at once.
 
-All rows share the slots of one cache, which is used as a ring: step t writes slot t mod length. A row's sequence is what
-lies in the last slots, and a mask hides the slots before its beginning. So no row waits for the others and nothing is
-moved or padded; a sequence may have as many tokens as the ring has slots.
+All rows share the slots of one cache, which is used as a ring: step t writes slot t mod length. A row's sequence is
+what lies in the last slots, and a mask hides the slots before its beginning. So no row waits for the others and nothing
+is moved or padded; a sequence may have as many tokens as the ring has slots.
 """
 
 from __future__ import annotations
@@ -17,20 +17,16 @@ from balcony_export.model.base import Base
 
 
 class BatchDecoder:
-    """``rows`` sequences of at most ``length`` tokens.
-
-    Raises ModelError if ``length`` is more than the model's context or than a layer's attention window.
-    """
+    """``rows`` sequences of at most ``length`` tokens. Raises ModelError if that is more than the model's context."""
 
     def __init__(self, base: Base, rows: int, length: int) -> None:
         from transformers.cache_utils import Cache
 
         arch = base.blueprint.arch
-        window = min(arch.context, *(plan.window or arch.context for plan in base.blueprint.layers))
-        if length > window:
+        if length > arch.context:
             raise ModelError(
-                f"sequences of {length} tokens are longer than the {window} that every layer sees",
-                f"use --length {window} or less",
+                f"sequences of {length} tokens are longer than the model's context of {arch.context}",
+                f"use --length {arch.context} or less",
             )
         self._base, self._length = base, length
         self._layers = [_RingLayer(length) for _ in range(arch.layers)]
@@ -58,12 +54,9 @@ class BatchDecoder:
             layer.slot = slot
         # How many steps ago each slot was written.
         age = (slot - self._slots) % self._length
-        hidden = age > self._held[:, None]
-        # What is added to the scores: the plain attention of some families knows no other kind of mask.
-        mask = torch.zeros_like(hidden, dtype=self._base.dtype).masked_fill_(hidden, torch.finfo(self._base.dtype).min)
         final = self._base.run(
             tokens[:, None],
-            attention_mask=mask[:, None, None],
+            attention_mask=self._masks(age),
             position_ids=self._held[:, None],
             past_key_values=self._cache,
             use_cache=True,
@@ -71,6 +64,24 @@ class BatchDecoder:
         self._step += 1
         self._held += 1
         return self._base.head.logits(final[:, -1].to(self._base.head.weight.dtype))
+
+    def _masks(self, age: Tensor) -> Tensor | dict[str, Tensor]:
+        """What is added to the scores, [rows, 1, 1, length]; by the kind of layer if there are two.
+
+        ``age`` [length]: how many steps ago each slot was written.
+        """
+        kind, plans = self._base.dtype, self._base.blueprint.layers
+
+        def mask(window: int | None) -> Tensor:
+            hidden = age > self._held[:, None]
+            if window is not None:
+                hidden |= age >= window
+            return torch.zeros_like(hidden, dtype=kind).masked_fill_(hidden, torch.finfo(kind).min)[:, None, None]
+
+        windows = {plan.window for plan in plans}
+        if len(windows) == 1:
+            return mask(plans[0].window)
+        return {"full_attention": mask(None), "sliding_attention": mask(min(filter(None, windows)))}
 
 
 class _RingLayer:

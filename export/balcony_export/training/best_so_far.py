@@ -45,7 +45,7 @@ def heldout_kl(base: Base, balconies: Balconies, rows: Rows, temperature: float 
             exits = [normed[counted] for normed in balconies.normed(states.hidden, states.context)]
             found = mean_kl(exits, states.final[counted], base.head, temperature)
         for split, kl_nats in zip(balconies.splits, found, strict=True):
-            totals[str(split)] += kl_nats * part.counted.sum() / chosen.counted.sum()
+            totals[str(split)] += kl_nats * float(part.counted.sum() / chosen.counted.sum())
     return totals
 
 

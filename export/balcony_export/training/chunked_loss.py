@@ -55,8 +55,8 @@ def chunked_loss(
     """The mean loss of every exit in nats, and its gradient at that exit's normed hidden states.
 
     ``exits`` and ``teacher``: normed hidden states [rows, length, hidden] of the exits and of the full model; the
-    gradients have the same shape. ``following``: see ``next_tokens``; needed by a loss from text alone. ``chunk``: how
-    many positions at a time; None: ``chunk_positions``. The teacher's logits are computed once for all exits.
+    gradients have the same shape. ``following``: the next tokens, see Rows; needed by a loss from text alone.
+    ``chunk``: how many positions at a time; None: ``chunk_positions``. The teacher's logits are computed once for all.
     """
     flat_teacher = teacher.reshape(-1, head.hidden)
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
@@ -95,11 +95,6 @@ def mean_kl(
             log_q = probabilities(head.logits(normed.reshape(-1, head.hidden)[part]))
             totals[index] += functional.kl_div(log_q, target, reduction="sum", log_target=True).item()
     return [total / len(flat_teacher) for total in totals]
-
-
-def next_tokens(tokens: Tensor) -> Tensor:
-    """The next token at each position, int64 [rows, length] as ``tokens``; NO_TARGET at the end of a row."""
-    return functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
 
 
 @torch.no_grad()

@@ -65,8 +65,8 @@ def distill(
         best.restore(balconies)
 
 
-# What a step learns from some rows: for every exit, in the order of the splits, what it hands to the head at the counted
-# positions, [positions, hidden]; its mean loss in nats; and the gradient of that.
+# What a step learns from some rows. For every exit, in the order of the splits: what it hands to the head at the
+# counted positions, [positions, hidden]; its mean loss in nats; and the gradient of that.
 Lesson = tuple[list[Tensor], list[Tensor], list[Tensor]]
 # Gives the lesson of a step's rows, or of a piece of them: of the step and the rows' indices, int64 [rows].
 Teacher = Callable[[int, Tensor], Lesson]

@@ -1,9 +1,10 @@
-"""A loss that needs little of the teacher and of the head: the teacher's likeliest tokens, and some of the head's rows.
+"""A loss that needs little of teacher and head: the teacher's likeliest tokens, and some of the head's rows.
 
-Of the base's distribution only the K likeliest tokens T and their shares p are known; they can be kept on disk. The rest
-of the probability, r, is one more outcome that the exit must give the same share to, wherever in the rest it puts it:
+Of the base's distribution only the K likeliest tokens T and their shares p are known; they can be kept on disk. The
+rest of the probability, r, is one more outcome that the exit must give the same share to, wherever it puts it:
 
-    loss = Σ_T p log(p / q) + r log(r / q(rest))        gradient at the logits: q - p in T, q (1 - r / q(rest)) elsewhere
+    loss = Σ_T p log(p / q) + r log(r / q(rest))
+    gradient at the logits: q - p in T, q (1 - r / q(rest)) elsewhere
 
 An exit's distribution q is over the head's rows that the loss vocabulary holds: the most frequent tokens of the text,
 and a few others that are drawn anew each step and stand for all that are missing. What is neglected is the share of the
@@ -86,7 +87,7 @@ class LossVocabulary:
 
     @torch.no_grad()
     def loss(self, exits: Sequence[Tensor], target: Likeliest) -> tuple[list[Tensor], list[Tensor]]:
-        """The mean loss of every exit in nats, and its gradient at that exit's normed hidden states [positions, hidden].
+        """The mean loss of every exit in nats, and its gradient at the exit's normed hidden states [positions, hidden].
 
         With all tokens in the vocabulary and in ``target`` this is KL(base ‖ exit).
         """

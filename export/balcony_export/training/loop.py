@@ -26,8 +26,8 @@ from balcony_export.training.schedule import cosine
 # The name of the steps on the progress bar and in metrics.jsonl.
 PHASE = "exits"
 
-# The losses of a step's rows, or of a piece of them: takes the step, the rows' indices, int64 [rows], and the share that
-# they are of the step. Exit by exit, it adds the gradient times the share to the exit's parameters and yields (split,
+# The losses of a step's rows, or of a piece of them: takes the step, the rows' indices, int64 [rows], and the share of
+# the step that they are. Exit by exit, it adds the gradient times the share to the exit's parameters and yields (split,
 # mean loss in nats).
 BatchLosses = Callable[[int, Tensor, float], Iterator[tuple[int, Tensor]]]
 
@@ -148,11 +148,12 @@ def fit(
     saving: Saving,
     look: Callable[[int], None],
 ) -> None:
-    """The training loop: AdamW on a cosine schedule, each process on its part of a step's rows, which are of ``rows``.
+    """The training loop: AdamW on a cosine schedule, each process on its part of each step's rows of ``rows``.
 
-    ``look(step)`` measures the exits; it is called every ``config.look_every`` steps and after the last one. The loop begins at the state in
-    ``saving`` if there is one. Raises ExitsError if a loss or gradient is not finite; the last saved state is then left
-    as it is. Raises BalconyError if the device's memory is too small or the saved state is another run's.
+    ``look(step)`` measures the exits; it is called every ``config.look_every`` steps and after the last one. The loop
+    begins at the state in ``saving`` if there is one. Raises ExitsError if a loss or gradient is not finite; the last
+    saved state is then left as it is. Raises BalconyError if the device's memory is too small or the saved state is
+    another run's.
     """
     steps, peak = config.steps, config.learning_rate
     order = RowOrder(len(rows), config.rows, config.seed)

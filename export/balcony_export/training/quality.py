@@ -49,6 +49,8 @@ class Observations:
 
     rows: Tokens
     """The row of each position."""
+    begins: Flags
+    """Whether a position is the first of its document, or of what is counted of it."""
     gate_confidence: Mapping[int, tuple[Floats, Floats]]
     """(top, margin) of the gate head's Predictions."""
     exit_confidence: Mapping[int, tuple[Floats, Floats]]
@@ -89,7 +91,7 @@ def observe(
             part = rows[first : first + ROWS_AT_ONCE]
             tokens, positions, counted = part.on(base.device)
             following = torch.from_numpy(part.following).to(base.device)[counted]
-            share = part.counted.sum() / rows.counted.sum()
+            share = float(part.counted.sum() / rows.counted.sum())
             states = base.states(tokens, splits, positions)
             with base.autocast():
                 exits = [normed[counted] for normed in balconies.normed(states.hidden, states.context)]
@@ -108,13 +110,14 @@ def observe(
             progress.advance()
     return Observations(
         rows=np.nonzero(rows.counted)[0],
+        begins=rows.begins[rows.counted],
         gate_confidence={split: _join_parts(parts) for split, parts in gate_confidence.items()},
         exit_confidence={split: _join_parts(parts) for split, parts in exit_confidence.items()},
         agrees={split: np.concatenate(found) for split, found in agrees.items()},
         drafted={split: np.concatenate(found) for split, found in drafted.items()},
         lens_agreement=lens_agreement,
         kl_nats=kl,
-        full_loss_nats=loss / max(1, (rows.following[rows.counted] != NO_TARGET).sum()),
+        full_loss_nats=loss / max(1, int((rows.following[rows.counted] != NO_TARGET).sum())),
     )
 
 
@@ -140,7 +143,7 @@ def own_rows(base: Base, rows: Rows, count: int) -> Rows:
     counted = np.zeros(tokens.shape, np.bool_)
     # The last position of the beginning predicts the first token of the reply.
     counted[:, beginning - 1 :] = True
-    return Rows(tokens, np.broadcast_to(np.arange(length), tokens.shape), counted)
+    return Rows(tokens, np.tile(np.arange(length), (len(tokens), 1)), counted)
 
 
 def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], dict[str, Any]]:
@@ -157,7 +160,8 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
     }
     logits = {split: gate.logits(*seen.gate_confidence[split]) for split, gate in gates.items()}
     judges = {
-        split: fit_judge(Evidence(logits[split], *seen.exit_confidence[split]), seen.agrees[split]) for split in gates
+        split: fit_judge(Evidence(logits[split], *seen.exit_confidence[split], seen.begins), seen.agrees[split], even)
+        for split in gates
     }
     bins = _own_bins(own, gates, judges)
     exits = {}
@@ -200,7 +204,7 @@ def _own_bins(
     for split, table in tables.items():
         here, bins = gate_bins[split], len(table["share"])
         judge = judges[split]
-        judge_chances = chances(judge, Evidence(logits[split], *own.exit_confidence[split]))
+        judge_chances = chances(judge, Evidence(logits[split], *own.exit_confidence[split], own.begins))
         judge_bins = bin_indices(judge_chances, judge["edges"])
         table["judged"] = bin_shares(here, bins, judge_bins, len(judge["share"]))
         table["following"] = {
