@@ -76,9 +76,8 @@ class Student:
         """As ``balcony-edge train`` takes a step."""
         rate = cosine(step, self._config.steps, self._config.learning_rate)
         exits = self._balconies.normed(states.hidden, states.context)
-        _, gradients = chunked_loss(
-            exits, states.final, self._head, self._loss, functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
-        )
+        following = functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
+        _, gradients = chunked_loss(exits, states.final, self._head, self._loss, following)
         torch.autograd.backward(exits, gradients)
         for learner in self._learners:
             learner.step(rate)

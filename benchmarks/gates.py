@@ -197,13 +197,8 @@ def main() -> None:
     data = corpus.load(options.data, tokenizer, end, start)
     rows = corpus.batch(data.train, 0, max(1, options.rows), options.length, 77)
     learned = observe(base, balconies, torch.from_numpy(rows)) if options.rows else {}
-    held = observe(
-        base,
-        balconies,
-        torch.from_numpy(
-            Rows.of_stream(data.heldout, options.length).spread(quality.MAX_TOKENS // options.length).tokens
-        ),
-    )
+    heldout = Rows.of_stream(data.heldout, options.length).spread(quality.MAX_TOKENS // options.length)
+    held = observe(base, balconies, torch.from_numpy(heldout.tokens))
 
     hidden = base.head.hidden
     layer = placement.exit_elements(base.blueprint, "layer")

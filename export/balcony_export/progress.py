@@ -60,10 +60,11 @@ class Progress:
             return
         self._written = now
         rate = (self._done - self._first) / (now - self._begun)
-        left = f", {_minutes((self._total - self._done) / rate)} left" if rate else ""
+        left = f", {minutes((self._total - self._done) / rate)} left" if rate else ""
         note = f" · {self._note}" if self._note else ""
         print(f"{self._title}: {self._done:,} of {self._total:,}{left}{note}", file=sys.stderr, flush=True)
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A time in words: seconds, or minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from balcony_export.data.batch_decoding import BatchDecoder
 from balcony_export.data.corpus import Tokens
 from balcony_export.data.instructions import Start, Template
 from balcony_export.model.base import Base
-from balcony_export.model.batch_decoding import BatchDecoder
 from balcony_export.progress import Progress
 
 # Of the user's turns, and of the replies that are sampled. Samples without a template are drawn at 1.

@@ -41,6 +41,20 @@ def observed_operations(blueprint: Blueprint, exits: int) -> float:
     return base_operations(blueprint) + exits * (2.0 * layer_weights(blueprint) + 4.0 * head_weights(blueprint))
 
 
+def training_memory(blueprint: Blueprint, exits: int, tokens: int, base_bytes: int, head_rows: int) -> float:
+    """About how many bytes training takes: the base, every exit with its gradient and moments, and a step's states.
+
+    ``tokens``: of a piece of a step. ``base_bytes``: of one weight of the base.
+    """
+    arch = blueprint.arch
+    base = base_bytes * (arch.layers * layer_weights(blueprint) + head_weights(blueprint))
+    # Weights, gradients and two moments in fp32.
+    trained = 16 * exits * layer_weights(blueprint)
+    # What the exits' layers hold for the way back: some ten tensors of the hidden width and five of the inner one.
+    states = 4 * tokens * exits * (14 * arch.hidden + 5 * arch.intermediate)
+    return base + trained + states + 4 * head_rows * arch.hidden
+
+
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 1536, seconds: float = 0.3) -> float:
     """Operations a second that a product of two square matrices reaches: the most that training can."""
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

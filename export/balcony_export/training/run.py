@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,10 +31,12 @@ from balcony_export.model.checkpoint import Array
 from balcony_export.model.config.completed import read_config
 from balcony_export.model.generation_config import read_generation
 from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
+from balcony_export.progress import minutes
 from balcony_export.training import quality, run_folder
+from balcony_export.training.arithmetic import base_operations, exit_operations, matmul_rate, training_memory
 from balcony_export.training.distill import distill
 from balcony_export.training.kept_states import KeptStates
-from balcony_export.training.loop import TrainConfig
+from balcony_export.training.loop import AGAIN, TrainConfig
 from balcony_export.training.processes import Processes
 from balcony_export.training.quality import measured_rows, observe
 from balcony_export.training.run_folder import Metrics, Saving
@@ -114,6 +117,8 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     to_train = balconies.some(config.only or config.splits)
     heldout = text.heldout.spread(measured_rows(blueprint, text.heldout, len(config.splits), quality.MAX_TOKENS))
     kept = _kept_states(job, config, digest, text.train, blueprint.arch.hidden, processes)
+    if processes.first:
+        _announce(config, blueprint, base, len(to_train.splits), kept)
     distill(base, to_train, text.train, heldout, config, metrics, saving, processes, kept)
     if config.temperature != 1.0:
         fit_sharpness(base, to_train, heldout[::2])
@@ -280,6 +285,23 @@ def _kept_states(
     kept = opened() if processes.first else None
     processes.wait()
     return kept or opened()
+
+
+def _announce(config: TrainConfig, blueprint: Blueprint, base: Base, exits: int, kept: KeptStates | None) -> None:
+    """Say on stderr what the run will take; training reaches half of the best rate (benchmarks/train_speed.py)."""
+    tokens, passes = config.rows * config.length, 1.0 if kept is None else 1 / AGAIN
+    head_rows = config.loss_vocabulary or blueprint.arch.vocabulary
+    operations = exits * exit_operations(blueprint, check_width(config.width), head_rows)
+    operations += passes * base_operations(blueprint)
+    seconds = config.steps * tokens * operations / (0.5 * matmul_rate(base.dtype, base.device))
+    memory = training_memory(blueprint, exits, tokens // config.accumulate, base.dtype.itemsize, head_rows)
+    disk = "" if kept is None else f", {kept.bytes / 1e9:.1f} GB of disk for the base's states"
+    print(
+        f"training {exits} exits: {config.steps:,} steps of {tokens:,} tokens in {config.dtype}, about "
+        f"{minutes(seconds)} and {memory / 1e9:.1f} GB of memory{disk}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _identity(config: TrainConfig, base_sha256: str, text: TrainingText, earlier: store.Exits | None) -> dict[str, Any]:
