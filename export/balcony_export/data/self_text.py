@@ -1,7 +1,7 @@
 """``--data self``: training without any data. The frozen base samples its own corpus, at temperature 1.
 
 Exits are trained to give the base's distribution, and these samples follow it. They are kept in a JSONL file, one batch
-a line, so that a resumed run or another run of the same base can use them again.
+a line with its digest, so that a resumed run or another run of the same base can use them again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from balcony_edge.errors import DataError
+from balcony_edge.files.reading import UNFITTING, read_bytes
+from balcony_edge.files.sealed import BROKEN, seal_of
+from balcony_edge.files.writing import write_whole
 from balcony_export.data import corpus
 from balcony_export.model.base import Base
 from balcony_export.progress import Progress
@@ -24,6 +27,12 @@ from balcony_export.progress import Progress
 ROWS_AT_ONCE = 64
 # The most tokens that are sampled unless --self-tokens says otherwise.
 MAX_TOKENS = 2_000_000
+
+# Of the file. Without one, batches had no digests.
+FORMAT = 2
+# The largest file: some hundred million tokens.
+MOST_BYTES = 1 << 30
+ELSEWHERE = "name another file: --data self:FILE"
 
 # Documents as token ids.
 TokenRows = list[list[int]]
@@ -73,7 +82,7 @@ def sample(
     be used or whose samples are of another ``identity``, length or seed.
     """
     end, start = ends
-    head = {**identity, "length": length, "seed": seed}
+    head = {**identity, "length": length, "seed": seed, "format": FORMAT}
     batches = _read(path, head)
     generator = torch.Generator(base.device)
     starts = torch.full((ROWS_AT_ONCE, 1), end if start is None else start, device=base.device)
@@ -83,8 +92,11 @@ def sample(
             generator.manual_seed(int(np.random.default_rng((seed, number)).integers(2**62)))
             sampled = generate(base, starts, length - 1, generator)[:, 1:].tolist()
             batches.append([row[: row.index(end)] if end in row else row for row in sampled])
-            with path.open("a") as stream:
-                stream.write(json.dumps(batches[-1]) + "\n")
+            try:
+                with path.open("a") as stream:
+                    stream.write(json.dumps({"rows": batches[-1], "sha256": _digest(number, batches[-1])}) + "\n")
+            except OSError as error:
+                raise DataError(f"cannot write {path}: {error}", ELSEWHERE) from error
             progress.reach(min(tokens, _count(batches)))
     return [row for batch in batches for row in batch if row]
 
@@ -106,15 +118,27 @@ def _count(batches: list[TokenRows]) -> int:
     return sum(len(row) for batch in batches for row in batch)
 
 
+def _digest(number: int, rows: TokenRows) -> str:
+    """The digest of a batch at its place."""
+    return seal_of(json.dumps([number, rows]))
+
+
 def _read(path: Path, head: dict[str, Any]) -> list[TokenRows]:
     """The batches in a file whose first line is ``head``. Makes a missing file; removes a last line that was cut."""
     try:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        whole = [json.loads(line) for line in lines if line.endswith("\n")]
+        content = read_bytes(path, MOST_BYTES, pipes=False).decode() if path.exists() else ""
+        *lines, rest = content.split("\n")
+        whole = [json.loads(line) for line in lines]
         if whole and whole[0] != head:
             raise DataError(f"{path} was sampled from another base or otherwise", "name another file, or delete it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(line) + "\n" for line in whole or [head]))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot use {path}: {error}", "name another file: --data self:FILE") from error
-    return whole[1:]
+        batches = [batch["rows"] for batch in whole[1:]]
+        for number, batch in enumerate(whole[1:]):
+            if batch["sha256"] != _digest(number, batch["rows"]):
+                raise DataError(
+                    f"line {number + 2} of {path} cannot be used: {BROKEN}", f"delete the file, or {ELSEWHERE}"
+                )
+        if not whole or rest:
+            write_whole(path, "".join(f"{line}\n" for line in lines or [json.dumps(head)]).encode())
+    except (OSError, *UNFITTING) as error:
+        raise DataError(f"cannot use {path}: {error}", f"delete the file, or {ELSEWHERE}") from error
+    return batches
