@@ -5,7 +5,6 @@ The documents are kept in a JSON Lines file, so that a resumed run, or another r
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,9 @@ from typing import Any
 import numpy as np
 
 from balcony_edge.errors import DataError
+from balcony_edge.files.reading import UNFITTING, read_bytes
+from balcony_edge.files.sealed import seal_of
+from balcony_edge.files.writing import write_whole
 from balcony_export.data import corpus
 from balcony_export.data.instructions import Start, Starts
 from balcony_export.data.own_documents import Document, Writer
@@ -21,6 +23,9 @@ from balcony_export.progress import Progress
 
 # The most tokens that are written unless --self-tokens says otherwise.
 MAX_TOKENS = 2_000_000
+# The largest file: some hundred million tokens.
+MOST_BYTES = 1 << 30
+ELSEWHERE = "name another file: --data self:FILE"
 
 
 def own_sources(sources: Sequence[Path]) -> list[Path]:
@@ -58,8 +63,11 @@ def write(writer: Writer, starts: Starts, tokens: int, path: Path, identity: dic
         for document in writer.write(missing()):
             found[document.number] = document
             have += _own(document)
-            with path.open("a") as stream:
-                stream.write(_line(document))
+            try:
+                with path.open("a") as stream:
+                    stream.write(_line(document))
+            except OSError as error:
+                raise DataError(f"cannot write {path}: {error}", ELSEWHERE) from error
             progress.reach(min(tokens, have))
     return [document for _, document in sorted(found.items())]
 
@@ -75,25 +83,22 @@ def _own(document: Document) -> int:
 
 def _line(document: Document) -> str:
     text = json.dumps({"number": document.number, "given": document.given, "ids": document.ids})
-    return json.dumps({"sha256": _digest(text), "document": text}) + "\n"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return json.dumps({"sha256": seal_of(text), "document": text}) + "\n"
 
 
 def _read(path: Path, identity: dict[str, Any]) -> dict[int, Document]:
     """The documents of a file whose first line is ``identity``. Makes a missing file; drops lines that are damaged."""
     try:
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        content = read_bytes(path, MOST_BYTES, pipes=False).decode() if path.exists() else ""
+        lines = content.splitlines()
         if lines and json.loads(lines[0]) != identity:
             raise DataError(f"{path} was written by another base or otherwise", "name another file, or delete it")
         found = {document.number: document for document in map(_document, lines[1:]) if document is not None}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not lines or len(found) != len(lines) - 1:
-            path.write_text(json.dumps(identity) + "\n" + "".join(map(_line, found.values())))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot use {path}: {error}", "name another file: --data self:FILE") from error
+        whole = json.dumps(identity) + "\n" + "".join(map(_line, found.values()))
+        if content != whole:
+            write_whole(path, whole.encode())
+    except (OSError, *UNFITTING) as error:
+        raise DataError(f"cannot use {path}: {error}", f"delete the file, or {ELSEWHERE}") from error
     return found
 
 
@@ -101,9 +106,9 @@ def _document(line: str) -> Document | None:
     """The document of a line; None for one that was cut or changed."""
     try:
         row = json.loads(line)
-        if _digest(row["document"]) != row["sha256"]:
+        if seal_of(row["document"]) != row["sha256"]:
             return None
         document: dict[str, Any] = json.loads(row["document"])
         return Document(document["number"], document["ids"], document["given"])
-    except (ValueError, TypeError, KeyError):
+    except UNFITTING:
         return None

@@ -16,7 +16,12 @@ import pytest
 import torch
 
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
+<<<<<<< HEAD
 from balcony_export.data.rows import Rows
+=======
+from balcony_edge.files.tensors import read_metadata
+from balcony_export.data import corpus
+>>>>>>> rest
 from balcony_export.exits import store
 from balcony_export.exits.balcony import build
 from balcony_export.model.base import Base, load_base
@@ -25,7 +30,6 @@ from balcony_export.training.best_so_far import Best, heldout_kl
 from balcony_export.training.learner import Learner
 from balcony_export.training.loop import TrainConfig
 from balcony_export.training.processes import Processes
-from balcony_export.training.resume import metadata
 from balcony_export.training.run import Job, train_exits
 from balcony_export.training.sharpness import fit_sharpness
 from helpers.exporting import die_before_event
@@ -246,7 +250,7 @@ def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.Monk
     for split, step in ((1, 4), (2, 6)):
         name = f"{split}.layer.mlp.down_proj.weight"
         assert np.array_equal(trained.tensors[f"exits.{name}"], seen[step][name].numpy())
-    identity = json.loads(metadata(job.out / "state" / "best-1.safetensors")["config"])
+    identity = json.loads(read_metadata(job.out / "state" / "best-1.safetensors")["config"])
     kept = Best(job.out / "state", identity)
     assert kept.lowest(1) == (2.0, 4)
     assert kept.lowest(2) == (4.0, 6)
