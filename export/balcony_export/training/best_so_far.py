@@ -15,13 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-<<<<<<< HEAD
-from balcony_edge.files.tensors import save_tensors
-from balcony_export.data.rows import Rows
-=======
 from balcony_edge.files.tensors import check_seal, read_metadata, save_tensors
-from balcony_export.data import corpus
->>>>>>> rest
+from balcony_export.data.rows import Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.model.base import Base
 from balcony_export.training.chunked_loss import mean_kl

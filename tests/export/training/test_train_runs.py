@@ -16,12 +16,8 @@ import pytest
 import torch
 
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
-<<<<<<< HEAD
-from balcony_export.data.rows import Rows
-=======
 from balcony_edge.files.tensors import read_metadata
-from balcony_export.data import corpus
->>>>>>> rest
+from balcony_export.data.rows import Rows
 from balcony_export.exits import store
 from balcony_export.exits.balcony import build
 from balcony_export.model.base import Base, load_base
