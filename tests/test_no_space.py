@@ -5,29 +5,16 @@ The limit is one of this process's for the size of a file, which fails like a fu
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from balcony_edge import Bundle
 from helpers.command import here
+from helpers.disks import room_for
 from helpers.places import DEMO_BASE
 
 TEXT = "Once upon a time there was a little girl who loved to swim. " * 80
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file of this process may get larger than ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [0, 700])
