@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from balcony_edge.files.tensors import check_seal, read_metadata, save_tensors
-from balcony_export.data import corpus
+from balcony_export.data.rows import Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.model.base import Base
 from balcony_export.training.chunked_loss import mean_kl
@@ -28,21 +28,23 @@ ROWS_AT_ONCE = 8
 
 
 @torch.no_grad()
-def heldout_kl(base: Base, balconies: Balconies, rows: corpus.Tokens, temperature: float = 1.0) -> dict[str, float]:
-    """The mean KL(full ‖ exit) of every exit in nats, by split, on ``rows``, int64 [rows, length].
+def heldout_kl(base: Base, balconies: Balconies, rows: Rows, temperature: float = 1.0) -> dict[str, float]:
+    """The mean KL(full ‖ exit) of every exit in nats, by split, on ``rows``.
 
     Of more than ROWS rows, ROWS are taken, spread evenly. ``temperature`` should be the one that the exits are trained
     at: measured at 1, exits trained at another temperature seem to get worse.
     """
-    chosen = torch.from_numpy(rows[:: max(1, len(rows) // ROWS)][:ROWS])
+    chosen = rows.spread(ROWS)
     totals = dict.fromkeys(map(str, balconies.splits), 0.0)
-    for part in torch.split(chosen, ROWS_AT_ONCE):
-        states = base.states(part.to(base.device), balconies.splits)
+    for first in range(0, len(chosen), ROWS_AT_ONCE):
+        part = chosen[first : first + ROWS_AT_ONCE]
+        tokens, positions, counted = part.on(base.device)
+        states = base.states(tokens, balconies.splits, positions)
         with base.autocast():
-            exits = balconies.normed(states.hidden, states.context)
-            found = mean_kl(exits, states.final, base.head, temperature)
+            exits = [normed[counted] for normed in balconies.normed(states.hidden, states.context)]
+            found = mean_kl(exits, states.final[counted], base.head, temperature)
         for split, kl_nats in zip(balconies.splits, found, strict=True):
-            totals[str(split)] += kl_nats * len(part) / len(chosen)
+            totals[str(split)] += kl_nats * float(part.counted.sum() / chosen.counted.sum())
     return totals
 
 

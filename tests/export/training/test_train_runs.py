@@ -17,7 +17,7 @@ import torch
 
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
 from balcony_edge.files.tensors import read_metadata
-from balcony_export.data import corpus
+from balcony_export.data.rows import Rows
 from balcony_export.exits import store
 from balcony_export.exits.balcony import build
 from balcony_export.model.base import Base, load_base
@@ -235,7 +235,7 @@ def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.Monk
     looked: list[int] = []
     seen: dict[int, dict[str, torch.Tensor]] = {}
 
-    def score(base: Base, balconies: Any, rows: corpus.Tokens, temperature: float) -> dict[str, float]:
+    def score(base: Base, balconies: Any, rows: Rows, temperature: float) -> dict[str, float]:
         looked.append(2 * len(looked) + 2)
         seen[looked[-1]] = {name: value.clone() for name, value in balconies.state_dict().items()}
         return scores[looked[-1]]
@@ -285,7 +285,7 @@ def test_a_flattened_exit_is_sharpened_again(job: Job) -> None:
     # The layer before the last, the last one's copy behind it: the base itself.
     split = base.blueprint.arch.layers - 1
     balconies = build(base, (split,), "final")
-    rows = np.random.default_rng(0).integers(0, base.head.vocabulary, (6, 16))
+    rows = Rows.of_stream(np.random.default_rng(0).integers(0, base.head.vocabulary, 96), 16)
     with torch.no_grad():
         balconies.at(split).norm.get_parameter("weight").mul_(0.8)
     assert heldout_kl(base, balconies, rows)[str(split)] > 1e-3
