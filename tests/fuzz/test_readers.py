@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from balcony_edge import Bundle
 from balcony_edge.bundle.external_data import check_external_data
@@ -229,8 +231,7 @@ def settings(path: Path) -> None:
 def calibration(path: Path) -> None:
     """Whatever stands in the cache, it is measured anew at the worst. Half of the time its digest is right."""
     content = path.read_bytes().decode("utf-8", "replace")
-    first = content.split("\n")[0]
-    for text in (content, sealed(first)):
+    for text in (content, sealed(content.split("\n")[0])):
         try:
             found = LadderProfile.from_json(text)
         except UNFITTING:
@@ -240,13 +241,9 @@ def calibration(path: Path) -> None:
 
 def saved_prompt(path: Path) -> None:
     """As it is, and with a seal that fits, where it is still a file of tensors."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    with suppress(OSError, SafetensorError, *UNFITTING):
-        save_arrays(load_file(path), path.with_name("sealed"), read_metadata(path))
-        with suppress(PromptError):
-            prompt_cache.load(a_ladder(), path.with_name("sealed"))
+    with suppress(OSError, SafetensorError, PromptError, *UNFITTING):
+        save_arrays(metadata=read_metadata(path), tensors=load_file(path), path=path.with_name("sealed"))
+        prompt_cache.load(a_ladder(), path.with_name("sealed"))
     prompt_cache.load(a_ladder(), path)
 
 
