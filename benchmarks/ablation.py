@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from lab import Lab, Name, arguments_of, finish, joined, open_lab, score, self_generated, table, train
 from torch import Tensor
+from torch.nn import functional
 
+from balcony_export.data.rows import NO_TARGET
 from balcony_export.exits.balcony import build
 from balcony_export.exits.widths import check_width
 from balcony_export.model.base import BaseStates
-from balcony_export.training.chunked_loss import chunked_loss, next_tokens
+from balcony_export.training.chunked_loss import chunked_loss
 from balcony_export.training.learner import Learner
 from balcony_export.training.loop import PAPER, TrainConfig
 from balcony_export.training.schedule import cosine
@@ -74,7 +76,8 @@ class Student:
         """As ``balcony-edge train`` takes a step."""
         rate = cosine(step, self._config.steps, self._config.learning_rate)
         exits = self._balconies.normed(states.hidden, states.context)
-        _, gradients = chunked_loss(exits, states.final, self._head, self._loss, next_tokens(tokens))
+        following = functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
+        _, gradients = chunked_loss(exits, states.final, self._head, self._loss, following)
         torch.autograd.backward(exits, gradients)
         for learner in self._learners:
             learner.step(rate)

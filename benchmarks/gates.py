@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from balcony_export.data import corpus
+from balcony_export.data.rows import Rows
 from balcony_export.exits import placement, store
 from balcony_export.exits.balcony import Balconies, build
 from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
@@ -196,7 +197,8 @@ def main() -> None:
     data = corpus.load(options.data, tokenizer, end, start)
     rows = corpus.batch(data.train, 0, max(1, options.rows), options.length, 77)
     learned = observe(base, balconies, torch.from_numpy(rows)) if options.rows else {}
-    held = observe(base, balconies, torch.from_numpy(quality.heldout_rows(data.heldout, options.length)))
+    heldout = Rows.of_stream(data.heldout, options.length).spread(quality.MAX_TOKENS // options.length)
+    held = observe(base, balconies, torch.from_numpy(heldout.tokens))
 
     hidden = base.head.hidden
     layer = placement.exit_elements(base.blueprint, "layer")
@@ -213,7 +215,7 @@ def main() -> None:
         return torch.cat([both(seen), seen.before[..., None]], -1)
 
     rate = 3e-3
-    token_sets = [frequent_tokens(data.train, base.head.vocabulary, share) for share in SHARES]
+    token_sets = [frequent_tokens(np.bincount(data.train, minlength=base.head.vocabulary), share) for share in SHARES]
     results: dict[str, Any] = {}
     for split, seen in held.items():
         kinds: dict[str, tuple[nn.Module, float]] = {

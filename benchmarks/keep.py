@@ -120,7 +120,7 @@ def measure(model: Path, options: argparse.Namespace, parent: Path) -> dict[str,
     """All figures of one checkpoint."""
     folder = resolve(str(model))
     bundles = {}
-    for precision in PRECISIONS:
+    for precision in options.precision:
         out, wanted = parent / precision, ExportOptions(precision=precision)
         made = out.exists()
         bundles[precision] = (
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where bundles stay for the next run; default: they do not")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--llama-cpp", metavar="PYTHON")
+    parser.add_argument("--precision", nargs="+", default=PRECISIONS, choices=PRECISIONS, help="with keep among them")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     rows = []

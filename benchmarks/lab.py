@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from balcony_export.data import corpus
-from balcony_export.data.self_text import generate
+from balcony_export.data.instructions import Starts
+from balcony_export.data.own_documents import Writer, continued
 from balcony_export.exits import placement
 from balcony_export.exits.widths import Width
 from balcony_export.model.base import Base, BaseStates, load_base
@@ -64,6 +66,8 @@ class Lab:
     """Held-out beginnings and the base's own greedy continuations: int64 [PROMPTS, PROMPT_TOKENS + REPLY_TOKENS]."""
     start: int
     """The id that a document starts with."""
+    end: int
+    """The id that it ends with."""
     splits: tuple[int, ...]
 
     def cost(self, depth: int, width: Width = "layer") -> float:
@@ -91,19 +95,21 @@ def open_lab(options: argparse.Namespace) -> Lab:
     first = end if start is None else start
     prompts = [[first, *ids] for ids in tokenizer(heldout, add_special_tokens=False)["input_ids"]]
     prompts = [ids[:PROMPT_TOKENS] for ids in prompts if len(ids) >= PROMPT_TOKENS][:PROMPTS]
-    greedy = generate(base, torch.tensor(prompts), REPLY_TOKENS, None)
+    greedy = torch.from_numpy(continued(base, np.array(prompts), PROMPT_TOKENS + REPLY_TOKENS))
     splits = tuple(map(int, options.splits.split(",")))
     used = options.steps * options.rows * options.length
-    return Lab(base, train[:used], torch.from_numpy(rows), greedy, first, splits)
+    return Lab(base, train[:used], torch.from_numpy(rows), greedy, first, end, splits)
 
 
-def self_generated(lab: Lab, tokens: int, length: int, rows: int = 256) -> corpus.Tokens:
-    """A stream of ``tokens`` tokens that the base samples from its start token, ``length`` at a time."""
-    generator = torch.Generator().manual_seed(1)
-    count = -(-tokens // (rows * length))
-    begun = torch.full((rows, 1), lab.start)
-    parts = [generate(lab.base, begun, length - 1, generator) for _ in range(count)]
-    return torch.cat(parts).flatten()[:tokens].numpy()
+def self_generated(lab: Lab, tokens: int, length: int) -> corpus.Tokens:
+    """A stream of ``tokens`` tokens of documents that the base samples from its start token."""
+    starts = Starts(None, [], lab.start, length)
+    written: list[int] = []
+    for document in Writer(lab.base, ROWS_AT_ONCE, length, [lab.end], None, 1).write((n, starts[n]) for n in count()):
+        written += document.ids
+        if len(written) >= tokens:
+            break
+    return np.array(written[:tokens], np.int64)
 
 
 @dataclass

@@ -1,82 +1,31 @@
-"""No room for what a verb writes, at the first bytes or later: one line, exit code 1, nothing left behind.
+"""No room for what a verb writes: one line, exit code 1, nothing left behind. All verbs: test_situations.py.
 
 The limit is one of this process's for the size of a file, which fails like a full disk does.
 """
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from balcony_edge import Bundle
 from helpers.command import here
+from helpers.disks import room_for
 from helpers.places import DEMO_BASE
 
 TEXT = "Once upon a time there was a little girl who loved to swim. " * 80
 
 
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file of this process may get larger than ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("size", [0, 700])
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("run", "-p", "Once", "-n", "40", "--prompt-cache", "{out}/cache"),
-        ("replay", "--record", "demo", "--replies", "1", "-o", "{out}/records.json"),
-        ("pull", "{bundle}", "-o", "{out}/bundle"),
-        ("push", "{bundle}", "./shared"),
-        ("export", "{base}", "--exits", "init", "--splits", "6", "--no-verify", "-o", "{out}/bundle"),
-        ("export", "{base}", "--exits", "init", "--splits", "6", "-o", "{out}/bundle"),
-    ],
-)  # fmt: skip
-def test_a_whole_output_is_not_left_in_pieces(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], size: int
-) -> None:
-    if arguments[0] == "export":
-        pytest.importorskip("onnx")
-    monkeypatch.chdir(tmp_path)
+def test_an_export_with_its_check_is_not_left_in_pieces(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
     out = tmp_path / "out"
-    out.mkdir()
-    names = {"out": out, "bundle": Bundle.demo().path, "base": DEMO_BASE}
-    with room_for(size):
-        result = here(*(argument.format(**names) for argument in arguments))
+    with room_for(700):
+        result = here("export", str(DEMO_BASE), "--exits", "init", "--splits", "6", "-o", str(out / "bundle"))
     assert result.returncode == 1, result.stderr
     assert "File too large" in result.stderr
     assert "→" in result.stderr
     assert "Traceback" not in result.stderr
-    assert not [path for path in out.rglob("*") if path.is_file()]
-    assert not (tmp_path / "shared").exists()
-
-
-@pytest.mark.parametrize("size", [0, 700])
-@pytest.mark.parametrize(
-    "arguments",
-    [("run", "-p", "Once", "-n", "40", "--log", "out"), ("watch", "-n", "3", "--interval", "0.05", "--record", "out")],
-)
-def test_what_is_written_line_by_line_ends_with_whole_lines_or_one_that_is_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], size: int
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with room_for(size):
-        result = here(*arguments)
-    assert result.returncode == 1, result.stderr
-    assert "cannot write" in result.stderr
-    assert "File too large" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert (tmp_path / "out").stat().st_size <= size
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.long

@@ -29,6 +29,7 @@ from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.files import values
 from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.reading import UNFITTING, parse_json, read_bytes
+from balcony_edge.files.sealed import sealed, unsealed
 from balcony_edge.files.writing import write_whole
 from balcony_edge.telemetry.processor import processor_name
 
@@ -73,16 +74,15 @@ class LadderProfile:
         points = {name: profile.points for name, profile in self.profiles.items()}
         content = {"version": CACHE_VERSION, "bit_exact": self.bit_exact, "profiles": points}
         text = json.dumps({**content, "disagreement": self.disagreement, "measured": self.measured}, allow_nan=False)
-        # A digest: one flipped bit could say that batches are bit-exact where they are not.
-        return f"{text}\n{hashlib.sha256(text.encode()).hexdigest()}\n"
+        # One flipped bit could say that batches are bit-exact where they are not.
+        return sealed(text)
 
     @classmethod
     def from_json(cls, text: str) -> LadderProfile:
         """The profile in a cache file's text. Raises one of UNFITTING for any other text."""
-        first, digest, rest = text.split("\n")
-        content = parse_json(first)
-        if rest or content["version"] != CACHE_VERSION or hashlib.sha256(first.encode()).hexdigest() != digest:
-            raise ValueError("another version, or broken")
+        content = parse_json(unsealed(text))
+        if content["version"] != CACHE_VERSION:
+            raise ValueError("another version")
         return cls(
             {name: stage_profile(points) for name, points in content["profiles"].items()},
             values.flag(content["bit_exact"], "bit_exact"),

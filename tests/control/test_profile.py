@@ -162,7 +162,7 @@ def test_one_changed_letter_in_a_cache_is_noticed(ladder: Ladder) -> None:
     text = known.to_json()
     assert LadderProfile.from_json(text) == known
     for wrong in (text.replace("false", "true"), text.replace("1.5", "1.6", 1), text[:-2], text + "\n"):
-        with pytest.raises(ValueError, match=r"broken|unpack"):
+        with pytest.raises(ValueError, match="digest"):
             LadderProfile.from_json(wrong)
 
 

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
-from balcony_edge.files.tensors import save_arrays, save_tensors
+from balcony_edge.files.tensors import check_seal, save_arrays, save_tensors
 from balcony_edge.files.writing import unnamed_file
 
 TENSORS = {
@@ -49,7 +49,7 @@ def test_tensors_are_written_as_ever(tmp_path: Path) -> None:
         assert [one.name for one in path.parent.iterdir()] == [path.name]
     save_arrays(TENSORS, path, {"key": "ä"})
     with safe_open(path, framework="numpy") as file:
-        assert file.metadata() == {"key": "ä"}
+        assert file.metadata() == {"key": "ä", "sha256": check_seal(path)}
     (tmp_path / "plain").touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 

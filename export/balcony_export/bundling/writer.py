@@ -43,6 +43,7 @@ from balcony_export.model import architectures, chat_templates
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array
 from balcony_export.model.config.completed import read_config
+from balcony_export.model.config.refused import no_head
 from balcony_export.model.download import base_name
 from balcony_export.model.generation_config import check_tokenizer, read_generation
 from balcony_export.model.tensor_source import BaseTensors, open_checkpoint
@@ -175,6 +176,8 @@ def _with_own_head(blueprint: Blueprint, base: BaseTensors) -> Blueprint:
 def _check_tensors(base: BaseTensors, blueprint: Blueprint) -> None:
     """Raise ModelError unless the checkpoint has all tensors in their shapes, and none that the graphs do not use."""
     shapes = blueprint.base_shapes()
+    if "lm_head.weight" in shapes and "lm_head.weight" not in base:
+        raise no_head(base.folder)
     for name, shape in shapes.items():
         base.expect(name, shape)
     # Unused but harmless: a second copy of a tied head, and rope frequencies, which the config gives as well.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 from balcony_edge.cli.options import finite
 from balcony_export.extras import require_train
+from balcony_export.quantising.size import Size
 
 if TYPE_CHECKING:
     from balcony_export.exits.store import Exits
@@ -30,7 +32,7 @@ def train(
         list[Path],
         typer.Option(
             help="Training data. Repeatable. UTF-8 text with a line <|endoftext|> after each document, or .jsonl (text "
-            "or messages), both also .xz or .gz; .parquet; hub:owner/name:config:split; self: the base's own samples."
+            "or messages), both also .xz or .gz; .parquet; hub:owner/name:config:split; self: the base writes it."
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder to write the exits to.")],
@@ -86,7 +88,28 @@ def train(
     only: Annotated[
         str | None, typer.Option(help="Train only the exits of these splits. The others stay as --from has them.")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="fp32, or bf16 for speed on GPUs. The exits' weights stay fp32.")] = "fp32",
+    loss_vocabulary: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Compare over this many of the head's rows and the base's 32 likeliest tokens. 0: over all. Default: "
+            "8192 for a larger vocabulary and the loss kl.",
+        ),
+    ] = None,
+    cache_states: Annotated[
+        str,
+        typer.Option(
+            help="Keep what the base computes on disk, up to this size, such as 8GB: each row is run through it once. "
+            "0: keep nothing. auto: up to half of the free disk, if rows are seen twice."
+        ),
+    ] = "auto",
+    states: Annotated[
+        Path | None, typer.Option(help="The folder to keep it in, for several runs. Default: state/base in -o.")
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(help="fp32, bf16, or auto: bf16 where the hardware multiplies it. The exits' weights stay fp32."),
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda, cuda:1, …")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Seed: fixes the batches, and the samples of --data self.")] = 0,
     shard_base: Annotated[
@@ -95,9 +118,22 @@ def train(
     self_tokens: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Tokens to sample for --data self. Default: as many as the run uses, 2 million at most."
+            min=1, help="Tokens to write for --data self. Default: as many as the run uses, 2 million at most."
         ),
     ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="What the base is asked for --data self: JSON Lines with a field prompt, or any text, about whose "
+            "passages it is asked. Then, and without it, the base makes up its own."
+        ),
+    ] = None,
+    self_share: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=1.0, help="How much of the training rows is the base's own, if --data names other text too."
+        ),
+    ] = 0.75,
     save_every: Annotated[
         int, typer.Option(min=1, help="Steps between two saved states, from which an interrupted run goes on.")
     ] = 200,
@@ -131,6 +167,7 @@ def train(
     from balcony_export.model.transformers_model import quiet
 
     quiet()
+    from balcony_export.model.base import choose_dtype
     from balcony_export.training.loop import TrainConfig
     from balcony_export.training.run import Job, train_exits
 
@@ -145,6 +182,10 @@ def train(
         shard_base=shard_base,
         begin=begin,
         self_tokens=self_tokens,
+        self_share=self_share,
+        prompts=prompts,
+        states=states,
+        states_bytes=_states_limit(cache_states, states or out),
     )
     config = TrainConfig.for_base(
         blueprint.arch,
@@ -161,13 +202,23 @@ def train(
         width=width,
         start=start,
         norm_start=norm_start,
-        dtype=dtype,
+        dtype=choose_dtype(dtype, device),
+        loss_vocabulary=loss_vocabulary,
+        keeps_states=False if cache_states == "0" else None if cache_states == "auto" else True,
         seed=seed,
         look_every=look_every,
     )
     trained = train_exits(job, config)
     if int(os.environ.get("RANK", "0")) == 0:
         report(trained, model, out)
+
+
+def _states_limit(size: str, folder: Path) -> int:
+    """How many bytes of ``folder`` the kept states may take. Raises ModelError for what is no size."""
+    if size == "auto":
+        there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+        return shutil.disk_usage(there).free // 2
+    return 0 if size == "0" else Size.parse(size).limit(0)
 
 
 def report(exits: Exits, model: str, folder: Path) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_export.data import corpus
 from balcony_export.exits.calibration import Flags, Floats, logistic
 from balcony_export.model.checkpoint import Array
 from balcony_export.model.lm_head import LMHead
@@ -69,11 +68,14 @@ class Gate:
         return np.stack([top, margin, np.exp(top), np.exp(-margin), np.exp(top - margin)], axis=-1)
 
 
-def frequent_tokens(stream: corpus.Tokens, vocabulary: int, share: float = GATE_ROWS_SHARE) -> tuple[int, ...]:
-    """The tokens whose rows of the head the gates read: the most frequent ones of a text, as ascending ids."""
-    count = max(2, min(MOST_GATE_ROWS, int(share * vocabulary)))
-    order = np.argsort(-np.bincount(stream, minlength=vocabulary), kind="stable")
-    return tuple(sorted(order[:count].tolist()))
+def most_frequent(counts: npt.NDArray[np.int64], count: int) -> tuple[int, ...]:
+    """The ``count`` tokens that a text has most of, as ascending ids. ``counts`` [vocabulary]: how often each is."""
+    return tuple(sorted(np.argsort(-counts, kind="stable")[:count].tolist()))
+
+
+def frequent_tokens(counts: npt.NDArray[np.int64], share: float = GATE_ROWS_SHARE) -> tuple[int, ...]:
+    """The tokens whose rows of the head the gates read: the most frequent ones, by ``counts`` [vocabulary]."""
+    return most_frequent(counts, max(2, min(MOST_GATE_ROWS, int(share * len(counts)))))
 
 
 def gate_head(head: LMHead, tokens: tuple[int, ...]) -> LMHead:

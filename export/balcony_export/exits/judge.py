@@ -26,48 +26,50 @@ BINS = 16
 
 
 class Evidence(NamedTuple):
-    """What a judge knows of one exit's tokens, each [rows, length].
+    """What a judge knows of one exit's tokens, each [positions].
 
-    ``gate``: the gate's logit. ``top`` and ``margin``: as in Predictions, in nats.
+    ``gate``: the gate's logit. ``top`` and ``margin``: as in Predictions, in nats. ``begins``: whether a position is
+    the first of a text, or of what is measured of it.
     """
 
     gate: Floats
     top: Floats
     margin: Floats
+    begins: Flags
 
     def features(self, previous_mean: float | None = None) -> Floats:
-        """[rows, length, 4] in the order of FEATURES.
+        """[positions, 4] in the order of FEATURES.
 
-        The first position of a row has no previous one; it gets ``previous_mean``, or the mean of ``top``.
+        The first position of a text has no previous one; it gets ``previous_mean``, or the mean of ``top``.
         """
-        previous = np.roll(self.top, 1, axis=1)
-        previous[:, 0] = self.top.mean() if previous_mean is None else previous_mean
+        previous = np.roll(self.top, 1)
+        previous[self.begins] = self.top.mean() if previous_mean is None else previous_mean
         return np.stack([self.gate, self.top, self.margin, previous], axis=-1)
 
 
-def fit_judge(seen: Evidence, agrees: Flags, bins: int = BINS) -> dict[str, Any]:
+def fit_judge(seen: Evidence, agrees: Flags, fits: Flags, bins: int = BINS) -> dict[str, Any]:
     """Fit the judge of one exit; returns it as the manifest holds it, with its AUROC and its calibration error.
 
-    ``agrees`` [rows, length]: whether the exit's token was the full model's. The weights are fitted on the even rows
-    and both measures are taken on the odd rows. The bins use all rows.
+    ``agrees`` [positions]: whether the exit's token was the full model's. ``fits`` [positions]: where the weights are
+    fitted; both measures are taken elsewhere. The bins use all positions.
     """
     features = seen.features()
-    fitted, others = agrees[::2].ravel(), agrees[1::2].ravel()
-    weights = logistic(features[::2].reshape(-1, len(FEATURES)), fitted)
+    others = agrees[~fits]
+    weights = logistic(features[fits], agrees[fits])
     chances = sigmoid(features @ weights[:-1] + weights[-1])
-    measured = chances[1::2].ravel()
+    measured = chances[~fits]
     return {
         **dict(zip(FEATURES, weights[:-1].tolist(), strict=True)),
         "offset": float(weights[-1]),
         "previous_mean": float(seen.top.mean()),
-        **_table(chances.ravel(), agrees.ravel(), bins),
+        **_table(chances, agrees, bins),
         "auroc": auroc(measured, others),
         "ece": calibration_error(measured, others),
     }
 
 
 def chances(judge: dict[str, Any], seen: Evidence) -> Floats:
-    """The probabilities [rows, length] that a fitted judge gives on other text."""
+    """The probabilities [positions] that a fitted judge gives on other text."""
     weights = np.array([judge[name] for name in FEATURES])
     return sigmoid(seen.features(judge["previous_mean"]) @ weights + judge["offset"])
 

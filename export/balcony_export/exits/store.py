@@ -4,7 +4,8 @@ exits.safetensors   the exits and gates in fp32, nothing of the base:
                         exits.{split}.layer.<name as in a Hugging Face layer>
                         exits.{split}.norm.weight [hidden]
                         gates.{split}.weight [5], gates.{split}.bias [1]
-exits.json          the schema, the base, the frequent tokens (see gate.py), and how exits were trained and measured
+exits.json          the schema, the base, the frequent tokens (see gate.py), how exits were trained and measured, and
+                    the digests of both files: what a disk or a hand has changed would give other exits
 """
 
 from __future__ import annotations
@@ -26,14 +27,18 @@ from safetensors.numpy import save as to_bytes
 from balcony_edge.errors import ExitsError
 from balcony_edge.files import values
 from balcony_edge.files.reading import UNFITTING, Reader
-from balcony_edge.files.tensors import save_tensors
+from balcony_edge.files.sealed import BROKEN, seal_of
+from balcony_edge.files.tensors import check_seal, save_tensors
 from balcony_export.exits.widths import Width, width_of
 from balcony_export.model.checkpoint import Array, count_not_finite
 from balcony_export.model.gguf.folder import linked_files
 
-# Schema 2: gates with four weights. 3: with a fifth one, on the second token's probability.
-SCHEMA = 3
+# Schema 2: gates with four weights. 3: with a fifth one, on the second token's probability. 4: with digests.
+SCHEMA = 4
+READ_SCHEMAS = (2, 3, SCHEMA)
 SCHEMA_OF_FOUR_WEIGHTS = 2
+# The digest of exits.safetensors, and the one of exits.json without it.
+WEIGHTS_DIGEST, OWN_DIGEST = "weights_sha256", "sha256"
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
 GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
@@ -126,11 +131,12 @@ def save(folder: Path, exits: Exits) -> None:
         "training": dict(exits.training),
         "quality": dict(exits.quality),
     }
-    text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
     weights, description = folder / (WEIGHTS + ".tmp"), folder / (MANIFEST + ".tmp")
     try:
-        save_tensors(to_bytes, {name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}, weights)
-        description.write_text(text)
+        tensors = {name: np.ascontiguousarray(value) for name, value in exits.tensors.items()}
+        manifest[WEIGHTS_DIGEST] = save_tensors(to_bytes, tensors, weights)
+        manifest[OWN_DIGEST] = _digest(manifest)
+        description.write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n")
         (folder / MANIFEST).unlink(missing_ok=True)
         weights.replace(folder / WEIGHTS)
         description.replace(folder / MANIFEST)
@@ -150,6 +156,8 @@ def load(folder: Path) -> Exits:
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is no plain file")
+        if WEIGHTS_DIGEST in manifest and check_seal(path) != manifest[WEIGHTS_DIGEST]:
+            raise ValueError(f"it does not belong to this {MANIFEST}")
         tensors = load_file(path)
     except FileNotFoundError as error:
         raise ExitsError(f"{folder} has no {WEIGHTS}", RETRAIN) from error
@@ -200,12 +208,22 @@ def _manifest(folder: Path) -> dict[str, Any]:
         )
     manifest = READER.object(path)
     schema = manifest.get("schema")
-    if schema not in (SCHEMA_OF_FOUR_WEIGHTS, SCHEMA):
+    if schema not in READ_SCHEMAS:
         raise ExitsError(
-            f"{path} has schema {schema!r}; this version of balcony-edge reads {SCHEMA_OF_FOUR_WEIGHTS} and {SCHEMA}",
+            f"{path} has schema {schema!r}; this version of balcony-edge reads {', '.join(map(str, READ_SCHEMAS))}",
             f"use the version that wrote it, or {RETRAIN}",
         )
+    with READER.explained(path):
+        if (schema == SCHEMA or OWN_DIGEST in manifest) and manifest[OWN_DIGEST] != _digest(manifest):
+            raise ValueError(BROKEN)
+        if schema == SCHEMA:
+            values.text(manifest[WEIGHTS_DIGEST], WEIGHTS_DIGEST)
     return manifest
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """The digest of exits.json without its digest. Order and white space do not count."""
+    return seal_of(json.dumps({name: manifest[name] for name in manifest if name != OWN_DIGEST}, sort_keys=True))
 
 
 def _check_tensors(path: Path, exits: Exits) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ from balcony_export.model.transformers_model import load_frozen
 
 # What --dtype may be.
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class _ReachedError(Exception):
+    """Ends a run of the model once its last layer is reached."""
+
+
+def _passed_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    """In place of a layer: its input, unchanged."""
+    return hidden
 
 
 class BaseStates(NamedTuple):
@@ -53,10 +63,24 @@ class Base:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
-    def states(self, tokens: Tensor, splits: Collection[int]) -> BaseStates:
+    def run(self, tokens: Tensor, **named: Any) -> Tensor:
+        """The final normed hidden states [rows, length, hidden] of ``tokens``, int64 [rows, length].
+
+        ``named``: further arguments of the transformers model, such as ``position_ids``.
+        """
+        embeddings = self.model.model.embed_tokens
+        # The layers compute in the type of their input: fp32 embeddings make all hidden states fp32.
+        with embeddings.register_forward_hook(lambda *call: call[-1].float()), self.autocast():
+            final: Tensor = self.model.model(tokens, **named).last_hidden_state
+        return final
+
+    @torch.no_grad()
+    def states(self, tokens: Tensor, splits: Collection[int], positions: Tensor | None = None) -> BaseStates:
         """Run ``tokens``, int64 [rows, length], each row a causal sequence from position 0.
 
-        The model's own forward runs and hooks read the states: so masks, rotations and multipliers are the family's.
+        ``positions``, of the same shape, start at 0 anew where another document begins: documents of a row then do not
+        see each other. The model's own forward runs and hooks read the states: so masks, rotations and multipliers are
+        the family's.
         """
         inner = self.model.model
         hidden_at: dict[int, Tensor] = {}
@@ -68,14 +92,30 @@ class Base:
         def read_context(layer: Any, given: Any, named: dict[str, Any]) -> None:
             context.update(named)
 
-        with ExitStack() as hooks, self.autocast():
-            # The layers compute in the type of their input: fp32 embeddings make all hidden states fp32.
-            hooks.enter_context(inner.embed_tokens.register_forward_hook(lambda *call: call[-1].float()))
+        with ExitStack() as hooks:
             hooks.enter_context(inner.layers[-1].register_forward_pre_hook(read_context, with_kwargs=True))
             for split in splits:
                 hooks.enter_context(inner.layers[split - 1].register_forward_hook(read_states(split)))
-            final = inner(tokens, use_cache=False).last_hidden_state
+            final = self.run(tokens, position_ids=positions, use_cache=False)
         return BaseStates(hidden_at, final, context)
+
+    @torch.no_grad()
+    def context(self, tokens: Tensor, positions: Tensor) -> dict[str, Any]:
+        """The ``context`` of ``states`` without running the layers, for hidden states that were kept."""
+        inner = self.model.model
+        context: dict[str, Any] = {}
+
+        def read_context(layer: Any, given: Any, named: dict[str, Any]) -> None:
+            context.update(named)
+            raise _ReachedError
+
+        with ExitStack() as stack:
+            for layer in inner.layers[:-1]:
+                stack.enter_context(patch.object(layer, "forward", _passed_on))
+            stack.enter_context(inner.layers[-1].register_forward_pre_hook(read_context, with_kwargs=True))
+            with suppress(_ReachedError):
+                self.run(tokens, position_ids=positions, use_cache=False)
+        return context
 
     @torch.no_grad()
     def lens(self, hidden: Tensor) -> Tensor:
@@ -93,6 +133,17 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"cannot use device {name!r}: {error}", "use --device auto") from error
+
+
+def choose_dtype(name: str, device: str = "auto") -> str:
+    """``name``, or for "auto" the faster of fp32 and bf16: bf16 where the hardware multiplies it."""
+    if name != "auto":
+        return name
+    if choose_device(device).type != "cpu":
+        return "bf16"
+    # Older releases cannot tell what the processor has.
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16" if any(has.get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16")) else "fp32"
 
 
 def load_base(folder: Path, dtype: str = "fp32", device: str = "auto") -> Base:

@@ -27,6 +27,8 @@ FLOATS: dict[str, Activations] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
 STORED_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "BF16": np.dtype("<u2"), "F16": np.dtype("<f2")}
 # How many elements are checked for NaN at a time: a mask of all would take a quarter of the tensor's memory again.
 BLOCK = 1 << 22
+# The body of a causal model, and the parts that it has in a checkpoint of the body alone.
+BODY, BODY_PARTS = "model.", ("embed_tokens.", "layers.", "norm.")
 
 
 class TensorSource(Protocol):
@@ -52,6 +54,8 @@ class _Header:
     """Where one tensor is and what it looks like, from the header of its safetensors file."""
 
     file: str
+    stored: str
+    """The tensor's name in the file."""
     dtype: str
     shape: tuple[int, ...]
     start: int
@@ -62,26 +66,29 @@ class Checkpoint:
     """A model folder's safetensors, in one file or in shards. No other format is ever read.
 
     All headers are read at once: a checkpoint with missing parts is refused before any work is done. Values are read
-    when they are asked for and no file stays mapped, so memory holds no more than the caller does.
+    when they are asked for and no file stays mapped, so memory holds no more than the caller does. Names without
+    ``model.``, as a body that was saved alone has them, get it, as in transformers.
     Raises ModelError for a checkpoint that cannot be read or is not whole.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         where = weight_map(folder)
-        if isinstance(where, str):
-            self._headers = self._read_headers(where)
-            return
-        self._headers = {}
+        self._headers = _with_body(self._read_headers(where) if isinstance(where, str) else self._listed(where))
+
+    def _listed(self, where: Mapping[str, str]) -> dict[str, _Header]:
+        """The headers of all tensors that an index lists, with the file of each."""
+        found: dict[str, _Header] = {}
         for file in sorted(set(where.values())):
             inside = self._read_headers(file)
             for name in (name for name, place in where.items() if place == file):
                 if name not in inside:
                     raise ModelError(
-                        f"{folder / file} lacks the tensor {name} that the index says it has",
+                        f"{self.folder / file} lacks the tensor {name} that the index says it has",
                         f"the checkpoint is not whole: {AGAIN}",
                     )
-                self._headers[name] = inside[name]
+                found[name] = inside[name]
+        return found
 
     def __contains__(self, name: str) -> bool:
         return name in self._headers
@@ -123,10 +130,10 @@ class Checkpoint:
         """The float type of a tensor. Raises ModelError for one that cannot be read."""
         return FLOATS[self._readable(name).dtype]
 
-    def place(self, name: str) -> tuple[Path, str]:
-        """The file that a tensor is in, and its type by safetensors' name, such as I32."""
+    def place(self, name: str) -> tuple[Path, str, str]:
+        """The file that a tensor is in, its name there, and its type by safetensors' name, such as I32."""
         header = self._header(name)
-        return self.folder / header.file, header.dtype
+        return self.folder / header.file, header.stored, header.dtype
 
     def _header(self, name: str) -> _Header:
         if name not in self._headers:
@@ -155,7 +162,8 @@ class Checkpoint:
             for name in names:
                 entry = entries[name]
                 start = 8 + length + int(entry["data_offsets"][0])
-                found[name] = _Header(file, str(entry["dtype"]), tuple(int(size) for size in entry["shape"]), start)
+                shape = tuple(int(size) for size in entry["shape"])
+                found[name] = _Header(file, name, str(entry["dtype"]), shape, start)
         return found
 
     def _read(self, header: _Header, name: str, start: int, stop: int) -> Array:
@@ -207,6 +215,14 @@ class Tensors:
         """Rows [start, stop) of the leading dimension."""
         check_rows(name, self.shape(name), start, stop)
         return self._tensors[name][start:stop]
+
+
+def _with_body(headers: dict[str, _Header]) -> dict[str, _Header]:
+    """The headers by the names of a causal model. A name that this would give twice stays as it is."""
+    return {
+        f"{BODY}{name}" if name.startswith(BODY_PARTS) and f"{BODY}{name}" not in headers else name: header
+        for name, header in headers.items()
+    }
 
 
 def count_not_finite(values: Array) -> int:

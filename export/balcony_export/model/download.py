@@ -12,19 +12,10 @@ from balcony_edge.errors import ModelError
 from balcony_edge.files.home import expand
 from balcony_export.model.gguf import folder as gguf_folder
 from balcony_export.model.gguf.header import PIECE, SUFFIX
+from balcony_export.model.model_files import CARDS, FILES
 
-# Weights only as safetensors: a pickle can run code. README and licence: the bundle's card repeats the licence.
-CARDS = ["README.md", "LICENSE*", "NOTICE*"]
-FILES = [
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "*.jinja",
-    *CARDS,
-]
+# What the Hub's cache calls the folder of a model, before its owner and its name.
+CACHED = "models--"
 # One GGUF file of a repository, which often has many: owner/name:file.gguf.
 HUB_FILE = re.compile(r"(?P<repo>[^:/]+/[^:/]+):(?P<file>[^:]+\.gguf)")
 
@@ -36,6 +27,8 @@ def resolve(model: str, revision: str | None = None, offline: bool = False) -> P
     caches alone. Raises ModelError naming the model and why it cannot be had.
     """
     path = expand(model)
+    if path.is_symlink() and not path.exists():
+        raise ModelError(f"{model} is a link to {path.readlink()}, which is not there", "give the model itself")
     if path.is_dir():
         inside = gguf_folder.only_model(path)
         return path if inside is None else gguf_folder.unpack(inside)
@@ -70,7 +63,17 @@ def base_name(model: str, folder: Path) -> str:
     """
     if not expand(model).exists():
         return model
-    return gguf_folder.base_name(folder) if gguf_folder.linked_files(folder) else folder.resolve().name
+    if gguf_folder.linked_files(folder):
+        return gguf_folder.base_name(folder)
+    found = folder.resolve()
+    return _hub_id(found) or found.name
+
+
+def _hub_id(folder: Path) -> str | None:
+    """The Hub id of a snapshot in the Hub's cache: …/models--owner--name/snapshots/<commit>; None for other folders."""
+    if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith(CACHED):
+        return None
+    return "/".join(folder.parent.parent.name.removeprefix(CACHED).split("--", 1))
 
 
 def _with_pieces(file: str) -> list[str]:

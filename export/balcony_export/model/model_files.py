@@ -11,12 +11,23 @@ from balcony_edge.files.reading import Reader
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 SUFFIX = ".safetensors"
+# What is read of a model folder. Weights only as safetensors: a pickle can run code. README and licence: the bundle's
+# card repeats the licence.
+CARDS = ["README.md", "LICENSE*", "NOTICE*"]
+FILES = [
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "*.jinja",
+    *CARDS,
+]
 # The quantised checkpoints that are read, by what config.json calls their method.
 READ_METHODS = ("awq", "gptq")
 # These files are pickles, and reading a pickle can run code.
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-# What the folder of a PEFT adapter has.
-ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 AGAIN = "download the model again"
 # The largest are the tokenizers of some hundred thousand tokens.
 READER = Reader("the model's file", ModelError, AGAIN, 512 << 20)
@@ -24,21 +35,6 @@ CONVERT = (
     "convert it, if you trust it: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(new_folder), "
     "and save the tokenizer there too"
 )
-
-
-def refuse_adapter(folder: Path) -> None:
-    """Raise ModelError for the folder of a PEFT adapter: changes to a model that is somewhere else."""
-    if not any((folder / name).is_file() for name in ADAPTER):
-        return
-    try:
-        base = read_json_object(folder / ADAPTER[0]).get("base_model_name_or_path")
-    except ModelError:
-        base = None
-    raise ModelError(
-        f"{folder} holds a PEFT adapter{f' of {base}' if isinstance(base, str) else ''}, not a whole model",
-        f"merge it first, in Python: peft.AutoPeftModelForCausalLM.from_pretrained({str(folder)!r}).merge_and_unload()"
-        ".save_pretrained('merged'); put the base's tokenizer files there too, and give the folder merged",
-    )
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

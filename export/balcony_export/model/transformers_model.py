@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from balcony_edge.errors import ModelError
+from balcony_export.model.config.completed import FIRST_NAMES, read_config
+from balcony_export.model.config.refused import no_head
 from balcony_export.model.gguf.folder import linked_files
 from balcony_export.model.model_files import first_line
 from balcony_export.model.packed.scheme import read_scheme
@@ -25,6 +27,21 @@ class PassThrough(nn.Module):
         return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
 
 
+def read_their_config(folder: Path) -> Any:
+    """transformers' own config of a model folder. Raises what transformers raises, and ModelError.
+
+    The first Phi-3 checkpoints call longrope ``su`` or ``yarn``. transformers 5 knows these names, but refuses them
+    because it looks for the original context too early. So it gets the new name.
+    """
+    from transformers import AutoConfig
+
+    raw = read_config(folder)
+    scaling = raw.get("rope_scaling") if raw.get("model_type") == "phi3" else None
+    if isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type")) in FIRST_NAMES:
+        return AutoConfig.for_model(**{**raw, "rope_scaling": {**scaling, "rope_type": "longrope"}})
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
 def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = True) -> Any:
     """The causal language model in ``folder``: on the CPU, without gradients, in evaluation mode.
 
@@ -39,6 +56,7 @@ def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = 
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            config=read_their_config(folder),
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
@@ -46,11 +64,15 @@ def load_frozen(folder: Path, dtype: torch.dtype = torch.float32, eager: bool = 
             output_loading_info=True,
         )
         model, report = loaded
+    except ModelError:
+        raise
     except Exception as error:  # transformers raises many kinds: no weights, broken weights, no memory
         raise ModelError(
             f"cannot load the model in {folder}: {first_line(error)}",
             "give a folder with config.json and whole model.safetensors",
         ) from error
+    if "lm_head.weight" in report["missing_keys"]:
+        raise no_head(folder)
     if report["missing_keys"]:
         raise ModelError(f"the weights in {folder} lack {min(report['missing_keys'])}", "download the model again")
     return model.requires_grad_(False).eval()
@@ -63,11 +85,11 @@ def _load_dequantised(folder: Path, dtype: torch.dtype, eager: bool) -> Any:
     transformers has loaders of its own. That of GGUF leaves out what a file says of windows, caps and scaled positions;
     those of AWQ and GPTQ need packages that need a GPU.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source = open_checkpoint(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = read_their_config(folder)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
         model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

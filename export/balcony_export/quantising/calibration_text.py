@@ -12,7 +12,8 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import BundleError, DataError, PromptError
 from balcony_edge.files.cache import cache_folder
-from balcony_edge.files.reading import Reader
+from balcony_edge.files.reading import UNFITTING, parse_json, read_bytes
+from balcony_edge.files.sealed import sealed, unsealed
 from balcony_edge.files.writing import write_whole
 from balcony_export.data import corpus
 from balcony_export.quantising.prompts import OPENINGS, REQUESTS
@@ -22,7 +23,8 @@ from balcony_export.quantising.sampling import continue_texts
 # directions matter.
 LENGTH, SEQUENCES = 512, 20
 SEED = 20260
-KEPT = Reader("the kept samples", DataError, "remove the file: they are made again", pipes=False)
+# The largest file of kept samples.
+MOST_BYTES = 16 << 20
 # Half of all sequences begin with nothing but the start token.
 BLANK_TEMPERATURE, OPENING_TEMPERATURE, REQUEST_TEMPERATURE = 1.0, 0.9, 0.8
 
@@ -54,7 +56,7 @@ def own_samples(bundle: Bundle, progress: Callable[[int], None]) -> Sequences:
     """
     length = min(LENGTH, bundle.manifest.architecture.context)
     begun = starts(bundle)
-    identity = json.dumps([bundle.manifest.base.sha256, begun, length, SEED, "1"])
+    identity = json.dumps([bundle.manifest.base.sha256, begun, length, SEED, "2"])
     folder = cache_folder()
     path = folder and folder / "samples" / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}.json"
     if path is not None and (kept := _read(path, len(begun), bundle.manifest.architecture.vocabulary)) is not None:
@@ -63,7 +65,7 @@ def own_samples(bundle: Bundle, progress: Callable[[int], None]) -> Sequences:
     if path is not None:
         with suppress(OSError):  # no room or no right to write: they are made again the next time
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(ids).encode())
+            write_whole(path, sealed(json.dumps(ids)).encode())
     return ids
 
 
@@ -86,10 +88,10 @@ def starts(bundle: Bundle) -> list[tuple[list[int], float]]:
 
 
 def _read(path: Path, count: int, vocabulary: int) -> Sequences | None:
-    """The kept samples; None if there are none, or none that can be used."""
+    """The kept samples; None if there are none, or none that can be used, which are then made again."""
     try:
-        found = KEPT.json(path)
-    except DataError:
+        found = parse_json(unsealed(read_bytes(path, MOST_BYTES, pipes=False).decode()))
+    except (OSError, *UNFITTING):
         return None
     if not isinstance(found, list) or len(found) != count or not all(isinstance(ids, list) and ids for ids in found):
         return None

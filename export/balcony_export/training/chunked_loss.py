@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from balcony_export.data.rows import NO_TARGET
 from balcony_export.exits.calibration import Floats
 from balcony_export.model.lm_head import LMHead
-from balcony_export.training.losses import FORWARD_KL, NO_TARGET, Loss
+from balcony_export.training.losses import FORWARD_KL, Loss
 
 # How many logits a chunk has; a loss holds some five tensors of that size. On a CPU, small chunks stay in its caches,
 # which is a third faster.
@@ -54,8 +55,8 @@ def chunked_loss(
     """The mean loss of every exit in nats, and its gradient at that exit's normed hidden states.
 
     ``exits`` and ``teacher``: normed hidden states [rows, length, hidden] of the exits and of the full model; the
-    gradients have the same shape. ``following``: see ``next_tokens``; needed by a loss from text alone. ``chunk``: how
-    many positions at a time; None: ``chunk_positions``. The teacher's logits are computed once for all exits.
+    gradients have the same shape. ``following``: the next tokens, see Rows; needed by a loss from text alone.
+    ``chunk``: how many positions at a time; None: ``chunk_positions``. The teacher's logits are computed once for all.
     """
     flat_teacher = teacher.reshape(-1, head.hidden)
     flat_exits = [normed.reshape(-1, head.hidden) for normed in exits]
@@ -83,22 +84,22 @@ def chunked_loss(
 @torch.no_grad()
 def mean_kl(
     exits: Sequence[Tensor], teacher: Tensor, head: LMHead, temperature: float = 1.0, chunk: int | None = None
-) -> list[float]:
-    """The mean KL(full ‖ exit) of every exit in nats, with both sides at ``temperature``; see ``chunked_loss``."""
+) -> list[tuple[float, float]]:
+    """(mean KL(full ‖ exit) in nats, share of positions with the full model's likeliest token) of every exit.
+
+    Both sides are at ``temperature``; the other arguments are those of ``chunked_loss``.
+    """
     probabilities = Loss(temperature=temperature).log_probabilities
     flat_teacher = teacher.reshape(-1, head.hidden)
-    totals = [0.0] * len(exits)
+    totals, agreed = [0.0] * len(exits), [0] * len(exits)
     for part in chunks(len(flat_teacher), chunk or chunk_positions(head)):
         target = probabilities(head.logits(flat_teacher[part]))
         for index, normed in enumerate(exits):
             log_q = probabilities(head.logits(normed.reshape(-1, head.hidden)[part]))
             totals[index] += functional.kl_div(log_q, target, reduction="sum", log_target=True).item()
-    return [total / len(flat_teacher) for total in totals]
-
-
-def next_tokens(tokens: Tensor) -> Tensor:
-    """The next token at each position, int64 [rows, length] as ``tokens``; NO_TARGET at the end of a row."""
-    return functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
+            agreed[index] += int((log_q.argmax(-1) == target.argmax(-1)).sum())
+    positions = max(1, len(flat_teacher))
+    return [(total / positions, same / positions) for total, same in zip(totals, agreed, strict=True)]
 
 
 @torch.no_grad()

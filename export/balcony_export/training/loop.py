@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from balcony_edge.bundle.manifest import Architecture
 from balcony_edge.errors import BalconyError, ExitsError, ModelError
-from balcony_export.data import corpus
+from balcony_export.data.rows import RowOrder, Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.progress import Progress
 from balcony_export.training import resume
@@ -26,9 +26,10 @@ from balcony_export.training.schedule import cosine
 # The name of the steps on the progress bar and in metrics.jsonl.
 PHASE = "exits"
 
-# The losses of one batch: takes tokens, int64 [rows, length], and the share that they are of the step's rows. Exit by
-# exit, it adds the gradient times the share to the exit's parameters and yields (split, mean loss in nats).
-BatchLosses = Callable[[Tensor, float], Iterator[tuple[int, Tensor]]]
+# The losses of a step's rows, or of a piece of them: takes the step, the rows' indices, int64 [rows], and the share of
+# the step that they are. Exit by exit, it adds the gradient times the share to the exit's parameters and yields (split,
+# mean loss in nats).
+BatchLosses = Callable[[int, Tensor, float], Iterator[tuple[int, Tensor]]]
 
 # The settings of the paper (arXiv 2503.05005, section 4) and its code, for LLaMA-3-8B: 1.05 M tokens a step.
 PAPER: Mapping[str, Any] = {
@@ -42,6 +43,10 @@ PAPER: Mapping[str, Any] = {
     "norm_start": "layer",
     "width": "layer",
 }
+# The loss is over so many of the head's rows, where the head has more than twice as many.
+LOSS_VOCABULARY = 8192
+# States are kept if rows are taken so many times on average.
+AGAIN = 1.5
 PRESETS: Mapping[str, Mapping[str, Any]] = {"default": {}, "paper": PAPER}
 
 
@@ -73,6 +78,11 @@ class TrainConfig:
     dtype: str = "fp32"
     """Of the base; the exits' weights are always fp32."""
     seed: int = 0
+    loss_vocabulary: int = 0
+    """How many of the head's rows the loss is over (see likeliest.py); 0: all, and the base's whole distribution."""
+    keeps_states: bool | None = False
+    """Whether the base's states are kept on disk, hidden states in bf16 (see kept_states.py). None: if the run takes
+    rows more than once, and its loss can be had from them."""
     look_every: int = 100
     """Steps from one look at the held-out text to the next; 0: no looks, and the last step's exits are the result."""
 
@@ -90,8 +100,24 @@ class TrainConfig:
         suited = {"length": cls.length, "learning_rate": rate}
         suited |= PRESETS[preset]
         suited["length"] = min(suited["length"], architecture.context)
-        given = {name: value for name, value in settings.items() if value is not None}
-        return cls(splits=tuple(splits), **{**suited, **given})
+        given = {name: value for name, value in settings.items() if value is not None or name == "keeps_states"}
+        config = cls(splits=tuple(splits), **{**suited, **given})
+        small = architecture.vocabulary <= 2 * LOSS_VOCABULARY
+        if preset == "paper" or "loss_vocabulary" in given or small or not config.near_kl:
+            return config
+        return replace(config, loss_vocabulary=LOSS_VOCABULARY)
+
+    @property
+    def near_kl(self) -> bool:
+        """Whether the loss can be had from the base's likeliest tokens (see likeliest.py)."""
+        return self.loss == "kl" and self.temperature == 1.0
+
+    def suited_to(self, rows: int) -> TrainConfig:
+        """The settings for a text of so many rows: decides whether states are kept."""
+        if self.keeps_states is not None:
+            return self
+        again = self.steps * self.rows > AGAIN * rows
+        return replace(self, keeps_states=bool(self.loss_vocabulary and self.near_kl and again))
 
     @property
     def loss_function(self) -> Loss:
@@ -115,21 +141,22 @@ def default_learning_rate(hidden: int) -> float:
 def fit(
     balconies: Balconies,
     config: TrainConfig,
-    batch: Callable[[int], Tensor],
+    rows: Rows,
     batch_losses: BatchLosses,
     metrics: Metrics,
     processes: Processes,
     saving: Saving,
     look: Callable[[int], None],
 ) -> None:
-    """The training loop: AdamW on a cosine schedule, each process on its part of a step's rows.
+    """The training loop: AdamW on a cosine schedule, each process on its part of each step's rows of ``rows``.
 
-    ``batch(step)`` returns the step's tokens, int64 [rows, length], the same in every process. ``look(step)`` measures
-    the exits; it is called every ``config.look_every`` steps and after the last one. The loop begins at the state in
-    ``saving`` if there is one. Raises ExitsError if a loss or gradient is not finite; the last saved state is then left
-    as it is. Raises BalconyError if the device's memory is too small or the saved state is another run's.
+    ``look(step)`` measures the exits; it is called every ``config.look_every`` steps and after the last one. The loop
+    begins at the state in ``saving`` if there is one. Raises ExitsError if a loss or gradient is not finite; the last
+    saved state is then left as it is. Raises BalconyError if the device's memory is too small or the saved state is
+    another run's.
     """
     steps, peak = config.steps, config.learning_rate
+    order = RowOrder(len(rows), config.rows, config.seed)
     learners = {split: Learner(balconies.at(split), config.weight_decay) for split in balconies.splits}
     optimizers = [learner.optimizer for learner in learners.values()]
     saving.check()
@@ -142,7 +169,8 @@ def fit(
             losses: dict[str, float] = {}
             norms: dict[str, float] = {}
             try:
-                for split, loss in _step_losses(batch(step), config, batch_losses, processes):
+                chosen = torch.from_numpy(order(step))
+                for split, loss in _step_losses(step, chosen, rows, config, batch_losses, processes):
                     losses[str(split)] = loss
                     norms[str(split)] = learners[split].step(rate, processes)
             except torch.OutOfMemoryError as error:
@@ -174,24 +202,22 @@ def fit(
 
 
 def _step_losses(
-    rows: Tensor, config: TrainConfig, batch_losses: BatchLosses, processes: Processes
+    step: int, chosen: Tensor, rows: Rows, config: TrainConfig, batch_losses: BatchLosses, processes: Processes
 ) -> Iterator[tuple[int, float]]:
-    """Backward passes over this process's part of ``rows``; yields (split, the step's mean loss in nats) exit by exit.
+    """Backward passes over this process's part of a step; yields (split, the step's mean loss in nats) exit by exit.
+
+    ``chosen``: the indices of the step's rows, int64 [rows], the same in every process.
 
     An exit is yielded as soon as its gradient is complete. If the caller then takes the exit's step and frees its
     gradient, no two exits' gradients are in memory at once, unless ``config.accumulate`` asks for several pieces.
     """
-    pieces = [piece for piece in processes.part(rows).tensor_split(config.accumulate) if len(piece)]
+    pieces = [piece for piece in processes.part(chosen).tensor_split(config.accumulate) if len(piece)]
+    counted = max(1, rows.counted[chosen.numpy()].sum())
     sums: dict[int, Tensor] = {}
     for piece in pieces:
-        share = len(piece) / len(rows)
-        for split, loss in batch_losses(piece, share):
+        share = float(rows.counted[piece.numpy()].sum() / counted)
+        for split, loss in batch_losses(step, piece, share):
             sums[split] = sums.get(split, torch.zeros_like(loss)) + loss.detach() * share
             if piece is pieces[-1]:
                 processes.add_up([sums[split]])
                 yield split, sums[split].item()
-
-
-def batches(stream: corpus.Tokens, config: TrainConfig, device: torch.device) -> Callable[[int], Tensor]:
-    """The ``batch`` argument of ``fit``: random windows of ``stream`` on ``device`` (see corpus.batch)."""
-    return lambda step: torch.from_numpy(corpus.batch(stream, step, config.rows, config.length, config.seed)).to(device)

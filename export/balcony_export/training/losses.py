@@ -24,10 +24,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from balcony_edge.errors import ModelError
+from balcony_export.data.rows import NO_TARGET
 
 TOP_K = 32
-# Stands for the next token where there is none: at the end of a row.
-NO_TARGET = -1
 
 # From log-probabilities of base and exit [positions, V] to values [positions] and gradients [positions, V].
 Divergence = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

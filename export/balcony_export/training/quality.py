@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from balcony_export.data import corpus, self_text
+from balcony_export.data.corpus import Tokens
+from balcony_export.data.own_documents import continued
+from balcony_export.data.rows import NO_TARGET, Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.exits.calibration import (
     Flags,
@@ -24,22 +26,31 @@ from balcony_export.exits.calibration import (
 from balcony_export.exits.gate import Gate, gate_head
 from balcony_export.exits.judge import Evidence, chances, fit_judge
 from balcony_export.model.base import Base
+from balcony_export.model.blueprint import Blueprint
 from balcony_export.progress import Progress
-from balcony_export.training.chunked_loss import compare, likeliest_tokens, next_tokens, predictions
+from balcony_export.training.arithmetic import observed_operations
+from balcony_export.training.chunked_loss import compare, likeliest_tokens, predictions
 
 ROWS_AT_ONCE = 8
-# Held-out tokens to measure on. So many give the agreement to ±0.2 % and that of a bin to ±0.6 %.
+# Held-out tokens to measure on, at most. So many give the agreement to ±0.2 % and that of a bin to ±0.6 %.
 MAX_TOKENS = 262_144
 # Tokens of the base's own replies. They are decoded one by one, so there are fewer: a bin's agreement to ±0.5 %.
 MAX_OWN_TOKENS = 65_536
+# Of a large base fewer are measured: this many operations take some minutes on two cores. But never fewer than LEAST.
+MOST_OPERATIONS = 3e13
+LEAST_TOKENS = 16_384
 # How many held-out tokens each of these replies continues; in a short row, a quarter of it.
 BEGINNING = 16
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What one pass over rows of text tells of every exit, by split. Arrays are [rows, length]: a value a position."""
+    """What one pass over rows of text tells of every exit, by split. Arrays are [counted positions]."""
 
+    rows: Tokens
+    """The row of each position."""
+    begins: Flags
+    """Whether a position is the first of its document, or of what is counted of it."""
     gate_confidence: Mapping[int, tuple[Floats, Floats]]
     """(top, margin) of the gate head's Predictions."""
     exit_confidence: Mapping[int, tuple[Floats, Floats]]
@@ -55,26 +66,12 @@ class Observations:
     full_loss_nats: float
     """The full model's cross-entropy to the next tokens, as a mean."""
 
-    def after(self, position: int) -> Observations:
-        """The same without the positions before ``position``. The three means remain those of all positions."""
-
-        def cut(confidence: Mapping[int, tuple[Floats, Floats]]) -> dict[int, tuple[Floats, Floats]]:
-            return {split: (top[:, position:], margin[:, position:]) for split, (top, margin) in confidence.items()}
-
-        return replace(
-            self,
-            gate_confidence=cut(self.gate_confidence),
-            exit_confidence=cut(self.exit_confidence),
-            agrees={split: flags[:, position:] for split, flags in self.agrees.items()},
-            drafted={split: flags[:, position:] for split, flags in self.drafted.items()},
-        )
-
 
 @torch.no_grad()
 def observe(
-    base: Base, balconies: Balconies, frequent_tokens: tuple[int, ...], rows: corpus.Tokens, lens: bool = True
+    base: Base, balconies: Balconies, frequent_tokens: tuple[int, ...], rows: Rows, lens: bool = True
 ) -> Observations:
-    """Run the full model and every exit over ``rows``, int64 [rows, length], of at least 2 tokens each.
+    """Run the full model and every exit over ``rows``, of at least 2 tokens each.
 
     ``frequent_tokens``: the tokens of the gate head. ``lens``: also measure the untrained logit lens, at the cost of
     one more pass through the head for each exit.
@@ -88,16 +85,18 @@ def observe(
     lens_agreement = dict.fromkeys(splits if lens else (), 0.0)
     kl = dict.fromkeys(splits, 0.0)
     loss = 0.0
-    parts = torch.split(torch.from_numpy(rows), ROWS_AT_ONCE)
+    parts = range(0, len(rows), ROWS_AT_ONCE)
     with Progress("quality", len(parts)) as progress:
-        for part in parts:
-            ids = part.to(base.device)
-            share = len(part) / len(rows)
-            states = base.states(ids, splits)
+        for first in parts:
+            part = rows[first : first + ROWS_AT_ONCE]
+            tokens, positions, counted = part.on(base.device)
+            following = torch.from_numpy(part.following).to(base.device)[counted]
+            share = float(part.counted.sum() / rows.counted.sum())
+            states = base.states(tokens, splits, positions)
             with base.autocast():
-                exits = balconies.normed(states.hidden, states.context)
-                found = compare(exits, states.final, base.head, next_tokens(ids))
-                loss += found.loss_nats / (rows.size - len(rows))
+                exits = [normed[counted] for normed in balconies.normed(states.hidden, states.context)]
+                found = compare(exits, states.final[counted], base.head, following)
+                loss += found.loss_nats
                 for split, normed, predicted, kl_nats in zip(splits, exits, found.exits, found.kl_nats, strict=True):
                     kl[split] += share * kl_nats
                     agrees[split].append((predicted.token == found.full).cpu().numpy())
@@ -106,17 +105,19 @@ def observe(
                     gate_confidence[split].append(gate_predicted.confidence())
                     drafted[split].append((token_ids[gate_predicted.token] == found.full).cpu().numpy())
                 for split in lens_agreement:
-                    lens_tokens = likeliest_tokens(base.lens(states.hidden[split]), base.head)
+                    lens_tokens = likeliest_tokens(base.lens(states.hidden[split])[counted], base.head)
                     lens_agreement[split] += share * (lens_tokens == found.full).double().mean().item()
             progress.advance()
     return Observations(
+        rows=np.nonzero(rows.counted)[0],
+        begins=rows.begins[rows.counted],
         gate_confidence={split: _join_parts(parts) for split, parts in gate_confidence.items()},
         exit_confidence={split: _join_parts(parts) for split, parts in exit_confidence.items()},
         agrees={split: np.concatenate(found) for split, found in agrees.items()},
         drafted={split: np.concatenate(found) for split, found in drafted.items()},
         lens_agreement=lens_agreement,
         kl_nats=kl,
-        full_loss_nats=loss,
+        full_loss_nats=loss / max(1, int((rows.following[rows.counted] != NO_TARGET).sum())),
     )
 
 
@@ -125,37 +126,24 @@ def _join_parts(parts: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]
     return np.concatenate(top), np.concatenate(margin)
 
 
-def heldout_rows(stream: corpus.Tokens, length: int) -> corpus.Tokens:
-    """The rows to measure on, int64 [rows, length]: all of the stream, or MAX_TOKENS of it, spread evenly."""
-    rows = corpus.sequences(stream, length)
-    wanted = max(2, MAX_TOKENS // length)
-    return rows if len(rows) <= wanted else rows[np.linspace(0, len(rows) - 1, wanted).astype(int)]
+def measured_rows(blueprint: Blueprint, rows: Rows, exits: int, most_tokens: int) -> int:
+    """How many of ``rows`` to measure on: of ``most_tokens``, or fewer for a large base, so that it takes minutes."""
+    affordable = max(LEAST_TOKENS, int(MOST_OPERATIONS / observed_operations(blueprint, exits)))
+    return min(len(rows), max(2, min(most_tokens, affordable) // rows.length))
 
 
-def own_text(base: Base, rows: corpus.Tokens) -> tuple[corpus.Tokens, int]:
-    """Beginnings of held-out rows with the base's own greedy replies: (int64 [rows, length], length of a beginning)."""
-    length = rows.shape[1]
-    beginning = min(BEGINNING, length // 4)
-    beginnings = torch.from_numpy(rows[: max(2, MAX_OWN_TOKENS // length), :beginning])
-    parts = torch.split(beginnings, self_text.ROWS_AT_ONCE)
-    replies = []
-    with Progress("own text", len(parts)) as progress:
-        for part in parts:
-            replies.append(self_text.generate(base, part.to(base.device), length - beginning, None).cpu().numpy())
-            progress.advance()
-    return np.concatenate(replies), beginning
-
-
-def observe_own(
-    base: Base, balconies: Balconies, frequent_tokens: tuple[int, ...], rows: corpus.Tokens
-) -> Observations:
-    """Observations of the base's own replies to the beginnings of ``rows``.
+def own_rows(base: Base, rows: Rows, count: int) -> Rows:
+    """``count`` beginnings of ``rows``, which hold text, with the base's own greedy replies; these are what counts.
 
     A device decodes text of this kind, and exits agree more often on it than on held-out text.
     """
-    own, beginning = own_text(base, rows)
+    length = rows.length
+    beginning = min(BEGINNING, length // 4)
+    tokens = continued(base, rows.tokens[:count, :beginning], length)
+    counted = np.zeros(tokens.shape, np.bool_)
     # The last position of the beginning predicts the first token of the reply.
-    return observe(base, balconies, frequent_tokens, own, lens=False).after(beginning - 1)
+    counted[:, beginning - 1 :] = True
+    return Rows(tokens, np.tile(np.arange(length), (len(tokens), 1)), counted)
 
 
 def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], dict[str, Any]]:
@@ -165,18 +153,20 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
     error are measured on the odd rows, which the fit never sees. ``own``: observations of the base's own replies. The
     tables by bin are made of these, because a device uses them to forecast how often its own tokens will agree.
     """
+    even, odd = seen.rows % 2 == 0, seen.rows % 2 == 1
     gates = {
-        split: Gate.fitted(top[::2], margin[::2], seen.agrees[split][::2])
+        split: Gate.fitted(top[even], margin[even], seen.agrees[split][even])
         for split, (top, margin) in seen.gate_confidence.items()
     }
     logits = {split: gate.logits(*seen.gate_confidence[split]) for split, gate in gates.items()}
     judges = {
-        split: fit_judge(Evidence(logits[split], *seen.exit_confidence[split]), seen.agrees[split]) for split in gates
+        split: fit_judge(Evidence(logits[split], *seen.exit_confidence[split], seen.begins), seen.agrees[split], even)
+        for split in gates
     }
     bins = _own_bins(own, gates, judges)
     exits = {}
     for split, agrees in seen.agrees.items():
-        measured, outcomes = sigmoid(logits[split][1::2]).ravel(), agrees[1::2].ravel()
+        measured, outcomes = sigmoid(logits[split][odd]), agrees[odd]
         exits[str(split)] = {
             "agreement": float(agrees.mean()),
             "own_agreement": float(own.agrees[split].mean()),
@@ -205,16 +195,16 @@ def _own_bins(
     of its positions by bin of the judge, and by bin of each deeper gate.
     """
     logits = {split: gate.logits(*own.gate_confidence[split]) for split, gate in gates.items()}
-    gate_chances = {split: sigmoid(found).ravel() for split, found in logits.items()}
+    gate_chances = {split: sigmoid(found) for split, found in logits.items()}
     tables = {}
     for split, found in gate_chances.items():
-        deeper = {depth: flags.ravel() for depth, flags in own.agrees.items() if depth >= split}
-        tables[split] = bin_table(found, deeper, drafted=own.drafted[split].ravel())
+        deeper = {depth: flags for depth, flags in own.agrees.items() if depth >= split}
+        tables[split] = bin_table(found, deeper, drafted=own.drafted[split])
     gate_bins = {split: bin_indices(found, tables[split]["edges"]) for split, found in gate_chances.items()}
     for split, table in tables.items():
         here, bins = gate_bins[split], len(table["share"])
         judge = judges[split]
-        judge_chances = chances(judge, Evidence(logits[split], *own.exit_confidence[split])).ravel()
+        judge_chances = chances(judge, Evidence(logits[split], *own.exit_confidence[split], own.begins))
         judge_bins = bin_indices(judge_chances, judge["edges"])
         table["judged"] = bin_shares(here, bins, judge_bins, len(judge["share"]))
         table["following"] = {

@@ -1,23 +1,25 @@
 """The saved state of a training run, from which it goes on as if it had not been interrupted.
 
 It holds the parameters, the optimisers' moments, the step and the settings, in one safetensors file. The file is
-written under a temporary name first, so a crash never leaves half a state.
+written whole or not at all, so a crash never leaves half a state. It is sealed, so a broken one is not gone on with.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from balcony_edge.errors import BalconyError
-from balcony_edge.files.tensors import save_tensors
+from balcony_edge.files.reading import UNFITTING
+from balcony_edge.files.tensors import check_seal, read_metadata, save_tensors
 
 
 def save(
@@ -39,24 +41,37 @@ def save(
 
 
 def read_config(path: Path) -> dict[str, Any] | None:
-    """The settings of the run that saved the state at ``path``; None if there is no state."""
+    """The settings of the run that saved the state at ``path``; None if there is no state.
+
+    The whole file is read and compared with its seal. Raises BalconyError if it is broken.
+    """
     if not path.exists():
         return None
-    config: dict[str, Any] = json.loads(metadata(path)["config"])
+    with explained(path):
+        check_seal(path)
+        config: dict[str, Any] = json.loads(read_metadata(path)["config"])
     return config
 
 
 def step_of(path: Path) -> int:
-    """After how many steps the state was saved; 0 if there is no state."""
-    return int(metadata(path)["step"]) if path.exists() else 0
+    """After how many steps the state was saved; 0 if there is no state. Raises BalconyError for a broken one."""
+    if not path.exists():
+        return 0
+    with explained(path):
+        return int(read_metadata(path)["step"])
 
 
 def restore(path: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> int:
-    """Load a saved state into ``model`` and ``optimizers``; returns the step to go on from (0 without a state)."""
+    """Load a saved state into ``model`` and ``optimizers``; returns the step to go on from (0 without a state).
+
+    Raises BalconyError if the file is broken; nothing is changed then.
+    """
     if not path.exists():
         return 0
+    with explained(path):
+        check_seal(path)
+        tensors = load_file(path)
     step = step_of(path)
-    tensors = load_file(path)
     model.load_state_dict(
         {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}, strict=False
     )
@@ -81,13 +96,12 @@ def _numbered(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[tuple[int
         first += sum(len(group["params"]) for group in optimizer.param_groups)
 
 
-def metadata(path: Path) -> dict[str, str]:
-    """The metadata of a saved safetensors file. Raises BalconyError if the file cannot be read."""
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say of a saved file that cannot be read, or that is not what was written, what to do. Raises BalconyError."""
     try:
-        with safe_open(path, "pt") as handle:
-            found: dict[str, str] = handle.metadata()
-            return found
-    except (OSError, SafetensorError) as error:
+        yield
+    except (OSError, SafetensorError, *UNFITTING) as error:
         raise BalconyError(
-            f"cannot read the saved training state {path}: {error}", f"delete {path.parent} to start over"
+            f"cannot go on from the saved training state {path}: {error}", f"delete {path.parent} to start over"
         ) from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,8 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from balcony_edge.errors import DataError, ExitsError, ModelError
-from balcony_export.data import corpus, documents, self_text
+from balcony_edge.errors import ExitsError, ModelError
+from balcony_export.data import corpus, documents, self_text, training_text
+from balcony_export.data.instructions import Starts, Template, read_instructions
+from balcony_export.data.own_documents import ROWS_AT_ONCE, Document, Writer
+from balcony_export.data.rows import Rows
+from balcony_export.data.training_text import TrainingText
 from balcony_export.exits import store
 from balcony_export.exits.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
 from balcony_export.exits.gate import Gate, frequent_tokens
@@ -24,16 +29,20 @@ from balcony_export.model.base import TORCH_DTYPES, Base, load_base
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array
 from balcony_export.model.config.completed import read_config
+from balcony_export.model.generation_config import read_generation
 from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
+from balcony_export.progress import minutes
 from balcony_export.training import quality, run_folder
+from balcony_export.training.arithmetic import base_operations, exit_operations, matmul_rate, training_memory
 from balcony_export.training.distill import distill
-from balcony_export.training.loop import TrainConfig
+from balcony_export.training.kept_states import KeptStates
+from balcony_export.training.loop import AGAIN, TrainConfig
 from balcony_export.training.processes import Processes
+from balcony_export.training.quality import measured_rows, observe
 from balcony_export.training.run_folder import Metrics, Saving
 from balcony_export.training.sharpness import fit_sharpness
 from balcony_export.verification.config_reading import check_config
 
-MIN_LENGTH = 8
 # Taken to be the length of a token, to know how much of a streamed data set a run needs to see each token about once.
 CHARACTERS_A_TOKEN = 5
 
@@ -47,7 +56,7 @@ class Job:
     name: str
     """The base's name in exits.json."""
     texts: tuple[Path, ...]
-    """Files and ``hub:owner/name`` (see corpus.read_documents), or ``self`` alone (see self_text.py)."""
+    """Files, ``hub:owner/name`` (see corpus.read_documents), and ``self`` (see self_text.py)."""
     out: Path
     heldout: tuple[Path, ...] = ()
     """Held-out text; (): some of ``texts`` is held out."""
@@ -59,7 +68,15 @@ class Job:
     begin: Path | None = None
     """A folder of trained exits to go on from; None: exits begin as copies of a base layer."""
     self_tokens: int | None = None
-    """How many tokens to sample for ``self``; None: as many as the run takes in, up to self_text.MAX_TOKENS."""
+    """How many tokens the base writes for ``self``; None: as many as the run takes in, up to self_text.MAX_TOKENS."""
+    self_share: float = 0.75
+    """How much of the rows to learn from is the base's own text, where there is other text beside it."""
+    prompts: Path | None = None
+    """Instructions that the base replies to for ``self`` (see instructions.py); None: it makes up its own."""
+    states: Path | None = None
+    """Where the base's states are kept; None: in ``out``."""
+    states_bytes: int = 0
+    """How large they may be. Used if the configuration keeps states."""
 
 
 def train_exits(job: Job, config: TrainConfig) -> store.Exits:
@@ -78,13 +95,10 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     # Loaded when first needed: unusable input is refused before that.
     check_config(job.folder, blueprint.arch)
     get_base = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
-    data = _load_corpus(
-        job, config, blueprint.arch.vocabulary, lambda: _sample(job, config, digest, get_base(), processes)
-    )
-    config = replace(config, length=_row_length(data.train, config.length, "training"))
-    rows = quality.heldout_rows(data.heldout, _row_length(data.heldout, config.length, "held-out"))
+    text = _load_text(job, config, blueprint.arch.vocabulary, digest, get_base, processes)
+    config = replace(config, length=text.train.length).suited_to(len(text.train))
     earlier = None if job.begin is None else _earlier(job.begin, job.folder, config)
-    identity = _identity(config, digest, data, earlier)
+    identity = _identity(config, digest, text, earlier)
     saving = Saving(job.out / "state" / "exits.safetensors", job.save_every, identity)
     saving.check()
     base = get_base()
@@ -101,12 +115,18 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     if job.shard_base:
         processes.share_layers(base.model.model.layers)
     to_train = balconies.some(config.only or config.splits)
-    distill(base, to_train, data.train, rows, config, metrics, saving, processes)
+    heldout = text.heldout.spread(measured_rows(blueprint, text.heldout, len(config.splits), quality.MAX_TOKENS))
+    kept = _kept_states(job, config, digest, text.train, blueprint.arch.hidden, processes)
+    if processes.first:
+        _announce(config, blueprint, base, len(to_train.splits), kept)
+    distill(base, to_train, text.train, heldout, config, metrics, saving, processes, kept)
     if config.temperature != 1.0:
-        fit_sharpness(base, to_train, rows[::2])
-    tokens = frequent_tokens(data.train, blueprint.arch.vocabulary)
-    seen, own = (observe(base, balconies, tokens, rows) for observe in (quality.observe, quality.observe_own))
-    gates, measured = quality.calibrate(seen, own)
+        fit_sharpness(base, to_train, heldout[::2])
+    tokens = frequent_tokens(text.train.token_counts(blueprint.arch.vocabulary))
+    own_rows = measured_rows(blueprint, text.own or heldout, len(config.splits), quality.MAX_OWN_TOKENS)
+    own = text.own.spread(own_rows) if text.own is not None else quality.own_rows(base, heldout, own_rows)
+    seen, replied = (observe(base, balconies, tokens, rows, lens) for rows, lens in ((heldout, True), (own, False)))
+    gates, measured = quality.calibrate(seen, replied)
     trained = store.Exits(
         splits=config.splits,
         base_model=job.name,
@@ -161,6 +181,11 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
     _ = config.loss_function
     if not 0 < config.learning_rate < math.inf:
         raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
+    if (config.loss_vocabulary or config.keeps_states) and not config.near_kl:
+        raise ModelError(
+            f"--loss-vocabulary and --cache-states know the loss kl at temperature 1 alone, not {config.loss}",
+            "use --loss-vocabulary 0 --cache-states 0",
+        )
     if config.rows < processes.count:
         raise ModelError(
             f"{config.rows} rows a step are too few for {processes.count} processes",
@@ -173,59 +198,116 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
         )
 
 
-def _load_corpus(
-    job: Job, config: TrainConfig, vocabulary: int, sampled: Callable[[], self_text.TokenRows]
-) -> corpus.Corpus:
+def _load_text(
+    job: Job,
+    config: TrainConfig,
+    vocabulary: int,
+    base_sha256: str,
+    get_base: Callable[[], Base],
+    processes: Processes,
+) -> TrainingText:
     tokenizer = load_tokenizer(job.folder)
     ends = boundary_ids(tokenizer, read_config(job.folder))
     render = documents.renderer(tokenizer)
-    if self_text.is_wanted(job.texts):
-        given = corpus.load(job.heldout, tokenizer, *ends, job.heldout, render).heldout if job.heldout else None
-        return self_text.split(sampled(), ends, given)
+    own = self_text.own_sources(job.texts)
+    others = [path for path in job.texts if path not in own]
     streamed = CHARACTERS_A_TOKEN * config.steps * config.rows * config.length
-    data = corpus.load(job.texts, tokenizer, *ends, job.heldout, render, streamed)
-    for stream in (data.train, data.heldout):
-        if len(stream) and stream.max() >= vocabulary:
-            raise ModelError(
-                f"the tokenizer of {job.folder} makes token {stream.max()}; the model has only {vocabulary}",
-                "the tokenizer belongs to another model: download the folder again",
-            )
-    return data
+
+    def read(paths: Sequence[Path], heldout: Sequence[Path]) -> corpus.Corpus:
+        data = corpus.load(paths, tokenizer, *ends, heldout, render, streamed)
+        for stream in (data.train, data.heldout):
+            if len(stream) and stream.max() >= vocabulary:
+                raise ModelError(
+                    f"the tokenizer of {job.folder} makes token {stream.max()}; the model has only {vocabulary}",
+                    "the tokenizer belongs to another model: download the folder again",
+                )
+        return data
+
+    if not own:
+        return training_text.of_text(read(others, job.heldout), config.length)
+    text = training_text.of_text(read(others, ()), config.length).train if others else None
+    template = Template.of(tokenizer)
+    written = _write_own(job, config, base_sha256, get_base, processes, own[0], ends, tokenizer, template)
+    found = training_text.of_documents(written, config.length, template is not None)
+    if job.heldout:
+        given = Rows.of_stream(read(job.heldout, job.heldout).heldout, config.length)
+        found = replace(found, heldout=given)
+    return found if text is None else training_text.mixed(found, text, job.self_share)
 
 
-def _sample(job: Job, config: TrainConfig, base_sha256: str, base: Base, processes: Processes) -> self_text.TokenRows:
-    """The base's own text, which the first process samples and the others then read from its file."""
-    ends = boundary_ids(load_tokenizer(job.folder), read_config(job.folder))
+def _write_own(
+    job: Job,
+    config: TrainConfig,
+    base_sha256: str,
+    get_base: Callable[[], Base],
+    processes: Processes,
+    source: Path,
+    ends: tuple[int, int | None],
+    tokenizer: Any,
+    template: Template | None,
+) -> list[Document]:
+    """The base's own documents, which the first process writes and the others then read from its file."""
     tokens = job.self_tokens or min(config.steps * config.rows * config.length, self_text.MAX_TOKENS)
-    path = self_text.named_file(job.texts) or job.out / "state" / "self.jsonl"
-    identity = {"base_sha256": base_sha256, "dtype": config.dtype}
+    path = self_text.named_file(source) or job.out / "state" / "self.jsonl"
+    asked = [] if job.prompts is None else read_instructions(job.prompts)
+    end, start = ends
+    starts = Starts(template, asked, end if start is None else start, config.length // 2)
+    stops = sorted({end, *read_generation(job.folder).eos_token_ids})
+    identity = {
+        "base_sha256": base_sha256,
+        "dtype": config.dtype,
+        "length": config.length,
+        "seed": config.seed,
+        "instructions_sha256": hashlib.sha256("\0".join(asked).encode()).hexdigest(),
+    }
 
-    def sample() -> self_text.TokenRows:
-        return self_text.sample(base, tokens, config.length, ends, config.seed, path, identity)
+    def write() -> list[Document]:
+        writer = Writer(get_base(), ROWS_AT_ONCE, config.length, stops, template, config.seed)
+        return self_text.write(writer, starts, tokens, path, identity)
 
-    found = sample() if processes.first else []
+    found = write() if processes.first else []
     processes.wait()
-    return found if processes.first else sample()
+    return found if processes.first else write()
 
 
-def _row_length(stream: corpus.Tokens, wanted: int, what: str) -> int:
-    """``wanted``, or less for a text so short that it would not fill two rows. Raises DataError if it is too short."""
-    length = min(wanted, len(stream) // 2)
-    if length < MIN_LENGTH:
-        raise DataError(
-            f"the {what} text has {len(stream)} tokens; at least {2 * MIN_LENGTH} are needed",
-            "give more text with --heldout FILE" if what == "held-out" else "give more text with --data FILE",
-        )
-    return length
+def _kept_states(
+    job: Job, config: TrainConfig, base_sha256: str, rows: Rows, hidden: int, processes: Processes
+) -> KeptStates | None:
+    if not config.keeps_states:
+        return None
+    trained = config.only or config.splits
+    identity = {"base_sha256": base_sha256, "dtype": config.dtype, "rows_sha256": rows.digest}
+    folder = job.states or job.out / "state" / "base"
+
+    def opened() -> KeptStates:
+        return KeptStates(folder, identity, trained, len(rows), rows.length, hidden, job.states_bytes)
+
+    kept = opened() if processes.first else None
+    processes.wait()
+    return kept or opened()
 
 
-def _identity(
-    config: TrainConfig, base_sha256: str, data: corpus.Corpus, earlier: store.Exits | None
-) -> dict[str, Any]:
+def _announce(config: TrainConfig, blueprint: Blueprint, base: Base, exits: int, kept: KeptStates | None) -> None:
+    """Say on stderr what the run will take; training reaches half of the best rate (benchmarks/train_speed.py)."""
+    tokens, passes = config.rows * config.length, 1.0 if kept is None else 1 / AGAIN
+    head_rows = config.loss_vocabulary or blueprint.arch.vocabulary
+    operations = exits * exit_operations(blueprint, check_width(config.width), head_rows)
+    operations += passes * base_operations(blueprint)
+    seconds = config.steps * tokens * operations / (0.5 * matmul_rate(base.dtype, base.device))
+    memory = training_memory(blueprint, exits, tokens // config.accumulate, base.dtype.itemsize, head_rows)
+    disk = "" if kept is None else f", {kept.bytes / 1e9:.1f} GB of disk for the base's states"
+    print(
+        f"training {exits} exits: {config.steps:,} steps of {tokens:,} tokens in {config.dtype}, about "
+        f"{minutes(seconds)} and {memory / 1e9:.1f} GB of memory{disk}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _identity(config: TrainConfig, base_sha256: str, text: TrainingText, earlier: store.Exits | None) -> dict[str, Any]:
     """What must be the same for a run to go on from a saved state: settings, base, text and earlier exits."""
-    text = hashlib.sha256(data.train.tobytes()).hexdigest()
     begun = {} if earlier is None else {"begin_sha256": store.tensors_digest(earlier)}
-    return {**config.as_dict(), "base_sha256": base_sha256, "text_sha256": text, **begun}
+    return {**config.as_dict(), "base_sha256": base_sha256, "text_sha256": text.train.digest, **begun}
 
 
 def _tensors(balconies: Balconies, gates: Mapping[int, Gate]) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import BalconyError, ExitsError
+from balcony_edge.files import values
+from balcony_edge.files.reading import UNFITTING, parse_json
 from balcony_export.training import resume
 
 VERSIONS = ("balcony-edge", "torch", "transformers", "accelerate")
@@ -71,9 +74,21 @@ class Metrics:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file, except one that was cut; empty if there is no file."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+    """The lines of a metrics file, except those that were cut or broken; empty if there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    lines = (_line(piece) for piece in content.decode("utf-8", "replace").split("\n")[:-1])
+    return [line for line in lines if line is not None]
+
+
+def _line(text: str) -> dict[str, Any] | None:
+    """A line of a metrics file as what it says; None if it is none."""
+    try:
+        line = values.mapping(parse_json(text), "a line")
+        values.text(line["phase"], "phase")
+        values.whole(line["step"], "step")
+    except UNFITTING:
+        return None
+    return line
 
 
 def prepare(folder: Path, settings: Mapping[str, Any]) -> None:
@@ -92,4 +107,6 @@ def draw(folder: Path) -> None:
     if find_spec("matplotlib") is not None:
         from balcony_edge.measure import plots
 
-        plots.losses(read(folder / "metrics.jsonl"), folder / "loss.png")
+        # A line that a disk has changed costs the picture, and not the run.
+        with suppress(*UNFITTING):
+            plots.losses(read(folder / "metrics.jsonl"), folder / "loss.png")

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 
 import torch
 
-from balcony_export.data import corpus
+from balcony_export.data.rows import Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.model.base import Base
-from balcony_export.training.best_so_far import heldout_kl
+from balcony_export.training.best_so_far import look_at
 
 COARSE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 FINE = (-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06)
 
 
-def fit_sharpness(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict[int, float]:
-    """Scale each exit's norm by the factor that gives the lowest KL on ``rows``, int64 [rows, length].
+def fit_sharpness(base: Base, balconies: Balconies, rows: Rows) -> dict[int, float]:
+    """Scale each exit's norm by the factor that gives the lowest KL on ``rows``.
 
     Returns the factors by split.
     """
@@ -33,16 +33,14 @@ def fit_sharpness(base: Base, balconies: Balconies, rows: corpus.Tokens) -> dict
     return best
 
 
-def _best_of(
-    base: Base, balconies: Balconies, rows: corpus.Tokens, factors: dict[int, Sequence[float]]
-) -> dict[int, float]:
+def _best_of(base: Base, balconies: Balconies, rows: Rows, factors: dict[int, Sequence[float]]) -> dict[int, float]:
     """The best of the factors that each exit is to try, the same number for all. The exits are left unchanged."""
     found: dict[int, list[tuple[float, float]]] = {split: [] for split in factors}
     unscaled = {split: _weight(balconies, split).detach().clone() for split in factors}
     for chosen in zip(*factors.values(), strict=True):
         for split, factor in zip(factors, chosen, strict=True):
             _scale(base, balconies, split, factor)
-        kl = heldout_kl(base, balconies, rows)
+        kl = look_at(base, balconies, rows).kl_nats
         for split, factor in zip(factors, chosen, strict=True):
             found[split].append((kl[str(split)], factor))
             with torch.no_grad():

@@ -13,6 +13,7 @@ from balcony_edge.errors import ModelError
 from balcony_export.model.config.completed import complete, read_config
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.model_files import first_line
+from balcony_export.model.transformers_model import read_their_config
 from balcony_export.verification.report import StageRow
 
 
@@ -37,10 +38,8 @@ def differences(folder: Path, arch: Architecture) -> list[str]:
     ``arch``: what balcony-edge has read, or what a bundle says. Sizes are compared with what optimum calls them, for
     every family. For a family with graphs of its own each key that these need is compared too.
     """
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = read_their_config(folder)
     except Exception as error:  # transformers raises many kinds
         raise ModelError(
             f"transformers cannot read {folder}/config.json: {first_line(error)}", "download the model again"

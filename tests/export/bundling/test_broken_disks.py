@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,17 +12,7 @@ import pytest
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.errors import BundleError, ModelError
 from balcony_export.bundling.writer import export_bundle
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Writes beyond ``size`` bytes of a file fail, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+from helpers.disks import room_for
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -34,7 +21,7 @@ def test_a_full_disk(tiny_model: Path, tmp_path: Path, old: bool) -> None:
     out = tmp_path / "b"
     if old:
         export_bundle(tiny_model, out, model="m", exits="init", splits=[2])
-    with largest_file(100_000), pytest.raises(BundleError, match="cannot write the bundle") as caught:
+    with room_for(100_000), pytest.raises(BundleError, match="cannot write the bundle") as caught:
         export_bundle(tiny_model, out, model="m", exits="init", splits=[1, 3])
     assert "free some space" in caught.value.hint
     assert [path.name for path in tmp_path.iterdir()] == (["b"] if old else [])

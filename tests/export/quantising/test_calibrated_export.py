@@ -99,6 +99,19 @@ def test_samples_are_kept_for_the_next_export(toy: Path, tmp_path: Path, monkeyp
     assert export(toy, tmp_path / "two").manifest.files == one.manifest.files
 
 
+def test_kept_samples_that_a_disk_has_changed_are_made_again(toy: Path, tmp_path: Path) -> None:
+    """Other samples would be other weights."""
+    one = export(toy, tmp_path / "one")
+    (kept,) = (tmp_path / "cache" / "samples").iterdir()
+    content = kept.read_bytes()
+    digit = next(at for at in range(len(content) // 2, len(content)) if content[at : at + 1].isdigit())
+    for broken in (b"[]", b"[" * 9000, content[:digit] + bytes([content[digit] ^ 1]) + content[digit + 1 :]):
+        kept.write_bytes(broken)
+        assert calibration_text._read(kept, 10, 64) is None
+    assert export(toy, tmp_path / "two").manifest.files == one.manifest.files
+    assert kept.read_bytes() == content
+
+
 def test_a_dry_run_says_the_mixture(toy: Path) -> None:
     plan = plan_export(toy, splits=[2], options=INT4)
     assert re.search(r"layers: [0-9.]+ bits a weight", describe(expected(plan, None)))

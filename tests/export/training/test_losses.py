@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from balcony_edge.errors import ModelError
+from balcony_export.data.rows import NO_TARGET
 from balcony_export.model.lm_head import LMHead
-from balcony_export.training.chunked_loss import chunked_loss, next_tokens
-from balcony_export.training.losses import LOSSES, NO_TARGET, TOP_K, Loss, top_k
+from balcony_export.training.chunked_loss import chunked_loss
+from balcony_export.training.losses import LOSSES, TOP_K, Loss, top_k
 from helpers.effort import examples
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(2, 7), st.integers(2, 6), st.integers(2, 60))
@@ -51,15 +52,12 @@ def test_losses_and_gradients_are_the_textbooks(
     teacher = torch.randn(rows, length, hidden)
     head = LMHead(torch.randn(vocabulary, hidden))
     tokens = torch.randint(vocabulary, (rows, length))
-    (value,), (gradient,) = chunked_loss([exit], teacher, head, Loss(name, temperature), next_tokens(tokens), chunk)
+    following = functional.pad(tokens[:, 1:], (0, 1), value=NO_TARGET)
+    (value,), (gradient,) = chunked_loss([exit], teacher, head, Loss(name, temperature), following, chunk)
     expected = textbook(name, temperature, teacher @ head.weight.T, exit @ head.weight.T, tokens)
     (expected_gradient,) = torch.autograd.grad(expected, exit)
     torch.testing.assert_close(value, expected.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
-
-
-def test_the_last_token_of_a_row_predicts_nothing() -> None:
-    assert next_tokens(torch.tensor([[5, 6, 7], [8, 9, 4]])).tolist() == [[6, 7, NO_TARGET], [9, 4, NO_TARGET]]
 
 
 def test_top_k_keeps_the_likeliest_and_sums_to_one() -> None:

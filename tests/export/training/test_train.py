@@ -15,6 +15,7 @@ import torch
 from balcony_edge.errors import BalconyError, DataError, ExitsError, ModelError
 from balcony_export.cli import train as command
 from balcony_export.data import corpus
+from balcony_export.data.rows import RowOrder, Rows
 from balcony_export.exits import store
 from balcony_export.exits.balcony import build
 from balcony_export.model import architectures
@@ -100,7 +101,7 @@ def test_training_writes_better_exits_and_leaves_the_base_alone(job: Job, monkey
         return loaded[-1]
 
     monkeypatch.setattr(run, "load_base", load)
-    trained = train_exits(job, replace(CONFIG, steps=40))
+    trained = train_exits(job, replace(CONFIG, steps=100))
 
     fresh = load_base(job.folder, device="cpu").model.state_dict()
     assert all(torch.equal(fresh[name], value) for name, value in loaded[0].model.state_dict().items())
@@ -111,7 +112,7 @@ def test_training_writes_better_exits_and_leaves_the_base_alone(job: Job, monkey
         assert np.mean([loss[split] for loss in losses[-5:]]) < 0.8 * losses[0][split]
         name = f"{split}.layer.mlp.down_proj.weight"
         assert not np.array_equal(trained.tensors[f"exits.{name}"], untrained[name].numpy())
-    assert len(losses) == 40
+    assert len(losses) == 100
 
 
 def test_the_folder_is_what_the_exporter_reads(job: Job, text: Path, pictures: None) -> None:
@@ -153,14 +154,16 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     trained = train_exits(job, CONFIG)
     base = load_base(job.folder, device="cpu")
     data = corpus.load(job.texts, load_tokenizer(job.folder), 2)
-    own, beginning = quality.own_text(base, corpus.sequences(data.heldout, CONFIG.length))
-    states = base.states(torch.from_numpy(own), CONFIG.splits)
+    held = Rows.of_stream(data.heldout, CONFIG.length)
+    own = quality.own_rows(base, held, len(held))
+    counted = torch.from_numpy(own.counted)
+    states = base.states(torch.from_numpy(own.tokens), CONFIG.splits)
     balconies = build(base, CONFIG.splits, CONFIG.norm_start)
     balconies.load(trained)
     with torch.no_grad():
-        normed = balconies.at(2)(states.hidden[2], states.context)[:, beginning - 1 :]
+        normed = balconies.at(2)(states.hidden[2], states.context)[counted]
         looked = torch.log_softmax(base.head.logits(normed)[..., list(trained.frequent_tokens)].double(), -1)
-    second, top = np.partition(looked.numpy(), -2)[..., -2:].transpose(2, 0, 1)
+    second, top = np.partition(looked.numpy(), -2)[..., -2:].T
     gate = trained.gate(2)
     bins = trained.quality["exits"]["2"]["bins"]
     features = np.stack([top, top - second, np.exp(top), np.exp(second - top), np.exp(second)]).reshape(5, -1)
@@ -171,7 +174,7 @@ def test_the_gates_in_the_folder_are_the_calibrated_ones(job: Job) -> None:
     # A position on an edge may fall to either side of it.
     np.testing.assert_allclose(shares, bins["share"], atol=0.15)
     drafts = np.asarray(trained.frequent_tokens)[looked.numpy().argmax(-1)]
-    right = drafts == likeliest_tokens(states.final, base.head)[:, beginning - 1 :].numpy()
+    right = drafts == likeliest_tokens(states.final[counted], base.head).numpy()
     assert np.dot(bins["share"], bins["drafted"]) == pytest.approx(right.mean(), abs=0.01)
 
 
@@ -182,14 +185,14 @@ def test_an_interrupted_run_ends_with_the_same_bits(job: Job, monkeypatch: pytes
     whole = train_exits(job, CONFIG)
     again = replace(job, out=job.out.with_name("again"))
 
-    def broken(stream: corpus.Tokens, step: int, *rest: int) -> corpus.Tokens:
+    def broken(order: RowOrder, step: int) -> Any:
         if step == 5:
             raise KeyboardInterrupt
-        return real(stream, step, *rest)
+        return real(order, step)
 
-    real = corpus.batch
+    real = RowOrder.__call__
     with monkeypatch.context() as patch:
-        patch.setattr(corpus, "batch", broken)
+        patch.setattr(RowOrder, "__call__", broken)
         with pytest.raises(KeyboardInterrupt):
             train_exits(again, CONFIG)
     assert not (again.out / "exits.safetensors").exists()

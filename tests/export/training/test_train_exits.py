@@ -59,7 +59,7 @@ def test_gates_of_four_weights_say_what_they_said(tmp_path: Path) -> None:
     for split in saved.splits:
         tensors[f"gates.{split}.weight"] = tensors[f"gates.{split}.weight"][:4]
     save_file(tensors, tmp_path / "exits.safetensors")
-    edit(tmp_path, schema=2)
+    edit(tmp_path, schema=2, weights_sha256=None)
     for split in saved.splits:
         assert store.load(tmp_path).gate(split)["weight"].tolist() == [*saved.gate(split)["weight"][:4].tolist(), 0.0]
 
@@ -72,25 +72,41 @@ def truncate(folder: Path) -> None:
 def drop_tensor(folder: Path) -> None:
     tensors = load_file(folder / "exits.safetensors")
     del tensors["exits.2.layer.mlp.up_proj.weight"]
-    save_file(tensors, folder / "exits.safetensors")
+    rewrite(folder, tensors)
 
 
 def narrow(folder: Path) -> None:
     tensors = load_file(folder / "exits.safetensors")
     tensors["exits.1.norm.weight"] = tensors["exits.1.norm.weight"].astype(np.float16)
-    save_file(tensors, folder / "exits.safetensors")
+    rewrite(folder, tensors)
 
 
 def misshape(folder: Path) -> None:
     tensors = load_file(folder / "exits.safetensors")
     tensors["gates.1.weight"] = np.zeros((3,), np.float32)
-    save_file(tensors, folder / "exits.safetensors")
+    rewrite(folder, tensors)
 
 
 def edit(folder: Path, **changes: object) -> None:
+    """Change exits.json, with a digest that fits."""
     path = folder / "exits.json"
-    manifest = {**json.loads(path.read_text()), **changes}
-    path.write_text(json.dumps({name: value for name, value in manifest.items() if value is not None}))
+    changed = {**json.loads(path.read_text()), **changes}
+    manifest = {name: value for name, value in changed.items() if value is not None}
+    path.write_text(json.dumps({**manifest, "sha256": store._digest(manifest)}))
+
+
+def as_earlier(folder: Path) -> None:
+    """As a version without digests would have written it."""
+    path = folder / "exits.json"
+    manifest = {**json.loads(path.read_text()), "schema": 3}
+    del manifest["sha256"], manifest["weights_sha256"]
+    path.write_text(json.dumps(manifest))
+
+
+def rewrite(folder: Path, tensors: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+    """Other weights in the folder, under a description that has no digest of them."""
+    save_file(tensors, folder / "exits.safetensors")
+    as_earlier(folder)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,38 @@ def test_a_broken_folder_is_refused_by_name(tmp_path: Path, damage: Callable[[Pa
     with pytest.raises(ExitsError, match=words) as caught:
         store.load(tmp_path)
     assert caught.value.hint
+
+
+def test_a_changed_byte_is_found_in_both_files(tmp_path: Path) -> None:
+    """It would be other exits, or other probabilities of their gates and judges."""
+    store.save(tmp_path, sample())
+    for name, step in (("exits.json", 7), ("exits.safetensors", 1999)):
+        path = tmp_path / name
+        whole = path.read_bytes()
+        for at in range(9, len(whole), step):
+            if not whole[at : at + 1].isspace():
+                path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+                with pytest.raises(ExitsError) as caught:
+                    store.load(tmp_path)
+                assert caught.value.hint
+        path.write_bytes(whole)
+    store.load(tmp_path)
+
+
+def test_weights_of_other_exits_are_refused(tmp_path: Path) -> None:
+    store.save(tmp_path / "one", sample())
+    other = sample()
+    other.tensors["exits.1.norm.weight"][0] += 1  # type: ignore[index]
+    store.save(tmp_path / "two", other)
+    (tmp_path / "two" / "exits.safetensors").replace(tmp_path / "one" / "exits.safetensors")
+    with pytest.raises(ExitsError, match=r"does not belong to this exits\.json"):
+        store.load(tmp_path / "one")
+
+
+def test_exits_of_versions_without_digests_are_read(tmp_path: Path) -> None:
+    store.save(tmp_path, sample())
+    as_earlier(tmp_path)
+    assert store.load(tmp_path).training == {"steps": 3}
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from balcony_edge.errors import ModelError
 from balcony_edge.files.reading import parse_json, read_bytes
 from balcony_export.model.config.defaults import defaults_of
-from balcony_export.model.model_files import refuse_adapter
+from balcony_export.model.config.refused import refuse_adapter, refuse_broken_links, refuse_other_purposes
 
 # The largest config.json.
 MOST_BYTES = 16 << 20
@@ -35,13 +35,19 @@ FROM_0 = {"max_window_layers", "sliding_window"}
 NULLABLE = {"num_key_value_heads", "head_dim", "sliding_window"}
 # Names of layer types that older versions of transformers wrote.
 OLD_LAYER_TYPES = {"attention": FULL}
+# What the first versions of Phi-3 called longrope.
+FIRST_NAMES = ("su", "yarn")
 # These kinds of rope know the context that the model was first trained at.
 WITH_ORIGINAL = ("llama3", "yarn", "longrope")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed ``config.json`` of a model folder. Raises ModelError if there is none."""
+    """The parsed ``config.json`` of a model folder.
+
+    Raises ModelError if there is none, and for a folder that holds no whole causal language model (see refused.py).
+    """
     refuse_adapter(folder)
+    refuse_broken_links(folder)
     path = folder / "config.json"
     try:
         config = parse_json(read_bytes(path, MOST_BYTES).decode("utf-8"), any_numbers=True)
@@ -54,6 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} holds no JSON object", "download the model again")
+    refuse_other_purposes(folder, config)
     return config
 
 
@@ -141,8 +148,7 @@ def _rope_parameters(family: str, config: Mapping[str, Any], raw: Mapping[str, A
             table.setdefault("partial_rotary_factor", part)
         _standardise(table, config, None if kinds else raw)
     if family == "phi3":
-        # The names of the same scaling in the first versions of Phi-3.
-        if values["rope_type"] in ("su", "yarn"):
+        if values["rope_type"] in FIRST_NAMES:
             values["rope_type"] = "longrope"
             _standardise(values, config, raw)
         if values["rope_type"] not in ("default", "longrope"):

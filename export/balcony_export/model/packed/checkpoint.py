@@ -162,7 +162,7 @@ class PackedCheckpoint:
 
     def _integers(self, name: str, rows: slice, columns: slice | None = None) -> npt.NDArray[np.int32]:
         """Some rows, and columns of these, of a tensor of 32-bit integers; no others are read."""
-        path, dtype = self._plain.place(name)
+        path, stored, dtype = self._plain.place(name)
         if dtype != "I32":
             raise ModelError(
                 f"{path}: {name} is stored as {dtype}, not as 32-bit integers",
@@ -170,7 +170,7 @@ class PackedCheckpoint:
             )
         try:
             with safe_open(path, "np") as handle:
-                piece = handle.get_slice(name)
+                piece = handle.get_slice(stored)
                 return np.array(piece[rows] if columns is None else piece[rows, columns], np.int32)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"cannot read {path}: {error}", AGAIN) from error
@@ -183,7 +183,7 @@ class PackedCheckpoint:
             bits=self._scheme.bits,
             block=block,
             zero="middle" if self._scheme.symmetric else "level",
-            half=self._plain.place(f"{stem}.scales")[1] == "F16",
+            half=self._plain.place(f"{stem}.scales")[2] == "F16",
             order=self._order(stem, inputs, block) if f"{stem}.g_idx" in self._plain else None,
         )
 
