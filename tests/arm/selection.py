@@ -35,7 +35,7 @@ MORE = (
     # Lossless decoding, to the last bit, at every precision; whole sessions on the demo.
     "tests/decoding/test_loop.py",
     "tests/test_session.py",
-    "tests/cli/test_demo.py",
+    "tests/cli/test_demo.py::test_without_the_download_the_stories_answer_and_it_says_why",
     # The tokenizers library.
     "tests/decoding/test_tokenizer.py",
     # Sensors on the files of boards; profiles of devices and of stages.
