@@ -42,7 +42,8 @@ MORE = (
     "tests/telemetry/readers",
     "tests/telemetry/test_boards.py",
     "tests/profiles",
-    "tests/control",
+    "tests/control/test_profile.py::test_every_stage_is_measured_for_every_size",
+    "tests/control/test_profile.py::test_the_second_run_reads_the_cache",
     # Bundles are opened and written whole; budgets are read.
     "tests/bundle/test_atomic_folder.py",
     "tests/bundle/test_graph_bytes.py",

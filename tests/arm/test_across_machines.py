@@ -11,7 +11,7 @@ FLOAT_EXACT = 1e-4
 
 
 def test_the_same_bundles_on_two_machines() -> None:
-    """At fp32 the same tokens; kernels of int8 and int4 round activations to 8 bits, each processor's in its own way."""
+    """At fp32 the same tokens; kernels of int8 and int4 round activations to 8 bits, each machine's in its own way."""
     folder = os.environ.get("BALCONY_MADE")
     if not folder:
         pytest.skip("no other machine's answers are here: make test-arm has them")
