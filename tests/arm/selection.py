@@ -17,8 +17,6 @@ KERNELS = (
     "tests/engine/test_invariants.py",
     "tests/engine/test_providers.py",
     "tests/engine/test_runtime.py",
-    "tests/engine/test_graph_shapes.py",
-    "tests/engine/test_prompt_cache.py",
     # The same bundles here and on the host.
     "tests/arm",
     # Which machine is it, and which providers compute: a child for each.
@@ -26,6 +24,8 @@ KERNELS = (
     "tests/telemetry/test_processor.py",
 )
 MORE = (
+    "tests/engine/test_graph_shapes.py",
+    "tests/engine/test_prompt_cache.py",
     # Memory: what glibc, the kernel's pages and mapped files do.
     "tests/engine/test_footprint.py",
     "tests/engine/test_heap.py",
