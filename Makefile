@@ -3,6 +3,7 @@
 #   make test    full install, all checks and tests; properties are tried on few examples
 #   make test-long  the same properties on many examples, and the tests marked long
 #   make gpu     on a machine with CUDA: its tests, then exits, lossless decoding and contention measured on it
+#   make gpu-train DATA=self:replies.jsonl   exits of a real model trained on a GPU in ten minutes, into runs/gpu
 #   make lint | types | docs | bench | wheel-test | clean
 
 PYTHON ?= python3
@@ -16,11 +17,14 @@ PROMPT ?=
 LONG ?= long or hypothesis
 # How many broken versions of each kind of file test-long tries.
 MUTATIONS ?= 20000
+# What gpu-train trains the exits of, and on what.
+MODEL ?= smollm2-135m
+DATA ?= self
 # Processes that tests are spread over.
 JOBS ?= $(shell nproc)
 SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-long lint types docs coverage bench gpu wheel-test clean
+.PHONY: demo test test-long lint types docs coverage bench gpu gpu-train wheel-test clean
 
 demo: $(RUN_VENV)/.ready
 	$(RUN_VENV)/bin/balcony-edge demo $(if $(PROMPT),-p "$(PROMPT)")
@@ -59,6 +63,9 @@ gpu: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python benchmarks/lossless.py --provider cuda --precision bf16 --shape smollm2-135m --drafts 3
 	$(DEV_VENV)/bin/balcony-edge bench runs/lossless/smollm2-135m-bf16-cuda --provider cuda -p 128 -n 128
 	$(DEV_VENV)/bin/python benchmarks/contention.py runs/lossless/smollm2-135m-bf16-cuda --provider cuda
+
+gpu-train: $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/python benchmarks/gpu_train.py $(MODEL) --data $(DATA) -o runs/gpu
 
 # The built wheel in an environment that holds nothing else of the project.
 wheel-test: $(DEV_VENV)/.ready

@@ -7,6 +7,7 @@ benchmarks/shapes.py at every precision. Each export (exits "init" at a quarter,
 verification) runs in a process of its own: seconds count its imports too, and the peak of resident memory counts
 everything, mapped pages of the checkpoint included. ``--whole``: the command as a user gives it where only the [export]
 extra is installed, without exits, with the check at its end; torch, transformers and optimum cannot be imported then.
+``--whole calibrated`` rounds for text that the base writes first.
 Prints a table and, last, one JSON document.
 """
 
@@ -49,7 +50,7 @@ sys.meta_path.insert(0, Blocker())
 begun = time.perf_counter()
 from balcony_edge.cli.app import main
 
-rounded = ["--precision", sys.argv[3], "--rounding", "nearest"]
+rounded = ["--precision", sys.argv[3], "--rounding", sys.argv[4]]
 sys.argv = ["balcony-edge", "export", sys.argv[1], "-o", sys.argv[2], *rounded]
 try:
     main()
@@ -61,12 +62,12 @@ print(json.dumps({"seconds": time.perf_counter() - begun, "peak_rss_bytes": peak
 """
 
 
-def measure(folder: Path, precision: str, parent: Path, whole: bool) -> dict[str, float]:
-    """Figures of one export; the bundle is deleted."""
+def measure(folder: Path, precision: str, parent: Path, whole: str | None) -> dict[str, float]:
+    """Figures of one export; the bundle is deleted. ``whole``: how the whole command rounds; None: no command."""
     weights = [folder] if folder.is_file() else list(folder.glob("*.safetensors"))
     with tempfile.TemporaryDirectory(dir=parent) as work:
         out = Path(work) / "bundle"
-        command = [sys.executable, "-c", WHOLE if whole else CHILD, str(folder), str(out), precision]
+        command = [sys.executable, "-c", WHOLE if whole else CHILD, str(folder), str(out), precision, whole or ""]
         answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         size = sum(path.stat().st_size for path in out.iterdir())
         checkpoint = sum(path.stat().st_size for path in weights)
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, action="append", default=[])
     parser.add_argument("--shape", choices=SHAPES, action="append")
     parser.add_argument("--precision", choices=PRECISIONS, action="append")
-    parser.add_argument("--whole", action="store_true")
+    parser.add_argument("--whole", choices=("nearest", "calibrated"), nargs="?", const="nearest")
     parser.add_argument("--folder", type=Path, default=Path("runs/shapes"))
     arguments = parser.parse_args()
     shapes = arguments.shape or ([] if arguments.model else list(SHAPES))

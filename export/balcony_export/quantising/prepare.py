@@ -27,6 +27,7 @@ from balcony_export.quantising.calibration_text import Sequences
 from balcony_export.quantising.forms import offered, stored_bytes, usual
 from balcony_export.quantising.sensitivity import Sensitivity
 from balcony_export.quantising.size import Size
+from balcony_export.quantising.streamed_head import StreamedHead
 from balcony_export.quantising.walk import round_layers
 
 # So many tokens say which matrices matter; each layer runs on them once for each layer before it. And so many sequences
@@ -65,8 +66,8 @@ def calibrated(plan: Plan, wanted: Calibration, say: Callable[[str], None]) -> I
         first = first[:, -SENSITIVITY_TOKENS:]
         choice = partial(offered, formats=plan.formats, exactness=plan.options.attention())
         with Progress("sensitivity, layers", blueprint.arch.layers) as progress:
-            logits = _logits(blueprint, base)
-            found = sensitivity.measure(blueprint, base, first, others, choice, logits, progress.reach)
+            head = StreamedHead(blueprint, base)
+            found = sensitivity.measure(blueprint, base, first, others, choice, head, progress.reach)
         if plan.formats.base == "int8":
             # At 8 bits, rounded activations cost more than rounded weights. At 4 bits it is the other way round.
             base = balance(blueprint, base, {name: one.importance for name, one in found.items()})
@@ -181,17 +182,3 @@ def _embedded(blueprint: Blueprint, base: TensorSource, sequences: Sequence[Sequ
     rows *= np.float32(blueprint.embedding_scale)
     places = {token: place for place, token in enumerate(used)}
     return [rows[[places[token] for token in ids]][None] for ids in sequences]
-
-
-def _logits(blueprint: Blueprint, base: TensorSource) -> Callable[[Array], Array]:
-    """Logits of states behind the last layer, fp32 [positions, hidden], by the final norm and the head."""
-    gain = base.tensor("model.norm.weight") + np.float32(blueprint.norm_offset)
-    head = base.tensor(f"{EMBEDDING if blueprint.arch.tied_head else 'lm_head'}.weight")
-
-    def logits(states: Array) -> Array:
-        normed = states / np.sqrt(np.square(states).mean(axis=-1, keepdims=True) + blueprint.norm_epsilon)
-        out: Array = (normed * gain) @ head.T / np.float32(blueprint.logit_divisor)
-        cap = np.float32(blueprint.logit_softcap)
-        return cap * np.tanh(out / cap) if cap else out
-
-    return logits

@@ -21,6 +21,7 @@ from balcony_export.model.blueprint import Blueprint
 from balcony_export.model.checkpoint import Array, TensorSource
 from balcony_export.quantising.layer_parts import LayerParts, LinearMap, Values
 from balcony_export.quantising.rounding import damped, round_compensated
+from balcony_export.quantising.streamed_head import StreamedHead, divergences
 
 # Changes are made so much smaller before they run on: the divergence of several large ones would not add up.
 SHRUNK = 0.5
@@ -28,8 +29,6 @@ SHRUNK = 0.5
 PROBE_BITS, PROBE_SIZE = 4, 64
 # A loss too small to be measured, in nats; more bits shall still be worth something.
 LEAST = 1e-9
-# Logits of so many positions are in memory at a time.
-CHUNK = 64
 
 
 @dataclass(frozen=True)
@@ -81,15 +80,14 @@ def measure(
     embedded: Array,
     others: Sequence[Array],
     offered: Callable[[int], Sequence[Blocks]],
-    logits: Callable[[Array], Array],
+    head: StreamedHead,
     progress: Callable[[int], None],
 ) -> dict[str, Sensitivity]:
     """The sensitivity of every matrix of the base's layers, by name.
 
     ``embedded``: the embeddings of some text to measure on, fp32 [1, positions, hidden]; ``others``: those of more
     text, so that rounding knows its inputs. ``offered``: the blocks that a matrix may have, by its number of inputs.
-    ``logits`` turns states behind the last layer, fp32 [positions, hidden], into logits. ``progress`` is called with
-    the number of layers done.
+    ``progress`` is called with the number of layers done.
     """
     exact = [embedded, *others]
     streams: list[Array] = []
@@ -121,7 +119,7 @@ def measure(
         streams.append(exact[0] + changes)
         shares.append(share)
         progress(index + 1)
-    losses = _divergences([exact[0][0], *(stream[0] for stream in streams)], logits)
+    losses = [max(loss, LEAST) for loss in divergences(head, [exact[0][0], *(stream[0] for stream in streams)])]
     found = {}
     for share, loss in zip(shares, losses, strict=True):
         total = sum(share.values()) or 1.0
@@ -149,21 +147,3 @@ def _probe(
     probed = max(noise(weight, importance, blocks), 1e-30)
     noises = {other: noise(weight, importance, other) / probed for other in offered(inputs)}
     return (blocks, rounded), _Probed((outputs, inputs), noises, importance)
-
-
-def _divergences(states: Sequence[Array], logits: Callable[[Array], Array]) -> list[float]:
-    """The mean KL, in nats, from the first states to each of the others, all fp32 [positions, hidden]."""
-    sums = np.zeros(len(states) - 1)
-    for start in range(0, len(states[0]), CHUNK):
-        log_p = _log_shares(logits(states[0][start : start + CHUNK]))
-        shares = np.exp(log_p)
-        for number, others in enumerate(states[1:]):
-            log_q = _log_shares(logits(others[start : start + CHUNK]))
-            sums[number] += float((shares * (log_p - log_q)).sum())
-    return [max(float(total), LEAST) for total in sums / len(states[0])]
-
-
-def _log_shares(scores: Array) -> Array:
-    scores = scores - scores.max(axis=-1, keepdims=True)
-    out: Array = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-    return out

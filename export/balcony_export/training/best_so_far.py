@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save
@@ -27,15 +27,24 @@ ROWS = 16
 ROWS_AT_ONCE = 8
 
 
+class Look(NamedTuple):
+    """What a look at held-out text tells, by split."""
+
+    kl_nats: dict[str, float]
+    """The mean KL(full ‖ exit)."""
+    agreement: dict[str, float]
+    """The share of positions with the full model's likeliest token."""
+
+
 @torch.no_grad()
-def heldout_kl(base: Base, balconies: Balconies, rows: Rows, temperature: float = 1.0) -> dict[str, float]:
-    """The mean KL(full ‖ exit) of every exit in nats, by split, on ``rows``.
+def look_at(base: Base, balconies: Balconies, rows: Rows, temperature: float = 1.0) -> Look:
+    """Measure every exit on ``rows``.
 
     Of more than ROWS rows, ROWS are taken, spread evenly. ``temperature`` should be the one that the exits are trained
     at: measured at 1, exits trained at another temperature seem to get worse.
     """
     chosen = rows.spread(ROWS)
-    totals = dict.fromkeys(map(str, balconies.splits), 0.0)
+    seen = Look(*(dict.fromkeys(map(str, balconies.splits), 0.0) for _ in Look._fields))
     for first in range(0, len(chosen), ROWS_AT_ONCE):
         part = chosen[first : first + ROWS_AT_ONCE]
         tokens, positions, counted = part.on(base.device)
@@ -43,9 +52,11 @@ def heldout_kl(base: Base, balconies: Balconies, rows: Rows, temperature: float 
         with base.autocast():
             exits = [normed[counted] for normed in balconies.normed(states.hidden, states.context)]
             found = mean_kl(exits, states.final[counted], base.head, temperature)
-        for split, kl_nats in zip(balconies.splits, found, strict=True):
-            totals[str(split)] += kl_nats * float(part.counted.sum() / chosen.counted.sum())
-    return totals
+        share = float(part.counted.sum() / chosen.counted.sum())
+        for split, measured in zip(balconies.splits, found, strict=True):
+            for totals, value in zip(seen, measured, strict=True):
+                totals[str(split)] += share * value
+    return seen
 
 
 class Best:

@@ -84,17 +84,22 @@ def chunked_loss(
 @torch.no_grad()
 def mean_kl(
     exits: Sequence[Tensor], teacher: Tensor, head: LMHead, temperature: float = 1.0, chunk: int | None = None
-) -> list[float]:
-    """The mean KL(full ‖ exit) of every exit in nats, with both sides at ``temperature``; see ``chunked_loss``."""
+) -> list[tuple[float, float]]:
+    """(mean KL(full ‖ exit) in nats, share of positions with the full model's likeliest token) of every exit.
+
+    Both sides are at ``temperature``; the other arguments are those of ``chunked_loss``.
+    """
     probabilities = Loss(temperature=temperature).log_probabilities
     flat_teacher = teacher.reshape(-1, head.hidden)
-    totals = [0.0] * len(exits)
+    totals, agreed = [0.0] * len(exits), [0] * len(exits)
     for part in chunks(len(flat_teacher), chunk or chunk_positions(head)):
         target = probabilities(head.logits(flat_teacher[part]))
         for index, normed in enumerate(exits):
             log_q = probabilities(head.logits(normed.reshape(-1, head.hidden)[part]))
             totals[index] += functional.kl_div(log_q, target, reduction="sum", log_target=True).item()
-    return [total / len(flat_teacher) for total in totals]
+            agreed[index] += int((log_q.argmax(-1) == target.argmax(-1)).sum())
+    positions = max(1, len(flat_teacher))
+    return [(total / positions, same / positions) for total, same in zip(totals, agreed, strict=True)]
 
 
 @torch.no_grad()

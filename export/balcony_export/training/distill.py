@@ -12,7 +12,7 @@ from balcony_export.data.rows import Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.model.base import Base
 from balcony_export.training import resume
-from balcony_export.training.best_so_far import Best, heldout_kl
+from balcony_export.training.best_so_far import Best, look_at
 from balcony_export.training.chunked_loss import chunked_loss
 from balcony_export.training.kept_states import KeptStates, RowStates
 from balcony_export.training.likeliest import Likeliest, LossVocabulary, likeliest
@@ -53,10 +53,10 @@ def distill(
 
     def look(step: int) -> None:
         # Every process must run the base here, because they may share its layers.
-        kl = heldout_kl(base, balconies, heldout[::2], config.temperature)
+        found = look_at(base, balconies, heldout[::2], config.temperature)
         if processes.first:
-            metrics.write({"phase": "heldout", "step": step, "kl_nats": kl})
-            best.update(step, balconies, kl)
+            metrics.write({"phase": "heldout", "step": step, **found._asdict()})
+            best.update(step, balconies, found.kl_nats)
 
     metrics.begin("heldout", resume.step_of(saving.path))
     fit(balconies, config, rows, batch_losses, metrics, processes, saving, look)

@@ -14,7 +14,7 @@ import torch
 from balcony_export.data.rows import Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.model.base import Base
-from balcony_export.training.best_so_far import heldout_kl
+from balcony_export.training.best_so_far import look_at
 
 COARSE = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4)
 FINE = (-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06)
@@ -40,7 +40,7 @@ def _best_of(base: Base, balconies: Balconies, rows: Rows, factors: dict[int, Se
     for chosen in zip(*factors.values(), strict=True):
         for split, factor in zip(factors, chosen, strict=True):
             _scale(base, balconies, split, factor)
-        kl = heldout_kl(base, balconies, rows)
+        kl = look_at(base, balconies, rows).kl_nats
         for split, factor in zip(factors, chosen, strict=True):
             found[split].append((kl[str(split)], factor))
             with torch.no_grad():

@@ -12,9 +12,11 @@ from balcony_export.graphs.layers import EMBEDDING
 from balcony_export.model import architectures
 from balcony_export.model.checkpoint import TensorSource
 from balcony_export.model.tensor_source import open_checkpoint
+from balcony_export.quantising import streamed_head
 from balcony_export.quantising.balance import balance
 from balcony_export.quantising.layer_parts import LayerParts
-from balcony_export.quantising.prepare import _logits, matrix_shapes
+from balcony_export.quantising.prepare import matrix_shapes
+from balcony_export.quantising.streamed_head import StreamedHead, divergences
 from helpers.families import ROWS, make_model
 
 IDS = [3, 14, 15, 92, 65, 35, 89, 79, 32, 38, 46, 26]
@@ -33,7 +35,8 @@ def logits_in_parts(folder: Path, base: TensorSource) -> np.ndarray:
             assert all(one.input in values for one in layer.maps_of(part))
             values = layer.runner(part)(values)
         hidden = layer.end(values)
-    return _logits(blueprint, base)(hidden[0])
+    head = StreamedHead(blueprint, base)
+    return np.concatenate([logits(head.normed(hidden[0])) for logits in head.blocks()], axis=1)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -64,3 +67,24 @@ def test_scaled_channels_change_the_weights_and_only_in_some_tensors(tmp_path: P
     assert "model.layers.0.self_attn.q_proj.weight" not in kept
     name = "model.layers.2.mlp.up_proj.weight"
     np.testing.assert_array_equal(scaled.rows(name, 5, 9), scaled.tensor(name)[5:9])
+
+
+@pytest.mark.parametrize("rows", [7, 10_000])
+def test_divergences_are_those_of_whole_distributions(
+    rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed_head, "ROWS", rows)
+    make_model(tmp_path, *ROWS["Gemma 3"])
+    base, blueprint = open_checkpoint(tmp_path), architectures.read(tmp_path)
+    random = np.random.default_rng(1)
+    states = random.normal(size=(5, blueprint.arch.hidden)).astype(np.float32)
+    others = [states, states + np.float32(0.03), random.normal(size=states.shape).astype(np.float32)]
+    head = StreamedHead(blueprint, base)
+
+    def log_shares(one: np.ndarray) -> torch.Tensor:
+        logits = np.concatenate([block(head.normed(one)) for block in head.blocks()], axis=1)
+        return torch.log_softmax(torch.from_numpy(logits).double(), -1)
+
+    log_p = log_shares(states)
+    expected = [(log_p.exp() * (log_p - log_shares(one))).sum(-1).mean().item() for one in others]
+    assert divergences(head, [states, *others]) == pytest.approx(expected, rel=1e-4, abs=1e-7)

@@ -17,6 +17,7 @@ from balcony_export.exits.balcony import build
 from balcony_export.model.base import Base, load_base
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training import distill
+from balcony_export.training.best_so_far import Look
 from balcony_export.training.chunked_loss import chunked_loss
 from balcony_export.training.kept_states import KeptStates, RowStates, row_bytes
 from balcony_export.training.likeliest import Likeliest, LossVocabulary, likeliest
@@ -160,7 +161,8 @@ def test_kept_and_computed_states_train_the_same_bits(
         return real(base, tokens, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Base, "states", states)
-    monkeypatch.setattr(distill, "heldout_kl", lambda *_: {"1": 1.0, "2": 1.0})
+    looks = dict.fromkeys(("1", "2"), 1.0)
+    monkeypatch.setattr(distill, "look_at", lambda *_: Look(looks, looks))
     again = replace(job("again", 10**9), states=tmp_path / "whole" / "state" / "base")
     train_exits(again, replace(CONFIG, learning_rate=2e-2))
     assert 1 not in passes, "rows were run through the base again"

@@ -22,7 +22,7 @@ from balcony_export.exits import store
 from balcony_export.exits.balcony import build
 from balcony_export.model.base import Base, load_base
 from balcony_export.training import distill, run, run_folder
-from balcony_export.training.best_so_far import Best, heldout_kl
+from balcony_export.training.best_so_far import Best, Look, look_at
 from balcony_export.training.learner import Learner
 from balcony_export.training.loop import TrainConfig
 from balcony_export.training.processes import Processes
@@ -235,12 +235,12 @@ def test_each_exit_ends_as_it_was_at_its_best(job: Job, monkeypatch: pytest.Monk
     looked: list[int] = []
     seen: dict[int, dict[str, torch.Tensor]] = {}
 
-    def score(base: Base, balconies: Any, rows: Rows, temperature: float) -> dict[str, float]:
+    def score(base: Base, balconies: Any, rows: Rows, temperature: float) -> Look:
         looked.append(2 * len(looked) + 2)
         seen[looked[-1]] = {name: value.clone() for name, value in balconies.state_dict().items()}
-        return scores[looked[-1]]
+        return Look(scores[looked[-1]], {})
 
-    monkeypatch.setattr(distill, "heldout_kl", score)
+    monkeypatch.setattr(distill, "look_at", score)
     trained = train_exits(job, CONFIG)
     assert looked == [2, 4, 6, 8]
     for split, step in ((1, 4), (2, 6)):
@@ -288,12 +288,12 @@ def test_a_flattened_exit_is_sharpened_again(job: Job) -> None:
     rows = Rows.of_stream(np.random.default_rng(0).integers(0, base.head.vocabulary, 96), 16)
     with torch.no_grad():
         balconies.at(split).norm.get_parameter("weight").mul_(0.8)
-    assert heldout_kl(base, balconies, rows)[str(split)] > 1e-3
+    assert look_at(base, balconies, rows).kl_nats[str(split)] > 1e-3
     # Hotter distributions are flatter, and lie closer together.
-    flat, hot = (heldout_kl(base, balconies, rows, temperature)[str(split)] for temperature in (1.0, 4.0))
+    flat, hot = (look_at(base, balconies, rows, temperature).kl_nats[str(split)] for temperature in (1.0, 4.0))
     assert 0 < hot < flat
     assert fit_sharpness(base, balconies, rows)[split] == pytest.approx(1.25, abs=0.02)
-    assert heldout_kl(base, balconies, rows)[str(split)] < 1e-4
+    assert look_at(base, balconies, rows).kl_nats[str(split)] < 1e-4
 
 
 # --- from trained exits ---
