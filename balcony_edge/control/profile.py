@@ -31,6 +31,7 @@ from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.reading import UNFITTING, parse_json, read_bytes
 from balcony_edge.files.sealed import sealed, unsealed
 from balcony_edge.files.writing import write_whole
+from balcony_edge.telemetry.processor import processor_name
 
 CACHE_VERSION = 5
 # The largest cache file, and the times that a call of a stage may take.
@@ -175,10 +176,9 @@ def _computed(ladder: Ladder, ids: list[int], batches: Sequence[int]) -> list[np
 def cpu_model() -> str:
     """The name of the processor; empty where the system does not tell."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return processor_name(Path("/proc/cpuinfo").read_text().splitlines())
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _power_mode() -> str:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
+from balcony_edge.child import UnavailableError
 from balcony_edge.decoding import confined_work
-from balcony_edge.decoding.confined import ConfinedError, UnavailableError, templates
+from balcony_edge.decoding.confined import ConfinedError, templates
 from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.errors import BundleError, PromptError
 from balcony_edge.files.reading import Reader

@@ -13,11 +13,13 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
 from typing import Any
+
+from balcony_edge import child
+from balcony_edge.child import UnavailableError
 
 START_LIMIT_S = 30.0
 # What a child may answer, in bytes, and how long the parent waits beyond the limit that the child has set itself.
@@ -27,10 +29,6 @@ SPARE_S = 1.0
 
 class ConfinedError(Exception):
     """The child did not answer. The text says why, in words."""
-
-
-class UnavailableError(Exception):
-    """No child process can be started here."""
 
 
 class Confined:
@@ -75,21 +73,16 @@ class Confined:
             return self._process
         if self._owner == os.getpid():
             self._end()
-        if not sys.executable or getattr(sys, "frozen", False):
-            raise UnavailableError("this Python cannot start another")
-        paths = os.pathsep.join(path for path in sys.path if path)
-        try:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "balcony_edge.decoding.confined_work", str(self._memory_bytes)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
-                start_new_session=True,  # Ctrl-C is the parent's
-                bufsize=0,
-            )
-        except OSError as error:
-            raise UnavailableError(str(error)) from error
+        process = child.start(
+            "balcony_edge.decoding.confined_work",
+            str(self._memory_bytes),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,  # Ctrl-C is the parent's
+            bufsize=0,
+        )
         self._process, self._owner = process, os.getpid()
         try:
             _talk(process, b"", START_LIMIT_S)

@@ -1,7 +1,7 @@
 """What runs in a confined child process (see confined.py): chat templates, and the trial of a tokenizer.
 
-``python -m balcony_edge.decoding.confined_work BYTES`` says that it is ready, then answers requests: each is a line of
-JSON, and so is each answer.
+Started with a number of bytes, it says that it is ready, then answers requests: each is a line of JSON, and so is each
+answer.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.confined import Confined, ConfinedError, UnavailableError
+from balcony_edge.child import UnavailableError
+from balcony_edge.decoding.confined import Confined, ConfinedError
 from balcony_edge.errors import BundleError
 from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.writing import write_whole

@@ -1,7 +1,7 @@
 """Tests whether an execution provider of ONNX Runtime really computes, with a tiny matrix product in a child process.
 
 ONNX Runtime lists CUDA as available even if its libraries are missing, and silently falls back to the CPU. And a broken
-driver can crash the process. So a child runs the test: ``python -m balcony_edge.doctor.probe NAME``.
+driver can crash the process. So a child runs the test (see ``main``).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+
+from balcony_edge import child
 
 # An ONNX graph: y = x @ (2 I), fp32 [1, 4], opset 13. tests/export/graphs/test_probe_graph.py builds the same.
 GRAPH = base64.b64decode(
@@ -27,33 +29,41 @@ _LIBRARY = re.compile(r"(lib[A-Za-z0-9_]+\.so[.0-9]*)")
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """The result for one provider. ``works``: this provider, and no other in its place, gave the right numbers."""
+    """The result for one provider.
+
+    ``works``: this provider, and no other in its place, gave the right numbers; None: it could not be tried.
+    """
 
     provider: str
-    works: bool
+    works: bool | None
     detail: str
-    """The milliseconds of one run, or why it does not work."""
+    """The milliseconds of one run, or why it does not work, or why that is not known."""
     missing: tuple[str, ...] = ()
     """Shared libraries that could not be loaded."""
 
 
 def probe(provider: str, limit_s: float = LIMIT_S) -> Probed:
     """Test one provider, for at most ``limit_s`` seconds. Never raises: a crash or a hang is a result too."""
-    command = [sys.executable, "-m", "balcony_edge.doctor.probe", provider]
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     try:
-        child = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=limit_s, check=False)
-    except subprocess.TimeoutExpired:
-        return Probed(provider, False, f"it did not answer within {limit_s:.0f} s")
-    except OSError as error:
-        return Probed(provider, False, f"no process could be started: {error.strerror}")
-    answers = [line.removeprefix(_MARK) for line in child.stdout.splitlines() if line.startswith(_MARK)]
-    lines = [line.strip() for line in (child.stderr + child.stdout).splitlines() if line.strip()]
+        with child.start(__name__, provider, **pipes, text=True, errors="replace") as process:
+            try:
+                out, err = process.communicate(timeout=limit_s)
+            except subprocess.TimeoutExpired:
+                return Probed(provider, False, f"it did not answer within {limit_s:.0f} s")
+            finally:
+                process.kill()
+    except child.UnavailableError as error:
+        return Probed(provider, None, f"cannot start a child process: {error}")
+    answers = [line.removeprefix(_MARK) for line in out.splitlines() if line.startswith(_MARK)]
+    lines = [line.strip() for line in (err + out).splitlines() if line.strip()]
     said = [line for line in lines if "fail" in line.lower() or "cannot open shared object" in line]
     missing = tuple(dict.fromkeys(name for line in said if "cannot open" in line for name in _LIBRARY.findall(line)))
     missing = tuple(name for name in missing if not name.startswith("libonnxruntime"))
     if not answers:
         last = lines[-1] if lines else ""
-        how = f"signal {-child.returncode}" if child.returncode < 0 else f"exit code {child.returncode}"
+        code = process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return Probed(provider, False, f"its process ended with {how}{': ' if last else ''}{last}", missing)
     answer = json.loads(answers[-1])
     if answer["works"]:

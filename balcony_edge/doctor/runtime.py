@@ -64,7 +64,7 @@ def runtime_problems(found: RuntimeFound, identity: Identity, nvidia: bool) -> l
     if nvidia and cuda is None:
         what = f"there is an NVIDIA GPU, but this ONNX Runtime ({', '.join(found.distributions)}) cannot use it"
         problems.append(Problem(Severity.WARNING, what, build))
-    elif cuda is not None and not cuda.works:
+    elif cuda is not None and cuda.works is False:
         what = f"CUDA is listed but does not work: {cuda.detail}"
         if cuda.missing and identity.jetson:
             then = "sudo apt-get install nvidia-jetpack"
@@ -77,13 +77,16 @@ def runtime_problems(found: RuntimeFound, identity: Identity, nvidia: bool) -> l
                 "nvidia-smi   (does the driver answer?), then compare its CUDA version with what onnxruntime-gpu needs"
             )
         problems.append(Problem(Severity.ERROR, what, then))
-    if cpu is None or not cpu.works:
+    if cpu is not None and cpu.works is None:
+        what = f"whether ONNX Runtime computes is unknown: {cpu.detail}"
+        problems.append(Problem(Severity.WARNING, what, "balcony-edge run -p 'Once upon a time' -n 4   (tries it)"))
+    elif cpu is None or not cpu.works:
         detail = "it is not listed" if cpu is None else cpu.detail
         package = found.distributions[0] if found.distributions else "onnxruntime"
         then = f"pip install --force-reinstall {package}"
         problems.append(Problem(Severity.ERROR, f"ONNX Runtime does not compute on the CPU: {detail}", then))
     for probed in found.providers:
-        if probed.provider not in PROVIDERS.values() and not probed.works:
+        if probed.provider not in PROVIDERS.values() and probed.works is False:
             what = f"{probed.provider} is listed but does not work: {probed.detail}; balcony-edge does not use it"
             problems.append(Problem(Severity.INFO, what, "nothing, unless another program needs it"))
     return problems

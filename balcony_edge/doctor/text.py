@@ -13,6 +13,7 @@ Line = tuple[str, str]
 """A line, and its style in a terminal (rich's words; empty for plain)."""
 
 _STYLES = {"info": "cyan", "warning": "yellow", "error": "bold red"}
+_WORKS = {True: "works", False: "fails", None: "unknown"}
 _TITLES = {
     "model": "model",
     "cpu": "processor",
@@ -58,7 +59,7 @@ def _runtime(diagnosis: Diagnosis) -> list[list[str]]:
         *(
             [
                 probed.provider.removesuffix("ExecutionProvider"),
-                f"{'works' if probed.works else 'fails'}, {probed.detail}",
+                f"{_WORKS[probed.works]}, {probed.detail}",
             ]
             for probed in runtime.providers
         ),

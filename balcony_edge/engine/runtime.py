@@ -15,6 +15,7 @@ from typing import Any
 from balcony_edge import control_group
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats, Graph
+from balcony_edge.engine.attention import same_attention
 from balcony_edge.engine.graph_shapes import check_graph
 from balcony_edge.engine.heap import return_freed_memory
 from balcony_edge.engine.huge_pages import huge_pages
@@ -208,7 +209,8 @@ class Runtime:
             _check_attention(formats)
         legacy = graph.legacy_file if version < WINDOW_COUNTS_ITSELF else None
         path = bundle.file(legacy or graph.file)
-        session = self.session(path)
+        with same_attention(self.provider == "cpu" and bundle.manifest.exactness == "bit"):
+            session = self.session(path)
         check_graph(session, graph, bundle.manifest.architecture, formats, str(path))
         return session
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 
 from balcony_controller.simulation.contest import ContestRow, contest
 from balcony_controller.simulation.records import Records
 from balcony_controller.simulation.traces import Trace
+from balcony_edge import child
 
 
 def contest_rows(
@@ -21,22 +24,38 @@ def contest_rows(
 ) -> list[ContestRow]:
     """All rows of ``balcony_controller.simulation.contest.contest``, in its order; arguments as there.
 
-    As many traces are played at once as there are processors. ``progress``: told the name of a trace that is done.
+    As many traces are played at once as there are processors; one after the other where no process can be started.
+    ``progress``: told the name of a trace that is done.
     """
     workers = min(len(traces), os.cpu_count() or 1)
-    if workers == 1:
-        return list(contest(records, traces, budgets, tokens, progress))
     rows: list[ContestRow] = []
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    done = 0
+    if workers > 1:
+        with suppress(child.UnavailableError, BrokenProcessPool):  # what is left is then played here
+            for found in _spread(records, traces, budgets, tokens, workers, progress):
+                rows += found
+                done += 1
+    return rows + list(contest(records, traces[done:], budgets, tokens, progress))
+
+
+def _spread(
+    records: Records,
+    traces: Sequence[Trace],
+    budgets: int | Sequence[str],
+    tokens: int,
+    workers: int,
+    progress: Callable[[str], None],
+) -> Iterator[list[ContestRow]]:
+    """The rows of each trace, from a pool of processes. Raises UnavailableError or BrokenProcessPool."""
+    with child.processes(), ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         running = [pool.submit(_rows_of, records, trace, budgets, tokens) for trace in traces]
         for number, (trace, future) in enumerate(zip(traces, running, strict=True), start=1):
             progress(f"{trace.name} ({number} of {len(traces)})")
             try:
-                rows += future.result()
+                yield future.result()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-    return rows
 
 
 def _rows_of(records: Records, trace: Trace, budgets: int | Sequence[str], tokens: int) -> list[ContestRow]:

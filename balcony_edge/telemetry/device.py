@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.files.reading import read_bytes
+from balcony_edge.telemetry.processor import processor_name
 from balcony_edge.telemetry.readers.nvml import NvmlReader
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_profiles import Identity
@@ -104,10 +105,7 @@ def _portable(sysfs: Sysfs) -> bool | None:
 def _cpu(sysfs: Sysfs) -> tuple[str, int]:
     """(name of the processor, number of logical cores); ("", 0) where they are unknown."""
     lines = _lines(sysfs, "proc/cpuinfo")
-    names = [
-        line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Model")) and ":" in line
-    ]
-    return (names[0] if names else ""), sum(line.startswith("processor") for line in lines)
+    return processor_name(lines), sum(line.startswith("processor") for line in lines)
 
 
 def _ram_gb(sysfs: Sysfs) -> float | None:

@@ -18,9 +18,10 @@ import pytest
 
 from balcony_edge import Bundle, BundleError, PromptError
 from balcony_edge.bundle.manifest import file_entry
+from balcony_edge.child import UnavailableError
 from balcony_edge.decoding import chat, confined, trial
 from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.confined import Confined, ConfinedError, UnavailableError, templates
+from balcony_edge.decoding.confined import Confined, ConfinedError, templates
 from balcony_edge.decoding.text import TextCodec
 from helpers.command import cli, fails
 

@@ -61,11 +61,6 @@ def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert probed.detail == "libcublasLt.so.13 cannot be loaded"
 
 
-def test_a_machine_on_which_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(probing.sys, "executable", str(tmp_path / "none"))
-    assert "no process" in probe(CPU).detail
-
-
 def found(*probed: Probed) -> RuntimeFound:
     return RuntimeFound("1.23.2", ("onnxruntime-gpu",), probed, 4, "3.10.12")
 
@@ -90,6 +85,7 @@ def found(*probed: Probed) -> RuntimeFound:
         ([WORKING_CPU, Probed(CUDA, False, "driver")], DESKTOP, True, "error", "driver", "nvidia-smi"),
         ([Probed(CPU, False, "signal 4")], Identity(), False, "error", "signal 4", "--force-reinstall"),
         ([], Identity(), False, "error", "not listed", "--force-reinstall"),
+        ([Probed(CPU, None, "no child")], Identity(), False, "warning", "unknown: no child", "balcony-edge run"),
         ([WORKING_CPU, Probed("XProvider", False, "bad")], Identity(), False, "info", "XProvider", "nothing"),
     ],
 )

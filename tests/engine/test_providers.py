@@ -10,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Precision, Provider
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from helpers.effort import examples
+from helpers.places import MakeBundle
 from helpers.schedules import check_history, fresh_logits, run_schedule, schedules
+from helpers.tiny import SPLITS
 from helpers.uncut import reference, reference_logits
 
 # How far logits may lie from another history's or another provider's, by provider and precision.
@@ -31,18 +34,26 @@ class Placed(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=PLACES, ids="-".join)
-def placed(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Placed:
+def placed(
+    request: pytest.FixtureRequest, tiny_bundles: MakeBundle, tmp_path_factory: pytest.TempPathFactory
+) -> Placed:
     """The tiny model with untrained exits."""
     provider, precision = request.param
     if provider == "cuda" and Runtime.start("auto").provider != "cuda":
         pytest.skip("no CUDA here")
+    made = tiny_bundles(precision, "bit") if provider == "cpu" else _for_cuda(request, precision, tmp_path_factory)
+    return Placed(Ladder(made, Runtime.start(provider)), PLACES[request.param], Ladder(made, Runtime.start("cpu")))
+
+
+def _for_cuda(request: pytest.FixtureRequest, precision: Precision, factory: pytest.TempPathFactory) -> Bundle:
+    pytest.importorskip("torch")
     from balcony_export.bundling.writer import export_bundle
     from balcony_export.graphs.formats import ExportOptions
 
-    out = tmp_path_factory.mktemp(f"{provider}-{precision}") / "bundle"
-    options = ExportOptions(provider, precision)
-    made = export_bundle(tiny_model, out, model="tiny", exits="init", splits=[1, 2, 4], options=options)
-    return Placed(Ladder(made, Runtime.start(provider)), PLACES[request.param], Ladder(made, Runtime.start("cpu")))
+    model: Path = request.getfixturevalue("tiny_model")
+    out = factory.mktemp(f"cuda-{precision}") / "bundle"
+    options = ExportOptions("cuda", precision)
+    return export_bundle(model, out, model="tiny", exits="init", splits=SPLITS, options=options)
 
 
 @given(data=st.data())

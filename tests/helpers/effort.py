@@ -1,10 +1,10 @@
-"""How many examples properties get: few in ``make test``, many in ``make test-long``."""
+"""How many examples properties get: some in ``make test``, many in ``make test-long``, few if emulated."""
 
 from __future__ import annotations
 
 from hypothesis import settings
 
-QUICK, LONG = 25, 500
+FEW, QUICK, LONG = 5, 25, 500
 USUAL = 100
 """hypothesis' own number, by which tests say what theirs is worth."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,13 @@ SOURCES = Path(__file__).resolve().parents[1] / "telemetry" / "native"
 
 
 def build(source: str, library: Path, *flags: str) -> Path:
-    """Compile one C file to a shared library; the test skips where there is no compiler."""
+    """Compile one C file to a shared library; the test skips where no compiler makes what this Python can load."""
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler (cc) here")
+    target = subprocess.run([compiler, "-dumpmachine"], capture_output=True, text=True, check=False).stdout
+    if target[:3] != platform.machine()[:3]:
+        pytest.skip(f"cc compiles for {target.strip()}, and this Python runs on {platform.machine()}")
     library.parent.mkdir(parents=True, exist_ok=True)
     command = [compiler, "-shared", "-fPIC", "-O1", *flags, "-o", str(library), str(SOURCES / source), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
