@@ -29,6 +29,7 @@ from balcony_edge.errors import BalconyError
 # Of files that --data and --heldout take, to tell them from Hub ids.
 DATA_SUFFIXES = {".txt", ".md", ".jsonl", ".json", ".parquet", ".xz", ".gz"}
 GROUP = "balcony_edge.commands"
+NO_ROOM = ("failed to map segment", "Cannot allocate memory", "bad_alloc", "not enough memory", "can't allocate memory")
 NO_MEMORY = "close other programs, raise the limit (ulimit -v, the container's), or use a smaller --max-context"
 
 app = typer.Typer(
@@ -114,11 +115,16 @@ def _is_model(name: str) -> bool:
     return HUB_ID.fullmatch(name.partition(":")[0]) is not None and path.suffix not in DATA_SUFFIXES
 
 
+def _is_memory(error: BaseException) -> bool:
+    """Whether a library in native code says in its own way that it got no memory, perhaps while it was loaded."""
+    return isinstance(error, ImportError | RuntimeError | OSError) and any(words in str(error) for words in NO_ROOM)
+
+
 def _explained(error: BaseException) -> BalconyError | None:
     """An error of this project, or what the machine around it lacks; None for all others, which are bugs."""
     if isinstance(error, BalconyError):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _is_memory(error):
         return BalconyError("the memory is full", NO_MEMORY)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):
         return BalconyError("there is no folder for temporary files that can be written", "name one: TMPDIR=FOLDER")

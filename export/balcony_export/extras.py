@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from importlib.util import find_spec
 
 from balcony_edge.errors import BalconyError
@@ -9,6 +10,9 @@ from balcony_edge.errors import BalconyError
 # What the code of each extra imports, by the names of the modules.
 EXPORT = ("gguf", "ml_dtypes", "onnx", "onnx_ir", "safetensors")
 TRAIN = (*EXPORT, "accelerate", "optimum", "torch", "transformers")
+
+# With less address space than this (bytes), libraries under torch try for ever to get some, and do not say so.
+LEAST_ADDRESS_SPACE = 1_500_000_000
 
 
 def require_export() -> None:
@@ -19,11 +23,22 @@ def require_export() -> None:
 def require_train() -> None:
     """The same for what needs the model itself, run by torch: training and verification."""
     _require(TRAIN, "train")
+    if not _has_address_space():
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        raise BalconyError(
+            f"this process may take {limit / 1e9:.1f} GB of address space; torch alone reserves more",
+            f"raise the limit (ulimit -v {LEAST_ADDRESS_SPACE // 1000} at least, or unlimited)",
+        )
 
 
 def has_train() -> bool:
-    """Whether torch and what reads models with it are installed."""
-    return not _missing(TRAIN)
+    """Whether torch and what reads models with it are installed, and may take what torch reserves."""
+    return not _missing(TRAIN) and _has_address_space()
+
+
+def _has_address_space() -> bool:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return limit == resource.RLIM_INFINITY or limit >= LEAST_ADDRESS_SPACE
 
 
 def _require(names: tuple[str, ...], extra: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 import signal
 import subprocess
@@ -53,9 +54,19 @@ def test_other_errors_still_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
         here("broken")
 
 
-def test_a_full_memory_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("std::bad_alloc"),
+        OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)),
+    ],
+)
+def test_a_full_memory_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr(app, "registered_commands", list(app.registered_commands))
     app.command(name="full")(full)

@@ -319,6 +319,16 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
         extras.require_export()
 
 
+def test_torch_is_not_loaded_where_it_would_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    from balcony_export import extras
+
+    monkeypatch.setattr(extras.resource, "getrlimit", lambda _: (10**9, 10**9))
+    with pytest.raises(BalconyError, match=r"1\.0 GB of address space") as caught:
+        extras.require_train()
+    assert "ulimit -v" in caught.value.hint
+    assert not extras.has_train()
+
+
 def test_a_cut_metrics_file_is_mended(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"phase": "exits", "step": 1}\n{"phase": "exits", "step": 2}\n{"phase": "exi')
