@@ -10,7 +10,7 @@ from benchmarks import machines
 from helpers import tiny
 
 ANSWERS = "answers.npz"
-REPLIES, TOKENS = 8, 48
+REPLIES, TOKENS = 4, 24
 
 
 def compared(folder: Path) -> dict[str, str | Path]:
