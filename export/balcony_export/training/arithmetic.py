@@ -15,6 +15,10 @@ from balcony_export.exits.widths import Width, exit_shapes
 from balcony_export.model.blueprint import Blueprint
 
 
+# Python, torch and transformers.
+LIBRARIES_BYTES = 6e8
+
+
 def layer_weights(blueprint: Blueprint) -> int:
     """The weights of one decoder layer's matrices."""
     return sum(int(np.prod(shape)) for shape in blueprint.layer_shapes().values() if len(shape) == 2)
@@ -50,9 +54,9 @@ def training_memory(blueprint: Blueprint, exits: int, tokens: int, base_bytes: i
     base = base_bytes * (arch.layers * layer_weights(blueprint) + head_weights(blueprint))
     # Weights, gradients and two moments in fp32.
     trained = 16 * exits * layer_weights(blueprint)
-    # What the exits' layers hold for the way back: some ten tensors of the hidden width and five of the inner one.
-    states = 4 * tokens * exits * (14 * arch.hidden + 5 * arch.intermediate)
-    return base + trained + states + 4 * head_rows * arch.hidden
+    # What the exits' layers hold for the way back, some of it in two precisions.
+    states = 4 * tokens * exits * (20 * arch.hidden + 8 * arch.intermediate)
+    return LIBRARIES_BYTES + base + trained + states + 4 * head_rows * arch.hidden
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device, size: int = 1536, seconds: float = 0.3) -> float:

@@ -36,7 +36,7 @@ from balcony_export.training import quality, run_folder
 from balcony_export.training.arithmetic import base_operations, exit_operations, matmul_rate, training_memory
 from balcony_export.training.distill import distill
 from balcony_export.training.kept_states import KeptStates
-from balcony_export.training.loop import AGAIN, TrainConfig
+from balcony_export.training.loop import TrainConfig
 from balcony_export.training.processes import Processes
 from balcony_export.training.quality import measured_rows, observe
 from balcony_export.training.run_folder import Metrics, Saving
@@ -118,7 +118,7 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     heldout = text.heldout.spread(measured_rows(blueprint, text.heldout, len(config.splits), quality.MAX_TOKENS))
     kept = _kept_states(job, config, digest, text.train, blueprint.arch.hidden, processes)
     if processes.first:
-        _announce(config, blueprint, base, len(to_train.splits), kept)
+        _announce(config, blueprint, base, to_train.splits, len(text.train), kept)
     distill(base, to_train, text.train, heldout, config, metrics, saving, processes, kept)
     if config.temperature != 1.0:
         fit_sharpness(base, to_train, heldout[::2])
@@ -287,9 +287,13 @@ def _kept_states(
     return kept or opened()
 
 
-def _announce(config: TrainConfig, blueprint: Blueprint, base: Base, exits: int, kept: KeptStates | None) -> None:
+def _announce(
+    config: TrainConfig, blueprint: Blueprint, base: Base, splits: Sequence[int], rows: int, kept: KeptStates | None
+) -> None:
     """Say on stderr what the run will take; training reaches half of the best rate (benchmarks/train_speed.py)."""
-    tokens, passes = config.rows * config.length, 1.0 if kept is None else 1 / AGAIN
+    exits, tokens = len(splits), config.rows * config.length
+    # How much of what is taken is run through the base.
+    passes = 1.0 if kept is None else min(1.0, rows / (config.steps * config.rows))
     head_rows = config.loss_vocabulary or blueprint.arch.vocabulary
     operations = exits * exit_operations(blueprint, check_width(config.width), head_rows)
     operations += passes * base_operations(blueprint)
