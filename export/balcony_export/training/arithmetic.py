@@ -14,7 +14,6 @@ import torch
 from balcony_export.exits.widths import Width, exit_shapes
 from balcony_export.model.blueprint import Blueprint
 
-
 # Python, torch and transformers.
 LIBRARIES_BYTES = 6e8
 
