@@ -1,6 +1,7 @@
 # Each target sets up all it needs, in a virtual environment of its own.
 #   make demo    light install, a question answered twice by a real model: at full depth and under a budget
 #   make test    full install, all checks and tests; properties are tried on few examples
+#   make coverage   the tests again, counted line by line
 #   make test-long  the same properties on many examples, and the tests marked long
 #   make test-arm  the device side's tests on an emulated aarch64 machine (qemu), with the wheels that a Jetson takes
 #   make gpu     on a machine with CUDA: its tests, then exits, lossless decoding and contention measured on it
@@ -30,7 +31,8 @@ SPREAD := -n $(JOBS) --maxprocesses 8 --dist worksteal
 demo: $(RUN_VENV)/.ready
 	$(RUN_VENV)/bin/balcony-edge demo $(if $(PROMPT),-p "$(PROMPT)")
 
-test: lint types coverage
+test: lint types $(DEV_VENV)/.ready
+	$(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "not long"
 
 test-long: $(DEV_VENV)/.ready
 	BALCONY_MUTATIONS=$(MUTATIONS) $(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "$(LONG)" --hypothesis-profile long
@@ -48,6 +50,7 @@ lint: $(DEV_VENV)/.ready
 types: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/mypy
 
+# The same tests, counted: half as slow again. The device's side is counted by wheel-test too.
 coverage: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python -m pytest $(SPREAD) -m "not long" --cov --cov-report=term:skip-covered
 
@@ -72,13 +75,15 @@ gpu: $(DEV_VENV)/.ready
 gpu-train: $(DEV_VENV)/.ready
 	$(DEV_VENV)/bin/python benchmarks/gpu_train.py $(MODEL) --data $(DATA) -o runs/gpu
 
+COUNTED := --cov=balcony_edge --cov=balcony_controller --cov=balcony_profiles
+
 # The built wheel in an environment that holds nothing else of the project.
 wheel-test: $(DEV_VENV)/.ready
 	rm -rf dist .venv-wheel
 	$(DEV_VENV)/bin/python -m build --wheel --outdir dist
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME),plot]" pytest pytest-xdist hypothesis
-	.venv-wheel/bin/pytest -q $(SPREAD) -m "not long" -p no:cacheprovider -o pythonpath=tests --ignore=tests/export tests
+	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME),plot]" pytest pytest-cov pytest-xdist hypothesis
+	.venv-wheel/bin/pytest -q $(SPREAD) $(COUNTED) --cov-report=term:skip-covered -m "not long" -p no:cacheprovider -o pythonpath=tests --ignore=tests/export tests
 
 $(RUN_VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(RUN_VENV)

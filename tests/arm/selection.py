@@ -31,25 +31,19 @@ MORE = (
     "tests/engine/test_heap.py",
     "tests/engine/test_huge_pages.py",
     "tests/engine/test_mapped.py",
-    "tests/engine/test_sampling.py",
     # Lossless decoding, to the last bit, at every precision; whole sessions on the demo.
     "tests/decoding/test_loop.py",
     "tests/test_session.py",
     "tests/cli/test_demo.py::test_without_the_download_the_stories_answer_and_it_says_why",
     # The tokenizers library.
     "tests/decoding/test_tokenizer.py",
-    # Sensors on the files of boards; profiles of devices and of stages.
+    # Sensors on the files of boards; profiles of stages.
     "tests/telemetry/readers",
     "tests/telemetry/test_boards.py",
-    "tests/profiles",
     "tests/control/test_profile.py::test_every_stage_is_measured_for_every_size",
     "tests/control/test_profile.py::test_the_second_run_reads_the_cache",
-    # Bundles are opened and written whole; budgets are read.
+    # Bundles are opened and written whole.
     "tests/bundle/test_atomic_folder.py",
-    "tests/bundle/test_graph_bytes.py",
-    "tests/files/test_writing.py",
-    "tests/files/test_unnamed.py",
-    "tests/controller/test_budget.py",
 )
 
 
