@@ -69,10 +69,15 @@ def read_documents(paths: Iterable[Path], render: Render | None = None) -> Itera
                 yield text
 
 
+def kind_of(path: Path) -> str:
+    """The suffix that says how a file is read, beneath that of its compression."""
+    return path.with_suffix("").suffix if path.suffix in UNPACK else path.suffix
+
+
 def _read_file(path: Path, render: Render | None) -> Iterator[str]:
     if str(path).startswith(HUB):
         return from_hub(str(path), render)
-    kind = path.with_suffix("").suffix if path.suffix in UNPACK else path.suffix
+    kind = kind_of(path)
     if kind == ".parquet":
         return from_parquet(path, render)
     if kind in (".jsonl", ".ndjson", ".json"):

@@ -37,6 +37,12 @@ def from_json(text: str, name: str, render: Render | None) -> Iterator[str]:
         for number, row in enumerate(rows, 1):
             yield row_text(row, f"{name}, row {number}", render)
         return
+    for row, where in json_lines(text, name):
+        yield row_text(row, where, render)
+
+
+def json_lines(text: str, name: str) -> Iterator[tuple[Any, str]]:
+    """Each row of JSON Lines, and its place for errors. Raises DataError naming a line that is no JSON."""
     # Only this ends a line of JSON Lines; what str.splitlines takes for an end may stand inside a string.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -44,7 +50,7 @@ def from_json(text: str, name: str, render: Render | None) -> Iterator[str]:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{name}, line {number}: {error}", "write one JSON object a line") from error
-            yield row_text(row, f"{name}, line {number}", render)
+            yield row, f"{name}, line {number}"
 
 
 def from_parquet(path: Path, render: Render | None) -> Iterator[str]:

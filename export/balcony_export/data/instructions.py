@@ -6,7 +6,6 @@ writes the user's turn as well (Magpie, arXiv 2406.08464). First words in front 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from balcony_edge.errors import DataError
 from balcony_export.data import corpus
+from balcony_export.data.documents import json_lines
 
 # First words of a user's turn; every other turn has none.
 OPENINGS = (
@@ -107,21 +107,13 @@ def read_instructions(path: Path) -> list[str]:
 
     Raises DataError naming what cannot be used.
     """
-    kind = path.with_suffix("").suffix if path.suffix in corpus.UNPACK else path.suffix
-    found = list(_rows(path) if kind in (".jsonl", ".ndjson") else _passages(path))
+    if corpus.kind_of(path) in (".jsonl", ".ndjson"):
+        found = [_instruction(row, where) for row, where in json_lines(corpus.read_text(path), str(path))]
+    else:
+        found = list(_passages(path))
     if not found:
         raise DataError(f"{path} holds no instruction", "give JSON Lines with a field prompt, or a longer text")
     return found
-
-
-def _rows(path: Path) -> Iterator[str]:
-    for number, line in enumerate(corpus.read_text(path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, line {number}: {error}", "write one JSON object a line") from error
-            yield _instruction(row, f"{path}, line {number}")
 
 
 def _instruction(row: Any, where: str) -> str:

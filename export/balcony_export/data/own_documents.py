@@ -70,16 +70,17 @@ class Writer:
             self._begin(place, starts)
         while any(self._rows):
             self._drop_idle()
-            rows = [row for row in self._rows if row is not None]
             fed = torch.tensor([0 if row is None else row.ids[row.forced] for row in self._rows])
             logits = self._decoder.feed(fed.to(self._base.device))
-            for row in rows:
+            rows = [(place, row) for place, row in enumerate(self._rows) if row is not None]
+            for _, row in rows:
                 row.forced += 1
             self._append(logits)
-            for place, row in [(self._rows.index(row), row) for row in rows if self._ended(row)]:
-                if not row.asking and len(row.ids) > row.given:
-                    yield Document(row.number, row.ids, row.given)
-                self._begin(place, starts)
+            for place, row in rows:
+                if self._ended(row):
+                    if not row.asking and len(row.ids) > row.given:
+                        yield Document(row.number, row.ids, row.given)
+                    self._begin(place, starts)
 
     def _begin(self, place: int, starts: Iterator[tuple[int, Start]]) -> None:
         number, start = next(starts, (-1, None))

@@ -90,11 +90,6 @@ class KeptStates:
         """How large the files are."""
         return sum(held.nbytes for held in self._maps.values())
 
-    @property
-    def kept(self) -> int:
-        """How many rows are there already."""
-        return int((self._sums != 0).sum())
-
     def read(self, row: int) -> RowStates | None:
         """A row's states; None if they are not kept, or damaged."""
         if row >= self.rows or not self._sums[row]:

@@ -230,7 +230,7 @@ def _load_text(
     written = _write_own(job, config, base_sha256, get_base, processes, own[0], ends, tokenizer, template)
     found = training_text.of_documents(written, config.length, template is not None)
     if job.heldout:
-        given = Rows.of_stream(read(job.heldout, job.heldout).heldout, config.length)
+        given = Rows.of_stream(read((), job.heldout).heldout, config.length)
         found = replace(found, heldout=given)
     return found if text is None else training_text.mixed(found, text, job.self_share)
 
