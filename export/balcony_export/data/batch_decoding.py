@@ -18,7 +18,6 @@ from transformers import AttentionInterface
 from balcony_edge.errors import ModelError
 from balcony_export.model.base import Base
 
-
 _GROUPED = "balcony_grouped"
 
 
