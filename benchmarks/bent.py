@@ -14,48 +14,77 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from lab import Lab, Name
+from lab import Batch, Lab, Name
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
-from balcony_export.model.base import BaseStates
+from balcony_export.data.rows import NO_TARGET
 from balcony_export.training.learner import CLIP_NORM
 from balcony_export.training.schedule import cosine
 
+IGNORED = -100
+LEAST = 1e-6
+
 
 class Trained:
-    """A whole model that is trained: optimiser, schedule, data."""
+    """A whole model that is trained: optimiser, schedule, losses over the lab's part of its own head."""
 
-    data, seed = "text", 0
+    name: str
+    data = "text"
 
-    def __init__(self, model: Any, steps: int, peak: float) -> None:
-        self.model = model.requires_grad_(True)
-        self._steps = steps
-        self._peak = peak
-        self._optimizer = torch.optim.AdamW(model.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0)
+    def __init__(self, lab: Lab, model: Any, peak: float) -> None:
+        self.module = model.float().requires_grad_(True)
+        self._steps, self._peak = lab.config.steps, peak
+        self._optimizer = torch.optim.AdamW(
+            self.module.parameters(), lr=peak, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        )
+        self.optimizers = [self._optimizer]
 
     def step(self, step: int) -> None:
         """Apply the gradients."""
         for group in self._optimizer.param_groups:
             group["lr"] = cosine(step, self._steps, self._peak)
-        nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
+        nn.utils.clip_grad_norm_(self.module.parameters(), CLIP_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
     def plain(self) -> Any:
         """The model as it answers at full depth."""
-        return self.model
+        return self.module
 
-    def logits(self, normed: Tensor) -> Tensor:
-        """The model's own head."""
-        out: Tensor = functional.linear(normed, self.model.lm_head.weight)
+    def run(self, batch: Batch) -> Tensor:
+        """Its last normed hidden states [rows, length, hidden]."""
+        out: Tensor = self.module.model(batch.tokens, position_ids=batch.positions, use_cache=False).last_hidden_state
         return out
 
+    def head(self, normed: Tensor) -> Tensor:
+        """Logits by the model's own whole head."""
+        out: Tensor = functional.linear(normed, self.module.lm_head.weight)
+        return out
 
-def text_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy of the next token, logits [rows, length, V]."""
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    def _log_q(self, normed: Tensor, batch: Batch) -> Tensor:
+        """Log-probabilities over the rows of the loss vocabulary, [counted, rows]."""
+        vocabulary = batch.vocabulary
+        logits = functional.linear(normed, self.module.lm_head.weight[vocabulary.tokens]).float()
+        return torch.log_softmax(logits + vocabulary.weights, -1)
+
+    def text_loss(self, normed: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of the next tokens, those outside the loss vocabulary apart; ``normed`` [counted, hidden]."""
+        known = batch.following != NO_TARGET
+        place = batch.vocabulary.place(batch.following.clamp(min=0))
+        place = torch.where(known & (place >= 0), place, IGNORED)
+        return functional.nll_loss(self._log_q(normed, batch), place, ignore_index=IGNORED)
+
+    def base_loss(self, normed: Tensor, batch: Batch) -> Tensor:
+        """The loss that exits are taught by (balcony_export/training/likeliest.py), with a gradient for the head."""
+        place = batch.vocabulary.place(batch.target.tokens)
+        known = place >= 0
+        shares = batch.target.shares * known
+        rest = (1 - shares.sum(-1)).clamp(min=LEAST)
+        log_known = self._log_q(normed, batch).gather(-1, place.clamp(min=0))
+        q_rest = (1 - (log_known.exp() * known).sum(-1)).clamp(min=LEAST)
+        return -((shares * log_known).sum(-1) + rest * q_rest.log()).mean()
 
 
 class LayerSkip(Trained):
@@ -68,23 +97,22 @@ class LayerSkip(Trained):
     name = "LayerSkip-style: base unfrozen, layer dropout, early-exit loss"
     DROP, SCALE, INNER_AT_ONCE = 0.1, 0.2, 3
 
-    def __init__(self, lab: Lab, steps: int, peak: float) -> None:
-        super().__init__(copy.deepcopy(lab.base.model), steps, peak)
+    def __init__(self, lab: Lab, peak: float) -> None:
+        super().__init__(lab, copy.deepcopy(lab.base.model), peak)
         self._layers = lab.base.blueprint.arch.layers
         self._splits = lab.splits
-        self._dice = torch.Generator().manual_seed(2)
 
-    def _pass(self, tokens: Tensor, dropping: bool) -> dict[int, Tensor]:
-        """Hidden states after every layer, the last one normed."""
-        inner = self.model.model
+    def _pass(self, batch: Batch, step: int | None) -> dict[int, Tensor]:
+        """Hidden states at the counted positions after every layer, the last one normed. None: nothing is dropped."""
         kept: dict[int, Tensor] = {}
+        dice = torch.Generator().manual_seed(step or 0)
 
         def watch(layer: int) -> Any:
             chance = self.DROP * (math.exp(layer * math.log(2) / (self._layers - 1)) - 1)
 
             def hook(_: Any, given: tuple[Tensor, ...], hidden: Tensor) -> Tensor:
-                if dropping:
-                    stays = torch.rand(len(hidden), generator=self._dice) >= chance
+                if step is not None:
+                    stays = torch.rand(len(hidden), generator=dice) >= chance
                     hidden = torch.where(stays[:, None, None], hidden, given[0])
                 kept[layer + 1] = hidden
                 return hidden
@@ -92,12 +120,12 @@ class LayerSkip(Trained):
             return hook
 
         with ExitStack() as hooks:
-            for index, layer in enumerate(inner.layers):
+            for index, layer in enumerate(self.module.model.layers):
                 hooks.enter_context(layer.register_forward_hook(watch(index)))
-            kept[self._layers] = inner(tokens, use_cache=False).last_hidden_state
-        return kept
+            kept[self._layers] = self.run(batch)
+        return {depth: hidden[batch.counted] for depth, hidden in kept.items()}
 
-    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
+    def learn(self, step: int, batch: Batch) -> None:
         """One step; the frozen base's pass is not used."""
         last = self._layers - 1
         turn = max(1, last // self.INNER_AT_ONCE)
@@ -105,20 +133,20 @@ class LayerSkip(Trained):
         weights = {layer: self.SCALE * layer * (layer + 1) / 2 for layer in inner}
         weights[last] = last + self.SCALE * last * (last - 1) / 2
         total = sum(weights.values())
-        hidden = self._pass(tokens, dropping=True)
+        hidden = self._pass(batch, step)
         loss = torch.zeros(())
         for layer, weight in weights.items():
-            normed = hidden[layer + 1] if layer == last else self.model.model.norm(hidden[layer + 1])
-            loss = loss + weight / total * text_loss(self.logits(normed), tokens)
+            normed = hidden[layer + 1] if layer == last else self.module.model.norm(hidden[layer + 1])
+            loss = loss + weight / total * self.text_loss(normed, batch)
         loss.backward()
         self.step(step)
 
-    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, batch: Batch) -> Iterator[tuple[Name, Tensor]]:
         """Its inner layers at the splits, and its full depth."""
-        hidden = self._pass(tokens, dropping=False)
+        hidden = self._pass(batch, None)
         for split in self._splits:
-            yield (self.name, split), self.logits(self.model.model.norm(hidden[split]))
-        yield (f"{self.name}, full", self._layers), self.logits(hidden[self._layers])
+            yield (self.name, split), self.head(self.module.model.norm(hidden[split]))
+        yield (f"{self.name}, full", self._layers), self.head(hidden[self._layers])
 
 
 class Elastic(Trained):
@@ -131,22 +159,20 @@ class Elastic(Trained):
 
     name = "Flextron-style: base unfrozen, sorted heads and neurons"
 
-    def __init__(self, lab: Lab, steps: int, peak: float) -> None:
-        super().__init__(copy.deepcopy(lab.base.model), steps, peak)
-        self._head = lab.base.head
+    def __init__(self, lab: Lab, peak: float) -> None:
+        super().__init__(lab, copy.deepcopy(lab.base.model), peak)
         self._arch = lab.base.blueprint.arch
-        self._dice = random.Random(3)
         self._keep: dict[tuple[int, str], Tensor] = {}
         self._order = self._importance(lab)
         self._widths = {split: self._width(lab, split) for split in lab.splits}
-        for index, layer in enumerate(self.model.model.layers):
+        for index, layer in enumerate(self.module.model.layers):
             for part, module in (("heads", layer.self_attn.o_proj), ("neurons", layer.mlp.down_proj)):
                 module.register_forward_pre_hook(self._hide((index, part)))
 
     def plain(self) -> Any:
         """At its full width."""
         self._keep = {}
-        return self.model
+        return self.module
 
     def _hide(self, key: tuple[int, str]) -> Any:
         return lambda _, given: (given[0] * self._keep[key],) if key in self._keep else None
@@ -157,7 +183,7 @@ class Elastic(Trained):
 
         def watch(key: tuple[int, str], weight: Tensor) -> Any:
             def hook(_: Any, given: tuple[Tensor, ...]) -> None:
-                sums[key] = sums.get(key, 0) + given[0].abs().mean((0, 1)) * weight.norm(dim=0)
+                sums[key] = sums.get(key, 0) + given[0].float().abs().mean((0, 1)) * weight.float().norm(dim=0)
 
             return hook
 
@@ -165,8 +191,8 @@ class Elastic(Trained):
             for index, layer in enumerate(lab.base.model.model.layers):
                 for part, module in (("heads", layer.self_attn.o_proj), ("neurons", layer.mlp.down_proj)):
                     hooks.enter_context(module.register_forward_pre_hook(watch((index, part), module.weight)))
-            length = lab.rows.shape[1]
-            lab.base.model.model(torch.from_numpy(lab.train[: 32 * length]).view(32, length), use_cache=False)
+            rows = lab.text.train[:32]
+            lab.base.run(torch.from_numpy(rows.tokens), position_ids=torch.from_numpy(rows.positions), use_cache=False)
         groups = self._arch.kv_heads
         return {
             key: (size.view(groups, -1).sum(-1) if key[1] == "heads" else size).argsort(descending=True)
@@ -190,44 +216,42 @@ class Elastic(Trained):
             masks[index, part] = keep
         return masks
 
-    def _pass(self, tokens: Tensor, split: int | None) -> Tensor:
-        """Normed last hidden states at the width of a split; None: the full width."""
+    def _pass(self, batch: Batch, split: int | None) -> Tensor:
+        """Normed last hidden states at the counted positions, at the width of a split; None: the full width."""
         self._keep = {} if split is None else self._widths[split]
-        normed: Tensor = self.model.model(tokens, use_cache=False).last_hidden_state
-        return normed
+        return self.run(batch)[batch.counted]
 
-    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
+    def learn(self, step: int, batch: Batch) -> None:
         """Two passes: full, and one of the widths."""
-        target = torch.softmax(self._head.logits(states.final), -1)
-        for split in (None, self._dice.choice(list(self._widths))):
-            log_q = torch.log_softmax(self.logits(self._pass(tokens, split)), -1)
-            (-(target * log_q).sum(-1).mean() / 2).backward()
+        for split in (None, random.Random(step).choice(list(self._widths))):
+            (self.base_loss(self._pass(batch, split), batch) / 2).backward()
         self.step(step)
 
-    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, batch: Batch) -> Iterator[tuple[Name, Tensor]]:
         """Every width, and the full one."""
         for split in self._widths:
-            yield (self.name, split), self.logits(self._pass(tokens, split))
-        yield (f"{self.name}, full", self._arch.layers), self.logits(self._pass(tokens, None))
+            yield (self.name, split), self.head(self._pass(batch, split))
+        yield (f"{self.name}, full", self._arch.layers), self.head(self._pass(batch, None))
 
 
 class Smaller(Trained):
     """A model of the base's kind with as many layers as the exit's token runs, from random weights on the text."""
 
-    name = "a smaller model from scratch"
+    TITLE = "a smaller model from scratch"
 
-    def __init__(self, lab: Lab, steps: int, peak: float, split: int) -> None:
+    def __init__(self, lab: Lab, peak: float, split: int, seed: int) -> None:
         config = copy.deepcopy(lab.base.model.config)
         config.num_hidden_layers = split + 1
-        torch.manual_seed(4)
-        super().__init__(AutoModelForCausalLM.from_config(config, dtype=torch.float32), steps, peak)
+        torch.manual_seed(4 + seed)
+        super().__init__(lab, AutoModelForCausalLM.from_config(config, dtype=torch.float32), peak)
+        self.name = f"{self.TITLE}, {split}"
         self._split = split
 
-    def learn(self, step: int, tokens: Tensor, states: BaseStates) -> None:
+    def learn(self, step: int, batch: Batch) -> None:
         """One step on the text alone."""
-        text_loss(self.model(tokens, use_cache=False).logits, tokens).backward()
+        self.text_loss(self.run(batch)[batch.counted], batch).backward()
         self.step(step)
 
-    def logits(self, tokens: Tensor, states: BaseStates) -> Iterator[tuple[Name, Tensor]]:
+    def logits(self, batch: Batch) -> Iterator[tuple[Name, Tensor]]:
         """Its one depth."""
-        yield (self.name, self._split), self.model(tokens, use_cache=False).logits
+        yield (self.TITLE, self._split), self.head(self.run(batch)[batch.counted])

@@ -70,20 +70,29 @@ class LossVocabulary:
         drawn = min(drawn, len(self._rare))
         self.frequent = len(frequent)
         # Each drawn token stands for so many.
-        self._weight = math.log(len(self._rare) / drawn) if drawn else 0.0
+        weight = math.log(len(self._rare) / drawn) if drawn else 0.0
+        self.weights = torch.tensor([0.0] * len(frequent) + [weight] * drawn, device=device)
+        """What is added to each row's logit, fp32 [rows]."""
         self._all = head.weight
-        self._head = replace(head, weight=torch.cat([head.weight[frequent], head.weight[:drawn]]))
+        self.tokens = torch.cat([frequent, self._rare[:drawn]])
+        """The tokens that the rows are of, int64 [rows]."""
+        self._head = replace(head, weight=head.weight[self.tokens])
 
     @property
     def rows(self) -> int:
         """How many rows of the head a position is compared with."""
-        return len(self._head.weight)
+        return len(self.tokens)
+
+    def place(self, tokens: Tensor) -> Tensor:
+        """The rows of ``tokens``, int64 of any shape; -1 for those that are not always in the vocabulary."""
+        return self._place[tokens]
 
     def draw(self, step: int) -> None:
         """Draw the others for ``step``."""
         if drawn := self.rows - self.frequent:
             chosen = np.random.default_rng((self._seed, step)).choice(len(self._rare), drawn, replace=False)
-            self._head.weight[self.frequent :] = self._all[self._rare[torch.from_numpy(chosen).to(self._rare.device)]]
+            self.tokens[self.frequent :] = self._rare[torch.from_numpy(chosen).to(self._rare.device)]
+            self._head.weight[self.frequent :] = self._all[self.tokens[self.frequent :]]
 
     @torch.no_grad()
     def loss(self, exits: Sequence[Tensor], target: Likeliest) -> tuple[list[Tensor], list[Tensor]]:
@@ -95,14 +104,14 @@ class LossVocabulary:
         means = [torch.zeros((), device=head.weight.device) for _ in exits]
         gradients = [torch.empty_like(normed) for normed in exits]
         for part in chunks(len(target.tokens), chunk_positions(head)):
-            place, shares = self._place[target.tokens[part]], target.shares[part]
+            place, shares = self.place(target.tokens[part]), target.shares[part]
             known = place >= 0
             place, shares = place.clamp(min=0), shares * known
             rest = (1 - shares.sum(-1, keepdim=True)).clamp_(min=LEAST)
             for normed, mean, gradient in zip(exits, means, gradients, strict=True):
                 logits = head.logits(normed[part])
                 slope = head.slope(logits)
-                logits[:, self.frequent :] += self._weight
+                logits[:, self.frequent :] += self.weights[self.frequent :]
                 log_q = torch.log_softmax(logits, dim=-1)
                 log_known = log_q.gather(-1, place)
                 q_known = log_known.exp() * known

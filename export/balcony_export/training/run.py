@@ -95,7 +95,7 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     # Loaded when first needed: unusable input is refused before that.
     check_config(job.folder, blueprint.arch)
     get_base = cache(lambda: load_base(job.folder, config.dtype, str(processes.device or job.device)))
-    text = _load_text(job, config, blueprint.arch.vocabulary, digest, get_base, processes)
+    text = load_text(job, config, blueprint.arch.vocabulary, digest, get_base, processes)
     config = replace(config, length=text.train.length).suited_to(len(text.train))
     earlier = None if job.begin is None else _earlier(job.begin, job.folder, config)
     identity = _identity(config, digest, text, earlier)
@@ -198,7 +198,7 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
         )
 
 
-def _load_text(
+def load_text(
     job: Job,
     config: TrainConfig,
     vocabulary: int,
@@ -206,6 +206,10 @@ def _load_text(
     get_base: Callable[[], Base],
     processes: Processes,
 ) -> TrainingText:
+    """The text that ``job`` names, as rows; the base writes its own where it has not yet.
+
+    Raises DataError and ModelError for text that cannot be used.
+    """
     tokenizer = load_tokenizer(job.folder)
     ends = boundary_ids(tokenizer, read_config(job.folder))
     render = documents.renderer(tokenizer)
