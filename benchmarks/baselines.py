@@ -20,7 +20,7 @@ import torch
 from bent import Elastic, LayerSkip, Smaller
 from lab import Lab, Learner, arguments_of, finish, open_lab, table, train
 from scoring import Ledger, cells, score, spread
-from students import MeanStart, SeveralStates, Student, TwoLayers, Variant
+from students import MeanStart, SeveralStates, Student, Variant
 from task_scores import TASKS, score_tasks, wikitext_rows
 
 from balcony_export.exits.widths import Width
@@ -38,7 +38,9 @@ METHODS = {
         Student(Variant("EE-Tuning-style exit: full layer, cross-entropy to the text", {"loss": "ce"}), lab)
     ],
     "mlp": lambda lab, seed: [Student(Variant("MLP-only exit", {"width": "mlp"}), lab)],
-    "two-layers": lambda lab, seed: [TwoLayers(Variant("Balcony of two layers"), lab)],
+    "two-layers": lambda lab, seed: [Student(Variant("Balcony of two layers", {"exit_layers": 2}), lab)],
+    "three-layers": lambda lab, seed: [Student(Variant("Balcony of three layers", {"exit_layers": 3}), lab)],
+    "fast": lambda lab, seed: [Student(Variant("Balcony, rate x2.5", rate=2.5), lab)],
     "several-states": lambda lab, seed: [SeveralStates(Variant("Balcony that reads three layers' states"), lab)],
     "mean": lambda lab, seed: [MeanStart(Variant("Balcony that starts as the mean of the skipped layers"), lab)],
     "layerskip": lambda lab, seed: [LayerSkip(lab, _unfrozen_rate(lab))],
@@ -69,7 +71,7 @@ def costs(lab: Lab, name: str) -> str:
     width: Width = "mlp" if name.startswith("MLP") else "layer"
     if name.startswith(("untrained", LayerSkip.name)):
         width = "norm"
-    layers = TwoLayers.layers if "two layers" in name else 1
+    layers = 2 if "two layers" in name else 3 if "three layers" in name else 1
     return " / ".join(f"{lab.cost(split, width, layers):.0%}" for split in lab.splits)
 
 

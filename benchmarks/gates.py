@@ -190,7 +190,7 @@ def main() -> None:
     torch.set_num_threads(1)
     base = load_base(options.model, device="cpu")
     trained = store.load(options.exits)
-    balconies = build(base, trained.splits, "final", trained.width)
+    balconies = build(base, trained.splits, "final", trained.width, layers=len(trained.layers))
     balconies.load(trained)
     tokenizer = load_tokenizer(options.model)
     end, start = boundary_ids(tokenizer, read_config(options.model))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,9 +32,6 @@ class Variant:
 class Student:
     """The exits of one variant, each with its optimiser."""
 
-    layers = 1
-    """Decoder layers that an exit has."""
-
     def __init__(self, variant: Variant, lab: Lab) -> None:
         self.name, self.data = variant.name, variant.data
         settings = {"steps": lab.config.steps, "dtype": lab.config.dtype, **variant.settings}
@@ -47,7 +43,8 @@ class Student:
         self.optimizers = [learner.optimizer for learner in self._learners]
 
     def _built(self, lab: Lab) -> nn.Module:
-        return build(lab.base, lab.splits, self.config.norm_start, self.width, self.config.start)
+        config = self.config
+        return build(lab.base, lab.splits, config.norm_start, self.width, config.start, config.exit_layers)
 
     def normed(self, batch: Batch) -> list[Tensor]:
         """What every exit hands to the head, [counted, hidden] each."""
@@ -71,27 +68,6 @@ class Student:
         """Every exit's logits."""
         for split, one in zip(self.config.splits, self.normed(batch), strict=True):
             yield (self.name, split), batch.base.head.logits(one)
-
-
-class TwoLayers(Student):
-    """Exits of two decoder layers: the base's last two to begin with."""
-
-    layers = 2
-
-    def _built(self, lab: Lab) -> nn.Module:
-        balconies = build(lab.base, lab.splits, self.config.norm_start)
-        first = lab.base.model.model.layers[-2]
-        exits = {split: nn.ModuleList([copy.deepcopy(first), balconies.at(split)]) for split in lab.splits}
-        return nn.ModuleDict({str(split): one for split, one in exits.items()}).float().requires_grad_(True).eval()
-
-    def normed(self, batch: Batch) -> list[Tensor]:
-        """What every exit hands to the head, [counted, hidden] each."""
-        found = []
-        for split in self.config.splits:
-            first, balcony = self.module.get_submodule(str(split)).children()
-            hidden = first(batch.states.hidden[split], **batch.states.context)
-            found.append(balcony(hidden, batch.states.context)[batch.counted])
-        return found
 
 
 class SeveralStates(Student):

@@ -45,6 +45,8 @@ TokenId = Annotated[int, Field(ge=0, le=1 << 31)]
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Bins = Annotated[list[Share], Field(max_length=256)]
 MOST_EXITS = 24
+# The most decoder layers that an exit may have.
+MOST_EXIT_LAYERS = 8
 
 
 class _Part(BaseModel):
@@ -302,7 +304,7 @@ class Manifest(_Part):
         if len(exits) > MOST_EXITS:
             raise ValueError(f"there are {len(exits)} exits; {MOST_EXITS} are the most")
         for graph in self.graphs:
-            if graph.caches > {"segment": graph.stop - graph.start, "exit": 1, "head": 0}[graph.kind]:
+            if graph.caches > {"segment": graph.stop - graph.start, "exit": MOST_EXIT_LAYERS, "head": 0}[graph.kind]:
                 raise ValueError(f"graph {graph.file} has {graph.caches} caches, more than it has layers")
         if not set(self.quality) <= set(exits):
             raise ValueError("quality names an exit that the bundle lacks")

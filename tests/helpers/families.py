@@ -120,9 +120,6 @@ def make_model(folder: Path, model_type: str, differences: dict[str, Any], shard
 
 def as_modules(base: Base, trained: Exits) -> Balconies:
     """Trained exits as the torch modules that training ran."""
-    balconies = build(base, trained.splits, "final", trained.width)
-    for split in trained.splits:
-        balcony = balconies.at(split)
-        balcony.layer.load_state_dict({name: torch.from_numpy(value) for name, value in trained.layer(split).items()})
-        balcony.norm.load_state_dict({"weight": torch.from_numpy(trained.norm(split))})
+    balconies = build(base, trained.splits, "final", trained.width, layers=len(trained.layers))
+    balconies.load(trained)
     return balconies.requires_grad_(False)

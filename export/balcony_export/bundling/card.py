@@ -112,6 +112,8 @@ def _trained(training: Mapping[str, Any] | None) -> str:
         return ""
     words = {"layer": "a decoder layer and a norm", "mlp": "an MLP and a norm", "norm": "a norm"}
     width = words[training.get("width", "layer")]
+    if (layers := training.get("exit_layers", 1)) > 1:
+        width = f"{layers} decoder layers and a norm"
     loss = training.get("loss", "kl")
     aim = "the text's next token (cross-entropy)" if loss == "ce" else f"the frozen base's distribution (loss {loss})"
     size = f"{training['steps']:,} steps of {training['rows']} x {training['length']} tokens"

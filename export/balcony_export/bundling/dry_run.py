@@ -32,7 +32,9 @@ def describe(plan: Plan) -> str:
     ]
     for item in graphs:
         entry = item.entry
-        layers = f"{entry.start + 1}-{entry.stop}" if entry.kind == "segment" else "1" if entry.kind == "exit" else ""
+        layers = f"{entry.start + 1}-{entry.stop}" if entry.kind == "segment" else ""
+        if entry.kind == "exit":
+            layers = str(max(1, entry.caches))
         lines.append(
             f"{entry.file:24}{layers:>8}{_size(item.graph_bytes):>12}"
             f"{_size(entry.weight_bytes):>18}{entry.weight_bytes / full:>11.1%}"

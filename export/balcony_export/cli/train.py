@@ -71,9 +71,13 @@ def train(
         str | None,
         typer.Option(help="What stands before an exit's norm: layer (default), mlp (no KV cache), or norm (nothing)."),
     ] = None,
+    exit_layers: Annotated[
+        int | None,
+        typer.Option(help="Decoder layers that an exit has. Default: 1; a deep, thin base is worth 2 or 3."),
+    ] = None,
     start: Annotated[
         str | None,
-        typer.Option(help="The base layer that an exit starts as: last (default), or next (the one after the split)."),
+        typer.Option(help="The base layers that an exit starts as: last (default), or next (those after the split)."),
     ] = None,
     norm_start: Annotated[
         str | None,
@@ -158,10 +162,11 @@ def train(
     count = placement.automatic(splits)
     named = [] if count is not None else architectures.parse_splits(splits)
     chosen_width = widths.check_width(width or "layer")
+    layers = widths.check_layers(1 if exit_layers is None else exit_layers, chosen_width)
 
     folder = download.resolve(model, revision, offline)
     blueprint = architectures.read(folder)
-    chosen = named if count is None else placement.place(count, blueprint, chosen_width)
+    chosen = named if count is None else placement.place(count, blueprint, chosen_width, layers)
     architectures.check_splits(chosen, blueprint.arch.layers)
 
     from balcony_export.model.transformers_model import quiet
@@ -200,6 +205,7 @@ def train(
         loss=loss,
         temperature=temperature,
         width=width,
+        exit_layers=exit_layers,
         start=start,
         norm_start=norm_start,
         dtype=choose_dtype(dtype, device),

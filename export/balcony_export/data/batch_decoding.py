@@ -137,7 +137,7 @@ def _grouped_attention(base: Base) -> Iterator[None]:
 
 
 def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **_: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, scaling: float, **more: Any
 ) -> tuple[Tensor, None]:
     """Attention of one token a row: the heads that share keys form one product. Returns [rows, 1, heads, head_dim]."""
     rows, heads, _, size = query.shape

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from balcony_edge.errors import ModelError
 from balcony_export.exits.store import Exits
-from balcony_export.exits.widths import Width
+from balcony_export.exits.widths import Width, layer_names
 from balcony_export.model.base import Base
 from balcony_export.model.blueprint import Blueprint
 
@@ -47,25 +47,34 @@ class NoLayer(nn.Module):
 
 
 class Balcony(nn.Module):
-    """One exit: a decoder layer of the base's own kind and a norm. The base's head, shared by all exits, follows it.
+    """One exit: a decoder layer of the base's own kind, or several, and a norm. The base's head, shared, follows it.
 
         hidden states after k layers ─ decoder layer ─ norm ─ (shared head) ─ logits of exit k
 
-    The layer's attention has keys and values of its own, at the same positions as the base, so on a device it has its
+    Each layer's attention has keys and values of its own, at the same positions as the base, so on a device it has its
     own KV cache. A narrower exit (see widths.py) has a layer without attention, or none.
     """
 
-    def __init__(self, layer: nn.Module, norm: nn.Module) -> None:
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self._names = layer_names(len(layers))
+        for name, layer in zip(self._names, layers, strict=True):
+            self.add_module(name, layer)
         self.norm = norm
+
+    @property
+    def layers(self) -> dict[str, nn.Module]:
+        """Its layers by name, the first one first."""
+        return {name: self.get_submodule(name) for name in self._names}
 
     def forward(self, hidden: Tensor, context: Mapping[str, Any]) -> Tensor:
         """What the head reads, of hidden states [rows, length, hidden] and of their shape.
 
         ``context``: the base layer's other arguments, see BaseStates.
         """
-        normed: Tensor = self.norm(self.layer(hidden, **context))
+        for layer in self.layers.values():
+            hidden = layer(hidden, **context)
+        normed: Tensor = self.norm(hidden)
         return normed
 
 
@@ -90,12 +99,13 @@ class Balconies(nn.Module):
 
     @torch.no_grad()
     def load(self, trained: Exits) -> None:
-        """Take the weights of trained exits, which must have these splits, at the same width."""
+        """Take the weights of trained exits, which must have these splits, at the same width and number of layers."""
         for split in self.splits:
             balcony = self.at(split)
-            weights = {name: torch.from_numpy(value) for name, value in trained.layer(split).items()}
-            # strict=False: a layer may also hold constants, such as rotations, that are no weights.
-            balcony.layer.load_state_dict(weights, strict=False)
+            for name, layer in balcony.layers.items():
+                weights = {part: torch.from_numpy(value) for part, value in trained.layer(split, name).items()}
+                # strict=False: a layer may also hold constants, such as rotations, that are no weights.
+                layer.load_state_dict(weights, strict=False)
             balcony.norm.load_state_dict({"weight": torch.from_numpy(trained.norm(split))})
 
     def normed(self, hidden: Mapping[int, Tensor], context: Mapping[str, Any]) -> list[Tensor]:
@@ -129,10 +139,12 @@ def narrow(layer: nn.Module, blueprint: Blueprint, width: Width) -> nn.Module:
     return MlpOnly(layer, blueprint) if width == "mlp" else NoLayer()
 
 
-def build(base: Base, splits: Sequence[int], norm_start: str, width: Width = "layer", start: str = "last") -> Balconies:
+def build(
+    base: Base, splits: Sequence[int], norm_start: str, width: Width = "layer", start: str = "last", layers: int = 1
+) -> Balconies:
     """Untrained exits in fp32. Each layer is a copy of one of the base's, each norm a copy of one of its norms.
 
-    ``start`` picks the layer: "last" is the base's last one, "next" the one after the split. Either way the exit runs
+    ``start`` picks the layers: "last" are the base's last ones, "next" those after the split. Either way the exit runs
     with the mask and rotations of the last layer.
 
     ``norm_start`` picks the norm. "final" is the base's final norm: then an exit right before the last layer starts out
@@ -143,12 +155,13 @@ def build(base: Base, splits: Sequence[int], norm_start: str, width: Width = "la
     name = starting_norm(base.blueprint, norm_start)
     balconies = {}
     for split in splits:
-        layer = copy.deepcopy(inner.layers[-1])
-        if start == "next":
-            layer.load_state_dict(inner.layers[split].state_dict())
-        # The layer's place in a cache: an exit's cache holds this layer alone.
-        layer.self_attn.layer_idx = 0
+        first = min(split, len(inner.layers) - layers) if start == "next" else len(inner.layers) - layers
+        copies = [copy.deepcopy(inner.layers[-1]) for _ in range(layers)]
+        for index, layer in enumerate(copies):
+            layer.load_state_dict(inner.layers[first + index].state_dict())
+            # The layer's place in a cache: an exit's cache holds its own layers alone.
+            layer.self_attn.layer_idx = index
         norm = copy.deepcopy(inner.norm if name is None else inner.layers[split].get_submodule(name))
-        balconies[split] = Balcony(narrow(layer, base.blueprint, width), norm)
+        balconies[split] = Balcony([narrow(layer, base.blueprint, width) for layer in copies], norm)
     # eval() even for training: dropout, if the config has any, would make training and resuming random.
     return Balconies(balconies).to(base.device, torch.float32).requires_grad_(True).eval()

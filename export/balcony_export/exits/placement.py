@@ -38,14 +38,14 @@ def automatic(text: str) -> int | None:
     return int(count)
 
 
-def place(count: int, blueprint: Blueprint, width: Width = "layer") -> list[int]:
+def place(count: int, blueprint: Blueprint, width: Width = "layer", exit_layers: int = 1) -> list[int]:
     """The splits of ``count`` exits, ascending. Raises ModelError if so many do not fit: each must save something."""
     layers = blueprint.arch.layers
-    exit_layers = exit_elements(blueprint, width) / exit_elements(blueprint, "layer")
-    step = (layers - exit_layers) / (count + 1)
+    own = exit_layers * exit_elements(blueprint, width) / exit_elements(blueprint, "layer")
+    step = (layers - own) / (count + 1)
     # Rounds half up. Python's round goes to the even number, which would make 1.5 and 2.5 the same split.
     splits = [math.floor(step * index + 0.5) for index in range(1, count + 1)]
-    if splits[0] < 1 or len(set(splits)) < count or splits[-1] + exit_layers >= layers:
+    if splits[0] < 1 or len(set(splits)) < count or splits[-1] + own >= layers:
         raise ModelError(
             f"{count} exits of width {width} have no room in {layers} layers: each must be cheaper than full depth",
             "ask for fewer, or name the splits yourself, as in --splits 3,6,9",

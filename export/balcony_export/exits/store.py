@@ -1,7 +1,7 @@
 """The folder of trained exits, which ``balcony-edge train`` writes and ``balcony-edge export`` reads.
 
 exits.safetensors   the exits and gates in fp32, nothing of the base:
-                        exits.{split}.layer.<name as in a Hugging Face layer>
+                        exits.{split}.layer.<name as in a Hugging Face layer>; layer_2, … if there are more
                         exits.{split}.norm.weight [hidden]
                         gates.{split}.weight [5], gates.{split}.bias [1]
 exits.json          the schema, the base, the frequent tokens (see gate.py), how exits were trained and measured, and
@@ -29,7 +29,7 @@ from balcony_edge.files import values
 from balcony_edge.files.reading import UNFITTING, Reader
 from balcony_edge.files.sealed import BROKEN, seal_of
 from balcony_edge.files.tensors import check_seal, save_tensors
-from balcony_export.exits.widths import Width, width_of
+from balcony_export.exits.widths import Width, layers_of, width_of
 from balcony_export.model.checkpoint import Array, count_not_finite
 from balcony_export.model.gguf.folder import linked_files
 
@@ -65,9 +65,9 @@ class Exits:
     frequent_tokens: tuple[int, ...]
     """The tokens whose rows of the head the gates read, ascending; see gate.py."""
 
-    def layer(self, split: int) -> dict[str, Array]:
-        """The decoder layer of one exit, named as in a Hugging Face layer: ``self_attn.q_proj.weight``, …"""
-        prefix = f"exits.{split}.layer."
+    def layer(self, split: int, name: str = "layer") -> dict[str, Array]:
+        """A decoder layer of one exit, named as in a Hugging Face layer: ``self_attn.q_proj.weight``, …"""
+        prefix = f"exits.{split}.{name}."
         return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
     def norm(self, split: int) -> Array:
@@ -78,6 +78,11 @@ class Exits:
     def width(self) -> Width:
         """How much of a decoder layer every exit has; the same for all."""
         return width_of(self.tensors, f"exits.{self.splits[0]}.layer.")
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers that every exit has, such as ``layer``."""
+        return layers_of(self.tensors, f"exits.{self.splits[0]}.")
 
     def gate(self, split: int) -> dict[str, Array]:
         """``weight`` [5] and ``bias`` [1] of a split's gate."""
@@ -232,9 +237,9 @@ def _check_tensors(path: Path, exits: Exits) -> None:
     if exits.width != trained:
         raise ExitsError(f"{path} holds exits of width {exits.width}; {MANIFEST} says {trained}", RETRAIN)
     # All exits must have the same tensors. Whether these are the base's layer's, the exporter checks.
-    layer = sorted({name for split in exits.splits for name in exits.layer(split)})
+    layer = sorted({f"{of}.{name}" for split in exits.splits for of in exits.layers for name in exits.layer(split, of)})
     for split in exits.splits:
-        names = [f"exits.{split}.layer.{name}" for name in layer] + [f"exits.{split}.norm.weight"]
+        names = [f"exits.{split}.{name}" for name in layer] + [f"exits.{split}.norm.weight"]
         names += [f"gates.{split}.{name}" for name in GATE_SHAPES]
         missing = [name for name in names if name not in exits.tensors]
         if missing:

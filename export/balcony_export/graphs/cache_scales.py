@@ -12,7 +12,9 @@ from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import DataError
+from balcony_export.exits.widths import layer_names
 from balcony_export.graphs.builder import CacheScales
+from balcony_export.graphs.stages import exit_layer
 from balcony_export.model.checkpoint import Array
 
 # Every channel has shown its range after so many positions: rotary positions only rotate keys further.
@@ -62,10 +64,10 @@ def measure_scales(bundle: Bundle, text: Path | None = None) -> CacheScales:
         for index in range(stage.graph.caches):
             scales[f"model.layers.{stage.graph.start + index}"] = (found[2 * index], found[2 * index + 1])
     for split in ladder.exits:
-        # An exit without attention has no caches.
-        if arrays := ladder.advance(split, len(ids)).cache_arrays():
-            keys, values = arrays
-            scales[f"exits.{split}"] = (_scale(keys[:, :, : len(ids)]), _scale(values[:, :, : len(ids)]))
+        stage = ladder.advance(split, len(ids))
+        found = [_scale(values[:, :, : len(ids)]) for values in stage.cache_arrays()]
+        for index, name in enumerate(layer_names(stage.graph.caches)):
+            scales[exit_layer(split, name)] = (found[2 * index], found[2 * index + 1])
     return scales
 
 

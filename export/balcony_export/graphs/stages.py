@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 
 from balcony_export.exits.store import GATE_SHAPES
-from balcony_export.exits.widths import width_of
+from balcony_export.exits.widths import layers_of, width_of
 from balcony_export.graphs.builder import GraphBuilder
 from balcony_export.graphs.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
 from balcony_export.model.checkpoint import TensorSource
@@ -61,20 +61,27 @@ def trunk(builder: GraphBuilder, base: TensorSource, start: int, stop: int) -> S
 def balcony_exit(
     builder: GraphBuilder, base: TensorSource, exits: TensorSource, split: int, frequent_tokens: Sequence[int]
 ) -> onnx.ModelProto:
-    """The graph of an exit: a decoder layer and a norm (arXiv 2503.05005, section 3), and its gate.
+    """The graph of an exit: a decoder layer, or several, and a norm (arXiv 2503.05005, section 3), and its gate.
 
     ``frequent_tokens``: the tokens whose rows of the head the gate reads; (): the exit has no gate. An exit without
     attention has no caches and no lengths.
     """
     name = f"exits.{split}"
     with builder.at(builder.formats.exits):
-        layer = Layer(exits, f"{name}.layer.", name, builder.blueprint.exit_plan)
-        stream = decoder_layer(builder, Stream("hidden"), layer, width_of(exits, layer.prefix))
+        stream, width = Stream("hidden"), width_of(exits, f"{name}.layer.")
+        for of in layers_of(exits, f"{name}."):
+            layer = Layer(exits, f"{name}.{of}.", exit_layer(split, of), builder.blueprint.exit_plan)
+            stream = decoder_layer(builder, stream, layer, width)
     out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
     builder.node("Identity", [out], "hidden_out")
     if frequent_tokens:
         gate(builder, base, exits, split, frequent_tokens)
     return builder.model("hidden", ["hidden_out", "gate", "draft"] if frequent_tokens else ["hidden_out"])
+
+
+def exit_layer(split: int, name: str) -> str:
+    """What the weights and caches of an exit's layer are called in a bundle: ``exits.8``, ``exits.8.layer_2``, …"""
+    return f"exits.{split}" if name == "layer" else f"exits.{split}.{name}"
 
 
 def head(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:

@@ -33,10 +33,10 @@ def base_operations(blueprint: Blueprint) -> float:
     return 2.0 * (blueprint.arch.layers * layer_weights(blueprint) + head_weights(blueprint))
 
 
-def exit_operations(blueprint: Blueprint, width: Width, head_rows: int) -> float:
-    """Of one exit's training on one token: its layer forwards and backwards, the head forwards and to its input."""
+def exit_operations(blueprint: Blueprint, width: Width, head_rows: int, layers: int = 1) -> float:
+    """Of one exit's training on one token: its layers forwards and backwards, the head forwards and to its input."""
     layer = sum(int(np.prod(shape)) for shape in exit_shapes(blueprint, width).values() if len(shape) == 2)
-    return 6.0 * layer + 4.0 * head_rows * blueprint.arch.hidden
+    return 6.0 * layers * layer + 4.0 * head_rows * blueprint.arch.hidden
 
 
 def observed_operations(blueprint: Blueprint, exits: int) -> float:
@@ -44,17 +44,17 @@ def observed_operations(blueprint: Blueprint, exits: int) -> float:
     return base_operations(blueprint) + exits * (2.0 * layer_weights(blueprint) + 4.0 * head_weights(blueprint))
 
 
-def training_memory(blueprint: Blueprint, exits: int, tokens: int, base_bytes: int, head_rows: int) -> float:
+def training_memory(blueprint: Blueprint, layers: int, tokens: int, base_bytes: int, head_rows: int) -> float:
     """About how many bytes training takes: the base, every exit with its gradient and moments, and a step's states.
 
-    ``tokens``: of a piece of a step. ``base_bytes``: of one weight of the base.
+    ``layers``: of all exits together. ``tokens``: of a piece of a step. ``base_bytes``: of one weight of the base.
     """
     arch = blueprint.arch
     base = base_bytes * (arch.layers * layer_weights(blueprint) + head_weights(blueprint))
     # Weights, gradients and two moments in fp32.
-    trained = 16 * exits * layer_weights(blueprint)
+    trained = 16 * layers * layer_weights(blueprint)
     # What the exits' layers hold for the way back, some of it in two precisions.
-    states = 4 * tokens * exits * (20 * arch.hidden + 8 * arch.intermediate)
+    states = 4 * tokens * layers * (20 * arch.hidden + 8 * arch.intermediate)
     return LIBRARIES_BYTES + base + trained + states + 4 * head_rows * arch.hidden
 
 

@@ -72,6 +72,8 @@ class TrainConfig:
     temperature: float = 1.0
     width: str = "layer"
     """See exits/widths.py."""
+    exit_layers: int = 1
+    """How many decoder layers an exit has."""
     start: str = "last"
     """See exits/balcony.py, ``build``."""
     norm_start: str = "final"

@@ -23,7 +23,7 @@ from balcony_export.data.training_text import TrainingText
 from balcony_export.exits import store
 from balcony_export.exits.balcony import NORM_STARTS, STARTS, Balconies, build, starting_norm
 from balcony_export.exits.gate import Gate, frequent_tokens
-from balcony_export.exits.widths import check_width
+from balcony_export.exits.widths import check_layers, check_width
 from balcony_export.model import architectures
 from balcony_export.model.base import TORCH_DTYPES, Base, load_base
 from balcony_export.model.blueprint import Blueprint
@@ -109,7 +109,8 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     processes.wait()
     metrics = Metrics(job.out / "metrics.jsonl" if processes.first else None)
 
-    balconies = build(base, config.splits, config.norm_start, check_width(config.width), config.start)
+    width = check_width(config.width)
+    balconies = build(base, config.splits, config.norm_start, width, config.start, config.exit_layers)
     if earlier is not None:
         balconies.load(earlier)
     if job.shard_base:
@@ -158,6 +159,10 @@ def _earlier(begin: Path, folder: Path, config: TrainConfig) -> store.Exits:
         raise ExitsError(
             f"the exits of {begin} are of width {earlier.width}, not {config.width}", f"use --width {earlier.width}"
         )
+    if (layers := len(earlier.layers)) != config.exit_layers:
+        raise ExitsError(
+            f"the exits of {begin} have {layers} layers, not {config.exit_layers}", f"use --exit-layers {layers}"
+        )
     return earlier
 
 
@@ -177,7 +182,7 @@ def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Proce
     if config.only and job.begin is None:
         raise ModelError("--only leaves the other exits as they begin, which is untrained", "give --from EXITS too")
     starting_norm(blueprint, config.norm_start)
-    check_width(config.width)
+    check_layers(config.exit_layers, check_width(config.width))
     _ = config.loss_function
     if not 0 < config.learning_rate < math.inf:
         raise ModelError(f"--lr {config.learning_rate} is no learning rate", "use a small number, such as --lr 1e-3")
@@ -299,10 +304,11 @@ def _announce(
     # How much of what is taken is run through the base.
     passes = 1.0 if kept is None else min(1.0, rows / (config.steps * config.rows))
     head_rows = config.loss_vocabulary or blueprint.arch.vocabulary
-    operations = exits * exit_operations(blueprint, check_width(config.width), head_rows)
+    operations = exits * exit_operations(blueprint, check_width(config.width), head_rows, config.exit_layers)
     operations += passes * base_operations(blueprint)
     seconds = config.steps * tokens * operations / (0.5 * matmul_rate(base.dtype, base.device))
-    memory = training_memory(blueprint, exits, tokens // config.accumulate, base.dtype.itemsize, head_rows)
+    layers, piece = exits * config.exit_layers, tokens // config.accumulate
+    memory = training_memory(blueprint, layers, piece, base.dtype.itemsize, head_rows)
     disk = "" if kept is None else f", {kept.bytes / 1e9:.1f} GB of disk for the base's states"
     print(
         f"training {exits} exits: {config.steps:,} steps of {tokens:,} tokens in {config.dtype}, about "

@@ -136,14 +136,19 @@ class Reference:
 
     def _exit(self, split: int, hidden: Tensor, arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:
         call = torch.func.functional_call
-        layer: dict[str, Tensor] = {}
+        # Called without weights, layer and norm use their own: those of the base, which untrained exits are copies of.
+        layers: list[dict[str, Tensor]] = [{}]
         norm: dict[str, Tensor] = {}
         if isinstance(self._exits, Exits):
-            layer = {name: torch.from_numpy(value) for name, value in self._exits.layer(split).items()}
+            layers = [
+                {name: torch.from_numpy(value) for name, value in self._exits.layer(split, layer).items()}
+                for layer in self._exits.layers
+            ]
             norm = {"weight": torch.from_numpy(self._exits.norm(split))}
-        # Called without weights, layer and norm use their own: those of the base, which untrained exits are copies of.
-        out = call(self._exit_layer, layer, (hidden, *arguments), named)
-        normed: Tensor = call(self._body.norm, norm, (out[0] if isinstance(out, tuple) else out,))
+        for layer in layers:
+            out = call(self._exit_layer, layer, (hidden, *arguments), named)
+            hidden = out[0] if isinstance(out, tuple) else out
+        normed: Tensor = call(self._body.norm, norm, (hidden,))
         return normed
 
 

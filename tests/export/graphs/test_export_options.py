@@ -44,6 +44,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "mlp": {"width": "mlp"},
     "norm": {"width": "norm"},
     "next layer": {"start": "next", "norm_start": "layer"},
+    "two layers": {"exit_layers": 2},
+    "two next layers": {"exit_layers": 2, "start": "next"},
     "reverse": {"loss": "reverse-kl", "temperature": 2.0},
     "js": {"loss": "js"},
     "top k": {"loss": "topk-kl"},
@@ -100,8 +102,14 @@ def test_every_choice_trains_and_its_graph_equals_its_module(
     found = trained(llama, text, tmp_path / "exits", **CHOICES[choice])
     assert CHOICES[choice].items() <= found.training.items()
     start = build(
-        load_base(llama, device="cpu"), SPLITS, found.training["norm_start"], found.width, found.training["start"]
+        load_base(llama, device="cpu"),
+        SPLITS,
+        found.training["norm_start"],
+        found.width,
+        found.training["start"],
+        found.training["exit_layers"],
     )
+    assert len(found.layers) == CHOICES[choice].get("exit_layers", 1)
     unmoved = [
         name
         for name, value in start.state_dict().items()
@@ -121,34 +129,58 @@ def test_an_mlp_exit_of_every_kind_of_family(text: Path, tmp_path: Path, row: st
     assert_graphs_equal_modules(folder, found, bundle)
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_verify_session_and_costs_know_the_width(llama: Path, text: Path, tmp_path: Path, width: Width) -> None:
-    found = trained(llama, text, tmp_path / "exits", width=width)
+@pytest.mark.parametrize("row", FAMILIES[1:])
+def test_an_exit_of_two_layers_in_every_kind_of_family(text: Path, tmp_path: Path, row: str) -> None:
+    folder = make(tmp_path / "model", row)
+    found = trained(folder, text, tmp_path / "exits", exit_layers=2)
+    bundle = export_bundle(folder, tmp_path / "bundle", model="m", exits=tmp_path / "exits")
+    assert_graphs_equal_modules(folder, found, bundle)
+
+
+@pytest.mark.parametrize(("width", "layers"), [*((width, 1) for width in WIDTHS), ("layer", 2)])
+def test_verify_session_and_costs_know_the_width(
+    llama: Path, text: Path, tmp_path: Path, width: Width, layers: int
+) -> None:
+    found = trained(llama, text, tmp_path / "exits", width=width, exit_layers=layers)
     bundle = export_bundle(
         llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", options=ExportOptions(precision="fp32")
     )
-    assert {graph.caches for graph in bundle.manifest.exits} == {1 if width == "layer" else 0}
+    assert {graph.caches for graph in bundle.manifest.exits} == {layers if width == "layer" else 0}
     assert verify(bundle, llama, [[3, 4, 5]], decode=4, exits=tmp_path / "exits").passed
-    elements = placement.exit_elements(architectures.read(llama), width)
+    elements = layers * placement.exit_elements(architectures.read(llama), width)
     elements += len(found.frequent_tokens) * SIZES["hidden_size"]
     exit = bundle.manifest.exits[0]
     # fp32, the gate's rows of the head among them; the exit's own norm and those of its layer come on top, and of
     # attention the rope tables do not count.
-    assert 4 * elements <= exit.weight_bytes <= 4 * elements + 4 * SIZES["hidden_size"]
+    assert 4 * elements <= exit.weight_bytes <= 4 * elements + layers * 4 * SIZES["hidden_size"]
     assert depth_costs(bundle.manifest.graphs)[SPLITS[0]].token < 1
     with AdaptiveSession(bundle, budget="full", provider="cpu", speculate=True) as session:
         assert len(list(session.stream([3, 4, 5], 6))) <= 6
     assert "exit" in describe(plan_export(llama, exits=tmp_path / "exits"))
 
 
-def test_an_int8_cache_leaves_exits_without_attention_alone(llama: Path, text: Path, tmp_path: Path) -> None:
-    trained(llama, text, tmp_path / "exits", width="mlp")
+@pytest.mark.parametrize("choice", [{"width": "mlp"}, {"exit_layers": 2}])
+def test_an_int8_cache_of_exits_with_no_attention_and_with_two(
+    llama: Path, text: Path, tmp_path: Path, choice: dict[str, Any]
+) -> None:
+    trained(llama, text, tmp_path / "exits", **choice)
     bundle = export_bundle(
         llama, tmp_path / "bundle", model="m", exits=tmp_path / "exits", options=ExportOptions(cache="int8")
     )
     ladder = Ladder(bundle, Runtime.start("cpu"))
     ladder.append([3, 4, 5])
     assert np.isfinite(ladder.logits(SPLITS[0])).all()
+
+
+def test_layers_that_an_exit_cannot_have_are_refused(llama: Path, text: Path, tmp_path: Path) -> None:
+    for choice, complaint in (
+        ({"exit_layers": 0}, "exits cannot have 0 layers"),
+        ({"exit_layers": 9}, "exits cannot have 9 layers"),
+        ({"exit_layers": 2, "width": "mlp"}, "exits of width mlp have no 2 layers"),
+    ):
+        with pytest.raises(ModelError, match=complaint):
+            trained(llama, text, tmp_path / "exits", **choice)
+    assert not (tmp_path / "exits").exists()
 
 
 # --- what an exit starts as ---
