@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from balcony_edge import AdaptiveSession, Bundle
-from balcony_edge.measure.records import PROMPTS
+from balcony_edge.measure.prompts import STORIES
 from balcony_edge.telemetry import FakeSensors
 
 TOKENS = 64
@@ -30,7 +30,7 @@ def opened(bundle: str | Path) -> AdaptiveSession:
     return AdaptiveSession(found, provider="cpu", speculate=False, sensors=FakeSensors())
 
 
-def write(file: Path, bundles: Sequence[str | Path], prompts: Sequence[str] = PROMPTS, tokens: int = TOKENS) -> None:
+def write(file: Path, bundles: Sequence[str | Path], prompts: Sequence[str] = STORIES, tokens: int = TOKENS) -> None:
     """Answer all prompts with each bundle, and write ids and logits to an ``.npz`` file."""
     found: dict[str, np.ndarray] = {}
     for number, bundle in enumerate(bundles):
@@ -71,10 +71,10 @@ def main() -> None:
     parser.add_argument("do", choices=["write", "compare"])
     parser.add_argument("file", type=Path)
     parser.add_argument("bundles", nargs="+")
-    parser.add_argument("--prompts", type=int, default=len(PROMPTS))
+    parser.add_argument("--prompts", type=int, default=len(STORIES))
     options = parser.parse_args()
     if options.do == "write":
-        write(options.file, options.bundles, PROMPTS[: options.prompts])
+        write(options.file, options.bundles, STORIES[: options.prompts])
         return
     for bundle, row in zip(options.bundles, compare(options.file, options.bundles), strict=True):
         tokens, replies = (f"{row[f'same_{what}']} of {row[what]} {what}" for what in ("tokens", "replies"))

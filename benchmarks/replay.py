@@ -2,7 +2,7 @@
 
     python benchmarks/replay.py [RECORDS …] [--tokens 6000] [--budgets 6]
 
-Plays ``balcony-edge replay`` over each file of records (the demo's where none is named). Per trace: the highest mean
+Plays ``balcony-edge replay`` over each file of records (all that ship where none is named). Per trace: the highest mean
 cost and overspend over the budget; the least agreement over that of the oracle with the same information; the least
 lead over the best fixed threshold and the best static mix, and the largest distance to the all-knowing oracle, in
 points of agreement at equal cost. Where every token is the full model's there is no lead to be had: not counted.
@@ -13,11 +13,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from balcony_controller.simulation.contest import ContestRow
 from balcony_edge.measure.parallel_contest import contest_rows
-from balcony_edge.measure.records import load
+from balcony_edge.measure.records import load, shipped
 from balcony_edge.measure.traces import find_traces
 
 HEAD = ("cost ÷ budget", "overspend", "forced", "÷ oracle", "over threshold", "over mix", "below all-knowing")
@@ -46,13 +45,13 @@ def worst(groups: list[dict[str, ContestRow]]) -> dict[str, float]:
 def main() -> None:
     """See the module's text."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("records", nargs="*", type=Path)
+    parser.add_argument("records", nargs="*", help="files, or names of records that ship")
     parser.add_argument("--tokens", type=int, default=6000)
     parser.add_argument("--budgets", type=int, default=6)
     options = parser.parse_args()
     document = {}
-    for path in options.records or [None]:
-        records, about = load(path)
+    for source in options.records or shipped():
+        records, about = load(source)
         groups: dict[str, dict[float, dict[str, ContestRow]]] = {}
         for row in contest_rows(records, find_traces([], options.tokens), options.budgets, options.tokens):
             groups.setdefault(row.trace, {}).setdefault(row.budget_ms, {})[row.policy] = row
@@ -66,7 +65,7 @@ def main() -> None:
                 + " | ".join(f"{value:.1f}" for value in points)
                 + " |"
             )
-        document[about if path is None else path.name] = rows
+        document[str(source)] = rows
     print(json.dumps({"benchmark": "replay", "tokens": options.tokens, "results": document}))
 
 

@@ -23,8 +23,9 @@ def replay(
         typer.Argument(help="Load traces: names of built-in ones, or JSON files. Default: all built-in ones."),
     ] = None,
     records: Annotated[
-        Path | None, typer.Option(help="A file made with --record. Default: records of the demo.")
-    ] = None,
+        Path,
+        typer.Option(help="A file made with --record, or records that come with the package: demo, smollm2-135m."),
+    ] = Path("demo"),
     budget: Annotated[
         list[str] | None,
         typer.Option(help="A budget of time, such as 25ms. Repeatable. Default: as many as --budgets says."),
@@ -93,13 +94,14 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
         raise RecordingError("--record needs a place to write to", "name one with -o records.json.gz")
     from balcony_edge.bundle.open import open_bundle
     from balcony_edge.files.writing import require
-    from balcony_edge.measure.records import PROMPTS, record, save
+    from balcony_edge.measure.prompts import prompts_for
+    from balcony_edge.measure.records import record, save
     from balcony_edge.session import AdaptiveSession
 
     require(out, RecordingError, "name another file with -o")
     opened = open_bundle(None if bundle == "demo" else bundle)
     with AdaptiveSession(opened) as session:
-        prompts = PROMPTS[:: max(1, len(PROMPTS) // (replies or len(PROMPTS)))][:replies]
+        prompts = prompts_for(session.codec, replies)
         made = record(session, prompts, progress=lambda done, of: _progress(f"reply {done + 1} of {of}"))
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr)

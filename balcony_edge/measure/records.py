@@ -7,7 +7,6 @@ neither the bundle nor ONNX Runtime.
 from __future__ import annotations
 
 import gzip
-import itertools
 import json
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -34,44 +33,17 @@ VERSION = 1
 READER = Reader(
     "the records", RecordingError, "make them again: balcony-edge replay --record BUNDLE -o FILE", 256 << 20
 )
-SHIPPED = "records.json.gz"
+# The records that come with the package: those of the demo's stories, and of models with a short name.
+DEMO = "demo"
 MOST_DEPTH, MOST_TOKENS = 4096, 10_000_000
 # Bounds of a judge's weights and scores; its rows, and what a track holds of an exit's confidence.
 WEIGHTS = (-1e6, 1e6)
 ROWS, CONFIDENCE = ("share", "agreement"), ("top", "margin")
-# The prompts: beginnings of stories, which suit the demo. There are many because over a few replies one policy can look
-# better than another by chance.
-HEROES = (
-    "a little girl named Lily",
-    "a boy named Tom",
-    "a big brown bear",
-    "a tiny mouse",
-    "an old farmer",
-    "a brave knight",
-    "two good friends",
-    "the lazy cat",
-    "Grandma",
-    "a small bird",
-    "Sara and her brother",
-    "a king who had no crown",
-)
-OPENINGS = (
-    "Once upon a time there was {}",
-    "One day {} went to the park",
-    "It was a cold and windy night, and {}",
-    "In a house near the sea lived {}",
-    "Every morning {} played with",
-    "The sun was hot, so {}",
-    "In the forest {} found an old box",
-    "On the way home, {} saw",
-    "There was a problem: {} had lost",
-)
-PROMPTS = tuple(opening.format(hero) for hero, opening in itertools.product(HEROES, OPENINGS))
 
 
 def record(
     session: AdaptiveSession,
-    prompts: Sequence[str] = PROMPTS,
+    prompts: Sequence[Sequence[int]],
     tokens: int = 150,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Records:
@@ -79,7 +51,7 @@ def record(
 
     Args:
         session: the bundle to record.
-        prompts: texts; the default ones suit the demo.
+        prompts: token ids, see prompts.py.
         tokens: largest number of tokens in a reply.
         progress: told (replies done, replies in all).
 
@@ -89,7 +61,7 @@ def record(
     replies = []
     for index, prompt in enumerate(prompts):
         progress(index, len(prompts))
-        reply = _record_reply(session, session.codec.encode(prompt), tokens)
+        reply = _record_reply(session, list(prompt), tokens)
         if reply is not None:
             replies.append(reply)
     if not replies:
@@ -194,13 +166,20 @@ def _flags(marks: Any) -> list[bool]:
     return [mark == "1" for mark in marks]
 
 
-def load(path: Path | None = None) -> tuple[Records, str]:
-    """The records in a file, and what they were recorded of. None reads those of the demo bundle.
+def shipped() -> dict[str, Path]:
+    """The files of records that come with the package, by name."""
+    folder = Path(str(resources.files("balcony_edge"))) / "replay"
+    return {path.name.removesuffix(".json.gz"): path for path in sorted(folder.glob("*.json.gz"))}
+
+
+def load(source: Path | str = DEMO) -> tuple[Records, str]:
+    """The records in a file, or those of a name of ``shipped``, and what they were recorded of.
 
     Raises RecordingError, which names the file.
     """
-    if path is None:
-        path = Path(str(resources.files("balcony_edge"))) / "replay" / SHIPPED
+    path = Path(source)
+    if not path.exists():
+        path = shipped().get(str(source), path)
     content = READER.unpacked(path) if path.suffix == ".gz" else READER.content(path)
     with READER.explained(path):
         document = values.mapping(parse_json(content.decode("utf-8")), "the document")

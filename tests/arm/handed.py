@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from balcony_edge.measure.records import PROMPTS
+from balcony_edge.measure.prompts import STORIES
 from benchmarks import machines
 from helpers import tiny
 
@@ -33,5 +33,5 @@ def hand_over(folder: Path) -> None:
     tiny.make_demo(folder / tiny.DEMO)
     options = ExportOptions(precision="int4", exactness="bit")
     export_bundle(DEMO_BASE, folder / "demo-int4", model="demo", exits=DEMO_EXITS, options=options)
-    prompts = PROMPTS[:: len(PROMPTS) // REPLIES][:REPLIES]
+    prompts = STORIES[:: len(STORIES) // REPLIES][:REPLIES]
     machines.write(folder / ANSWERS, list(compared(folder).values()), prompts, TOKENS)

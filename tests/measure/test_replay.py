@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from balcony_edge.control.explain import figures, paragraph, read_log
 from balcony_edge.decoding.loop import confidence
 from balcony_edge.measure import plots
 from balcony_edge.measure.parallel_contest import contest_rows
-from balcony_edge.measure.records import SHIPPED, load, record, save
+from balcony_edge.measure.records import DEMO, load, record, save, shipped
 from balcony_edge.measure.traces import find_traces, read_trace
 from balcony_edge.telemetry import FakeSensors
 from helpers.command import cli, fails, here
@@ -29,7 +28,7 @@ def test_records_say_what_the_exits_would_have_said(tmp_path: Path) -> None:
     frequent = np.array(json.loads((DEMO_EXITS / "exits.json").read_text())["frequent_tokens"])
     with AdaptiveSession(sensors=FakeSensors(), provider="cpu") as session:
         prompt = "Once upon a time"
-        made = record(session, [prompt, "The dog"], tokens=20)
+        made = record(session, [session.codec.encode(text) for text in (prompt, "The dog")], tokens=20)
         ids = session.codec.encode(prompt)
         reply = [token.id for token in session.stream(prompt, 20)]
         whole = ids + reply
@@ -80,7 +79,7 @@ def test_broken_records_are_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def damaged(change: Any) -> dict[str, Any]:
-    path = Path(str(resources.files("balcony_edge"))) / "replay" / SHIPPED
+    path = shipped()[DEMO]
     document: dict[str, Any] = json.loads(gzip.decompress(path.read_bytes()))
     change(document)
     return document
