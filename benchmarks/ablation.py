@@ -27,6 +27,8 @@ VARIANTS = (
     Variant("starts as layer k+1", {"start": "next"}),
     Variant("norm starts as layer k+1's", {"norm_start": "layer"}),
     Variant("twice the learning rate", rate=2.0),
+    Variant("two layers", {"exit_layers": 2}),
+    Variant("three layers", {"exit_layers": 3}),
     Variant("MLP only", {"width": "mlp"}),
     Variant("norm only", {"width": "norm"}),
     Variant("the paper's preset (its rate, start and norm)", {**PAPER}),

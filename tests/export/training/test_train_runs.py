@@ -31,6 +31,9 @@ from balcony_export.training.sharpness import fit_sharpness
 from helpers.exporting import die_before_event
 
 CONFIG = TrainConfig(splits=(1, 2), steps=8, rows=4, length=16, learning_rate=1e-2, look_every=2)
+# The loss over a part of the head, from states that are kept on disk; a step takes rows again that it took before.
+KEPT = replace(CONFIG, steps=14, rows=6, loss_vocabulary=40, keeps_states=True)
+KEPT_BYTES = 10**8
 # Children begin with everything imported.
 FORK = multiprocessing.get_context("fork")
 
@@ -63,20 +66,22 @@ def train_until(event: int, job: Job, config: TrainConfig) -> None:
     train_exits(job, config)
 
 
-def test_killed_at_random_steps_it_ends_with_the_same_bits(job: Job) -> None:
-    whole = train_exits(job, CONFIG)
+@pytest.mark.parametrize("config", [CONFIG, KEPT])
+def test_killed_at_random_steps_it_ends_with_the_same_bits(job: Job, config: TrainConfig) -> None:
+    job = replace(job, states_bytes=KEPT_BYTES)
+    whole = train_exits(job, config)
     lines = steps_done(job)
     chance = random.Random(20250305)
     killed = 0
     again = elsewhere(job, "again")
     for _ in range(8):
         # Within the exits, the gates, or the last figures; some steps further than where it was killed before.
-        child = FORK.Process(target=train_until, args=(chance.randint(lines // 2, 2 * lines), again, CONFIG))
+        child = FORK.Process(target=train_until, args=(chance.randint(lines // 2, 2 * lines), again, config))
         child.start()
         child.join()
         killed += child.exitcode == -9
     assert killed > 1
-    resumed = train_exits(again, CONFIG)
+    resumed = train_exits(again, config)
     assert same(resumed, whole)
     assert steps_done(again) == lines
     assert same(store.load(again.out), whole)
@@ -111,11 +116,12 @@ def ranked(rank: int, port: int, job: Job, config: TrainConfig) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("shard_base", [False, True])
-def test_two_processes_train_the_exits_of_one(job: Job, shard_base: bool) -> None:
+@pytest.mark.parametrize(("chosen", "shard_base"), [(CONFIG, False), (CONFIG, True), (KEPT, False)])
+def test_two_processes_train_the_exits_of_one(job: Job, chosen: TrainConfig, shard_base: bool) -> None:
     """To 1e-4 of the largest weight: sums of halves round otherwise than sums of wholes, eight steps of AdamW long."""
     pytest.importorskip("accelerate")
-    config = replace(CONFIG, rows=5, accumulate=2)
+    config = replace(chosen, rows=5, accumulate=2)
+    job = replace(job, states_bytes=KEPT_BYTES)
     alone = train_exits(elsewhere(job, "alone"), replace(config, accumulate=1))
     job = replace(job, shard_base=shard_base)
     port = free_port()
@@ -135,7 +141,7 @@ def test_two_processes_train_the_exits_of_one(job: Job, shard_base: bool) -> Non
             moved = np.abs(value - untrained[name.removeprefix("exits.")].numpy()).max()
             assert moved > 100 * np.abs(first.tensors[name] - value).max()
     recorded = [json.loads(line) for line in (job.out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in recorded if line["phase"] == "exits"] == list(range(1, 9))
+    assert [line["step"] for line in recorded if line["phase"] == "exits"] == list(range(1, config.steps + 1))
 
 
 def test_every_row_goes_to_one_process() -> None:
