@@ -40,7 +40,6 @@ METHODS = {
     "mlp": lambda lab, seed: [Student(Variant("MLP-only exit", {"width": "mlp"}), lab)],
     "two-layers": lambda lab, seed: [Student(Variant("Balcony of two layers", {"exit_layers": 2}), lab)],
     "three-layers": lambda lab, seed: [Student(Variant("Balcony of three layers", {"exit_layers": 3}), lab)],
-    "fast": lambda lab, seed: [Student(Variant("Balcony, rate x2.5", rate=2.5), lab)],
     "several-states": lambda lab, seed: [SeveralStates(Variant("Balcony that reads three layers' states"), lab)],
     "mean": lambda lab, seed: [MeanStart(Variant("Balcony that starts as the mean of the skipped layers"), lab)],
     "layerskip": lambda lab, seed: [LayerSkip(lab, _unfrozen_rate(lab))],
