@@ -126,7 +126,7 @@ def report(lab: Lab, options: Any, ledger: Ledger, sets: Any) -> list[str]:
     rows = [["full model after", "own replies: agreement", "KL, nats", "perplexity", "agreement length"]]
     own = {"agreement": ".3f", "kl_nats": ".4f", "perplexity": ".3f", "agreement_length": ".1f"}
     rows += [
-        [name, *(spread(scores[name, layers][f"own {what}"], form) for what, form in own.items())] for name in whole
+        [name, *(spread(scores[name, layers].get(f"own {what}"), form) for what, form in own.items())] for name in whole
     ]
     found.append(table(rows))
     if options.evaluate:

@@ -58,12 +58,13 @@ class Score:
                 self.lengths.append(int(same[first : first + REPLY_TOKENS].long().cumprod(0).sum()))
 
     def as_dict(self) -> dict[str, float]:
-        """The means; ``agreement_length`` in tokens, at most REPLY_TOKENS."""
+        """The means; ``agreement_length`` in tokens, at most REPLY_TOKENS, if there are replies that long."""
+        lengths = {"agreement_length": mean(self.lengths)} if self.lengths else {}
         return {
             "agreement": self.agreed / self.positions,
             "kl_nats": self.kl / self.positions,
             "perplexity": math.exp(self.loss / max(1, self.predicted)),
-            "agreement_length": mean(self.lengths) if self.lengths else math.nan,
+            **lengths,
         }
 
 
@@ -134,8 +135,10 @@ class Ledger:
         return sorted({row["step"] for row in self.rows})
 
 
-def spread(values: Sequence[float], form: str) -> str:
+def spread(values: Sequence[float] | None, form: str) -> str:
     """A mean, with the standard deviation over seeds where there are several."""
+    if not values:
+        return "–"
     text = format(mean(values), form)
     return text if len(values) < 2 else f"{text} ± {format(stdev(values), form)}"
 
@@ -143,4 +146,4 @@ def spread(values: Sequence[float], form: str) -> str:
 def cells(scores: Mapping[Name, Mapping[str, Sequence[float]]], name: str, figures: Mapping[str, str]) -> list[str]:
     """Cells of a table: the ``figures`` (with their formats) of one name, its depths side by side."""
     ours = [values for (other, _), values in sorted(scores.items()) if other == name]
-    return [" / ".join(spread(values[what], form) for values in ours) for what, form in figures.items()]
+    return [" / ".join(spread(values.get(what), form) for values in ours) for what, form in figures.items()]
