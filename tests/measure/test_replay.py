@@ -17,6 +17,7 @@ from balcony_edge.control.explain import figures, paragraph, read_log
 from balcony_edge.decoding.loop import confidence
 from balcony_edge.measure import plots
 from balcony_edge.measure.parallel_contest import contest_rows
+from balcony_edge.measure.prompts import QUESTIONS, STORIES, prompts_for
 from balcony_edge.measure.records import DEMO, load, record, save, shipped
 from balcony_edge.measure.traces import find_traces, read_trace
 from balcony_edge.telemetry import FakeSensors
@@ -76,6 +77,33 @@ def test_broken_records_are_refused(tmp_path: Path, content: bytes) -> None:
         with pytest.raises(RecordingError, match="cannot read the records") as caught:
             load(tmp_path / name)
         assert "--record" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_records_that_ship_can_be_loaded_by_name(name: str) -> None:
+    records, about = load(name)
+    assert records.tokens > 10_000
+    assert about
+    assert {DEMO, "smollm2-135m"} <= set(shipped())
+
+
+def test_questions_go_through_the_template_and_stories_do_not() -> None:
+    class Codec:
+        chat_template: object = None
+
+        def encode(self, text: str) -> list[int]:
+            return [len(text)]
+
+        def encode_chat(self, messages: list[dict[str, str]]) -> list[int]:
+            (message,) = messages
+            return [-len(message["content"])]
+
+    codec = Codec()
+    stories = prompts_for(codec)  # type: ignore[arg-type]
+    assert [len(text) for text in STORIES] == [ids[0] for ids in stories]
+    codec.chat_template = object()
+    assert [-len(text) for text in QUESTIONS] == [ids[0] for ids in prompts_for(codec)]  # type: ignore[arg-type]
+    assert len(prompts_for(codec, 8)) == 8  # type: ignore[arg-type]
 
 
 def damaged(change: Any) -> dict[str, Any]:
