@@ -11,19 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import count
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 from lab import table
+from scoring import followed
 
 from balcony_export.data import corpus
 from balcony_export.data.instructions import Starts, Template, read_instructions
 from balcony_export.data.own_documents import SAMPLED_EVERY, Writer
 from balcony_export.data.rows import Rows
 from balcony_export.exits import store
-from balcony_export.exits.balcony import build
+from balcony_export.exits.balcony import of_trained
 from balcony_export.exits.calibration import auroc, sigmoid
 from balcony_export.exits.gate import Gate
 from balcony_export.model import download
@@ -32,8 +34,6 @@ from balcony_export.model.config.completed import read_config
 from balcony_export.model.generation_config import read_generation
 from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
 from balcony_export.training.quality import Observations, observe
-
-REPLY_TOKENS = 48
 
 
 def replies(base: Base, folder: Path, prompts: Path, length: int) -> Rows:
@@ -44,24 +44,23 @@ def replies(base: Base, folder: Path, prompts: Path, length: int) -> Rows:
     starts = Starts(template, asked, 0, length // 2)
     ends = sorted({boundary_ids(tokenizer, read_config(folder))[0], *read_generation(folder).eos_token_ids})
     # Numbers that the writer answers greedily.
-    numbers = [SAMPLED_EVERY * (place // 2) + 1 + place % 2 for place in range(len(asked))]
+    numbers = (number for number in count() if number % SAMPLED_EVERY)
     writer = Writer(base, len(asked), length, ends, template, 0)
-    wanted = ((number, starts[place]) for place, number in enumerate(numbers))
+    wanted = ((number, starts[place]) for place, number in zip(range(len(asked)), numbers, strict=False))
     return Rows.of_documents([(document.ids, document.given) for document in writer.write(wanted)], length)
 
 
 def figures(seen: Observations, exits: store.Exits) -> dict[int, dict[str, float]]:
     """The figures of every exit."""
-    starts = np.flatnonzero(seen.begins)
     found = {}
     for split in exits.splits:
         agrees = seen.agrees[split]
-        parts = [part[:REPLY_TOKENS] for part in np.split(agrees, starts[1:]) if len(part) >= REPLY_TOKENS]
+        lengths = followed(agrees, seen.begins)
         logits = Gate.of(exits.gate(split)).logits(*seen.gate_confidence[split])
         found[split] = {
             "agreement": float(agrees.mean()),
             "kl_nats": seen.kl_nats[split],
-            "agreement_length": float(np.mean([np.cumprod(part).sum() for part in parts])) if parts else float("nan"),
+            **({"agreement_length": mean(lengths)} if lengths else {}),
             "gate_auroc": auroc(sigmoid(logits), agrees),
         }
     return found
@@ -92,13 +91,13 @@ def main() -> None:
     for path in options.exits:
         exits = store.load(path)
         exits.check_base(folder)
-        balconies = build(base, exits.splits, "final", exits.width, layers=len(exits.layers))
-        balconies.load(exits)
+        balconies = of_trained(base, exits)
         for name, measured in sets.items():
             seen = observe(base, balconies, exits.frequent_tokens, measured, lens=False)
             for split, found in figures(seen, exits).items():
                 tokens = int(measured.counted.sum())
-                values = [f"{found['agreement']:.3f}", f"{found['kl_nats']:.3f}", f"{found['agreement_length']:.1f}"]
+                length = f"{found['agreement_length']:.1f}" if "agreement_length" in found else "–"
+                values = [f"{found['agreement']:.3f}", f"{found['kl_nats']:.3f}", length]
                 rows.append([path.name, name, f"{tokens:,}", str(split), *values, f"{found['gate_auroc']:.3f}"])
                 document.append({"exits": path.name, "of": name, "tokens": tokens, "exit": split, **found})
     print(table(rows))

@@ -21,10 +21,10 @@ from transformers import AutoModelForCausalLM
 
 from balcony_export.data.rows import NO_TARGET
 from balcony_export.training.learner import CLIP_NORM
+from balcony_export.training.likeliest import LEAST
 from balcony_export.training.schedule import cosine
 
 IGNORED = -100
-LEAST = 1e-6
 
 
 class Trained:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from balcony_export.data import corpus
 from balcony_export.data.rows import Rows
 from balcony_export.exits import placement, store
-from balcony_export.exits.balcony import Balconies, build
+from balcony_export.exits.balcony import Balconies, of_trained
 from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
 from balcony_export.exits.gate import Gate, frequent_tokens, gate_head
 from balcony_export.model.base import Base, load_base
@@ -190,8 +190,7 @@ def main() -> None:
     torch.set_num_threads(1)
     base = load_base(options.model, device="cpu")
     trained = store.load(options.exits)
-    balconies = build(base, trained.splits, "final", trained.width, layers=len(trained.layers))
-    balconies.load(trained)
+    balconies = of_trained(base, trained)
     tokenizer = load_tokenizer(options.model)
     end, start = boundary_ids(tokenizer, read_config(options.model))
     data = corpus.load(options.data, tokenizer, end, start)

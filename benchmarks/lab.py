@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from balcony_export.data.rows import RowOrder, Rows
+from balcony_export.data.rows import Flags, RowOrder, Rows
 from balcony_export.data.training_text import TrainingText
 from balcony_export.exits import placement, store
 from balcony_export.exits.widths import Width
@@ -53,6 +53,8 @@ class Batch:
     following: Tensor
     """The next tokens at the counted positions, int64 [counted]; NO_TARGET where there is none."""
     states: BaseStates
+    begins: Flags
+    """Whether a counted position is the first of its document, bool [counted]."""
 
     @cached_property
     def target(self) -> Likeliest:
@@ -103,7 +105,8 @@ class Lab:
         tokens, positions, counted = rows.on(self.base.device)
         following = torch.from_numpy(rows.following).to(self.base.device)[counted]
         states = self.base.states(tokens, range(1, self.base.blueprint.arch.layers), positions)
-        return Batch(self.base, self.vocabulary, tokens, positions, counted, following, states)
+        begins = rows.begins[rows.counted]
+        return Batch(self.base, self.vocabulary, tokens, positions, counted, following, states, begins)
 
     def cost(self, depth: int, width: Width = "layer", layers: int = 1) -> float:
         """Weights that a token reads which leaves after ``depth`` layers through an exit, against full depth."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from lab import BASE, Batch, Lab, Learner, Name
 from torch import Tensor
@@ -21,6 +22,15 @@ ROWS_AT_ONCE = 8
 REPLY_TOKENS = 48
 # (name, depth) -> figure -> value.
 Scores = dict[Name, dict[str, float]]
+
+
+def followed(same: npt.NDArray[np.bool_], begins: npt.NDArray[np.bool_]) -> list[int]:
+    """For how long, from the beginning of each document, all tokens are the base's; at most REPLY_TOKENS.
+
+    Shorter ones are left out. Both bool [counted]: whether a token is the base's, and whether it begins a document.
+    """
+    parts = np.split(same, np.flatnonzero(begins)[1:])
+    return [int(np.cumprod(part[:REPLY_TOKENS]).sum()) for part in parts if len(part) >= REPLY_TOKENS]
 
 
 @dataclass
@@ -44,18 +54,7 @@ class Score:
         known = batch.following != NO_TARGET
         self.loss -= float(q[known].gather(-1, batch.following[known, None]).sum())
         self.predicted += int(known.sum())
-        self._follow(batch, same)
-
-    def _follow(self, batch: Batch, same: Tensor) -> None:
-        """For how long, from the beginning of each document, all tokens are the base's."""
-        following, place = batch.counted & (batch.positions > 0), torch.zeros_like(batch.counted, dtype=torch.long)
-        place[batch.counted] = torch.arange(len(same))
-        begins = batch.counted.clone()
-        begins[:, 1:] &= ~(following[:, 1:] & batch.counted[:, :-1])
-        starts = [*place[begins].tolist(), len(same)]
-        for first, stop in itertools.pairwise(starts):
-            if stop - first >= REPLY_TOKENS:
-                self.lengths.append(int(same[first : first + REPLY_TOKENS].long().cumprod(0).sum()))
+        self.lengths += followed(same.numpy(), batch.begins)
 
     def as_dict(self) -> dict[str, float]:
         """The means; ``agreement_length`` in tokens, at most REPLY_TOKENS, if there are replies that long."""

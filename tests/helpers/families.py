@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from balcony_export.exits.balcony import Balconies, build
+from balcony_export.exits.balcony import Balconies, of_trained
 from balcony_export.exits.store import Exits
 from balcony_export.model.base import Base
 
@@ -120,6 +120,4 @@ def make_model(folder: Path, model_type: str, differences: dict[str, Any], shard
 
 def as_modules(base: Base, trained: Exits) -> Balconies:
     """Trained exits as the torch modules that training ran."""
-    balconies = build(base, trained.splits, "final", trained.width, layers=len(trained.layers))
-    balconies.load(trained)
-    return balconies.requires_grad_(False)
+    return of_trained(base, trained).requires_grad_(False)

@@ -116,6 +116,13 @@ class Balconies(nn.Module):
         return [self.at(split)(hidden[split], context) for split in self.splits]
 
 
+def of_trained(base: Base, trained: Exits) -> Balconies:
+    """Trained exits as modules on the base's device."""
+    balconies = build(base, trained.splits, "final", trained.width, layers=len(trained.layers))
+    balconies.load(trained)
+    return balconies
+
+
 def starting_norm(blueprint: Blueprint, norm_start: str) -> str | None:
     """The name of the base layer's norm that an exit's norm starts as; None: the base's final norm.
 
