@@ -127,7 +127,15 @@ def open_lab(options: argparse.Namespace, source: str | None = None) -> Lab:
         arch, splits, steps=options.steps, rows=options.rows, length=options.length, dtype=dtype
     )
     texts = [Path(source)] if source else options.data
-    job = Job(folder, folder.name, tuple(texts), options.out, device="cpu", self_share=options.self_share)
+    job = Job(
+        folder,
+        folder.name,
+        tuple(texts),
+        options.out,
+        device="cpu",
+        self_share=options.self_share,
+        self_tokens=options.self_tokens,
+    )
     job.out.mkdir(parents=True, exist_ok=True)
     base = load_base(folder, dtype, "cpu")
     text = load_text(job, config, arch.vocabulary, store.base_digest(folder), lambda: base, ALONE)
@@ -182,6 +190,7 @@ def arguments_of(description: str | None) -> argparse.ArgumentParser:
         "--data", type=Path, required=True, action="append", help="as of balcony-edge train; a fiftieth is held out"
     )
     parser.add_argument("--self-share", type=float, default=0.75)
+    parser.add_argument("--self-tokens", type=int, help="of own text, at most")
     parser.add_argument("--splits", default="3,6,9")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--rows", type=int, default=8)
