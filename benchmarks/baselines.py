@@ -20,7 +20,7 @@ import torch
 from bent import Elastic, LayerSkip, Smaller
 from lab import Lab, Learner, arguments_of, finish, open_lab, table, train
 from scoring import Ledger, cells, score, spread
-from students import MeanStart, SeveralStates, Student, Variant
+from students import MeanStart, SeveralStates, Student, TextTaught, Variant
 from task_scores import TASKS, score_tasks, wikitext_rows
 
 from balcony_export.exits.widths import Width
@@ -35,7 +35,7 @@ BALCONY = "Balcony"
 METHODS = {
     "balcony": lambda lab, seed: [Student(Variant(BALCONY), lab)],
     "ee-tuning": lambda lab, seed: [
-        Student(Variant("EE-Tuning-style exit: full layer, cross-entropy to the text", {"loss": "ce"}), lab)
+        TextTaught(Variant("EE-Tuning-style exit: full layer, cross-entropy to the text"), lab)
     ],
     "mlp": lambda lab, seed: [Student(Variant("MLP-only exit", {"width": "mlp"}), lab)],
     "two-layers": lambda lab, seed: [Student(Variant("Balcony of two layers", {"exit_layers": 2}), lab)],

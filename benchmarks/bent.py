@@ -175,7 +175,7 @@ class Elastic(Trained):
         return self.module
 
     def _hide(self, key: tuple[int, str]) -> Any:
-        return lambda _, given: (given[0] * self._keep[key],) if key in self._keep else None
+        return lambda _, given: (given[0] * self._keep[key].to(given[0].dtype),) if key in self._keep else None
 
     def _importance(self, lab: Lab) -> dict[tuple[int, str], Tensor]:
         """Groups of heads and neurons of every layer, most important first: by the mean size of what they hand on."""

@@ -10,10 +10,12 @@ import torch
 from lab import Batch, Lab, Name
 from torch import Tensor, nn
 
+from balcony_export.data.rows import NO_TARGET
 from balcony_export.exits.balcony import Balconies, Balcony, build
 from balcony_export.exits.widths import Width, check_width
 from balcony_export.training.chunked_loss import chunked_loss
 from balcony_export.training.learner import Learner
+from balcony_export.training.likeliest import Likeliest
 from balcony_export.training.loop import TrainConfig
 from balcony_export.training.schedule import cosine
 
@@ -51,12 +53,16 @@ class Student:
         assert isinstance(self.module, Balconies)
         return [one[batch.counted] for one in self.module.normed(batch.states.hidden, batch.states.context)]
 
+    def target(self, batch: Batch) -> Likeliest:
+        """What the exits are to say at the counted positions."""
+        return batch.target
+
     def learn(self, step: int, batch: Batch) -> None:
         """As ``balcony-edge train`` takes a step."""
         rate = cosine(step, self.config.steps, self.config.learning_rate)
         exits = self.normed(batch)
         if self.config.loss_vocabulary:
-            _, gradients = batch.vocabulary.loss(exits, batch.target)
+            _, gradients = batch.vocabulary.loss(exits, self.target(batch))
         else:
             final, head, loss = batch.states.final[batch.counted], batch.base.head, self.config.loss_function
             _, gradients = chunked_loss(exits, final, head, loss, batch.following)
@@ -68,6 +74,15 @@ class Student:
         """Every exit's logits."""
         for split, one in zip(self.config.splits, self.normed(batch), strict=True):
             yield (self.name, split), batch.base.head.logits(one)
+
+
+class TextTaught(Student):
+    """Exits that learn the next tokens of the text, as EE-Tuning's do (arXiv 2402.00518), over the loss vocabulary."""
+
+    def target(self, batch: Batch) -> Likeliest:
+        """The next token, with all of the share where there is one."""
+        known = batch.following != NO_TARGET
+        return Likeliest(batch.following.clamp(min=0)[:, None], known[:, None].float())
 
 
 class SeveralStates(Student):
