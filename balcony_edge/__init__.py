@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from balcony_edge.bundle.folder import Bundle
     from balcony_edge.bundle.open import open_bundle
     from balcony_edge.decoding.reply import Reply, Token
+    from balcony_edge.decoding.report import Report
     from balcony_edge.errors import (
         BalconyError,
         BudgetError,
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
         StreamError,
         VerifyError,
     )
-    from balcony_edge.report import Report
     from balcony_edge.session import AdaptiveSession
 
 # ONNX Runtime reads this when it is imported; child processes inherit it. "0" turns its telemetry on again.

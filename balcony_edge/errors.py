@@ -22,7 +22,7 @@ A wrong argument of a library call (a negative rate, an unknown signal) is a pla
 
 from __future__ import annotations
 
-from balcony_edge.terminal import clean
+from balcony_edge.system.terminal import clean
 
 # Characters of a message: it may quote what somebody has written.
 MOST_SAID = 3000

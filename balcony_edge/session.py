@@ -5,7 +5,6 @@ It puts the parts together: bundle, engine (the ladder of stages), governor, sen
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,34 +16,28 @@ import numpy.typing as npt
 
 from balcony_controller import (
     Budget,
-    BudgetSyntaxError,
     CostModel,
     Decider,
     Governor,
     Limits,
     PowerModel,
-    Signals,
 )
 from balcony_controller.driver import Step
-from balcony_controller.loads import missing
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.bundle.open import open_bundle
 from balcony_edge.control.adapter import ladder_shape, quality_model
+from balcony_edge.control.budgets import check_agreement, parse_budget
 from balcony_edge.control.decision_log import DecisionLog
-from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
-from balcony_edge.control.signals import SignalFeed, first_snapshot, require_signals
+from balcony_edge.control.loaded import Loaded
+from balcony_edge.control.signals import SignalFeed
 from balcony_edge.decoding.loop import Emitted, Verified
 from balcony_edge.decoding.reply import Figures, Reply, SessionHooks, TokenStream
+from balcony_edge.decoding.report import Report
 from balcony_edge.decoding.stops import Stops
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.decoding.turn import Turn
 from balcony_edge.engine import prompt_cache
-from balcony_edge.engine.ladder import Ladder
-from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Sampler
-from balcony_edge.errors import BudgetError, BundleError, PromptError
-from balcony_edge.report import Report
-from balcony_edge.telemetry import Poller, Sensors, Snapshot
+from balcony_edge.errors import BudgetError, PromptError
+from balcony_edge.telemetry import Sensors, Snapshot
 
 
 class AdaptiveSession:
@@ -58,7 +51,8 @@ class AdaptiveSession:
     runs, it is refused, or waits (``wait``); the budget can be set from any thread.
 
     Args:
-        bundle: a folder, a Hub id (owner/name), a Bundle, or None for the built-in demo.
+        bundle: a folder, a Hub id (owner/name), a Bundle, or None for the built-in demo. Or a Loaded bundle, which
+            several sessions share: provider, threads, max_context, sensors and speculate are then those of Loaded.
         budget: "25ms", "40tok/s", "full", a Budget, or None for full depth (lossless). ``session.budget`` can be set
             again at any time, also while tokens stream.
         provider: "auto", "cpu" or "cuda".
@@ -82,7 +76,7 @@ class AdaptiveSession:
 
     def __init__(
         self,
-        bundle: str | Path | Bundle | None = None,
+        bundle: str | Path | Bundle | Loaded | None = None,
         budget: str | Budget | None = None,
         *,
         provider: str = "auto",
@@ -96,23 +90,23 @@ class AdaptiveSession:
         log: DecisionLog | None = None,
     ) -> None:
         parsed = parse_budget(budget)
-        if not 0.0 <= min_agreement <= 1.0:
-            raise BudgetError(f"an agreement of at least {min_agreement} makes no sense", "--min-agreement 0.9")
-        self.bundle = open_bundle(bundle)
-        manifest = self.bundle.manifest
-        self.runtime = runtime = Runtime.start(provider, threads, manifest.formats)
-        self.codec = TextCodec(self.bundle)
-        self.ladder = Ladder(self.bundle, runtime, max_context)
-        # Padding helps the CPU's attention; elsewhere nothing is known to need it.
-        if speculate and runtime.provider == "cpu":
-            self.ladder.padded = not batching_is_bit_exact(self.ladder)
-        self.ladder_profile = load_or_measure(self.bundle, runtime, self.ladder)
-        if speculate and not self.ladder_profile.bit_exact:
-            raise BundleError(
-                "on this machine a batch does not give the bits of single positions: speculation could change tokens",
-                "leave speculation out (--no-speculate), or export the bundle again with --exactness bit",
+        check_agreement(min_agreement)
+        self._owns = not isinstance(bundle, Loaded)
+        self.loaded = loaded = (
+            bundle
+            if isinstance(bundle, Loaded)
+            else Loaded(
+                bundle,
+                provider=provider,
+                threads=threads,
+                max_context=max_context,
+                sensors=sensors,
+                speculate=speculate,
             )
-        self.speculates = self.ladder_profile.bit_exact and speculate is not False
+        )
+        self.bundle, self.runtime, self.codec = loaded.bundle, loaded.runtime, loaded.codec
+        self.ladder_profile, self.speculates = loaded.profile, loaded.speculates
+        self.ladder = loaded.ladder()
         self.governor = Governor(
             ladder_shape(self.ladder),
             CostModel(self.ladder_profile.profiles),
@@ -124,20 +118,14 @@ class AdaptiveSession:
             power_model=power_model,
         )
         self._power_model = power_model
-        self.ends = frozenset(manifest.generation.eos_token_ids)
-        # An open NVML handle keeps a laptop's GPU awake, so NVML is only asked where that GPU decodes.
-        self._sensors: Sensors = sensors or Poller(nvml=runtime.provider == "cuda")
-        self._feed = SignalFeed(self._sensors)
+        self.ends = frozenset(self.bundle.manifest.generation.eos_token_ids)
+        self._feed = SignalFeed(loaded.sensors)
         self._turn = Turn()
-        self._sensors.start()
-        # Also where a session is dropped without ``close``: its sensors must not poll for ever.
-        self._stop_sensors = weakref.finalize(self, self._sensors.stop)
-        self._stop_sensors.atexit = False
         self._log = log
         try:
             self._require(parsed)
         except BudgetError:
-            self._stop_sensors()
+            self._let_go()
             raise
         if log is not None:
             log.start(self.governor)
@@ -146,7 +134,7 @@ class AdaptiveSession:
     @property
     def snapshot(self) -> Snapshot:
         """The latest reading of every sensor of this device."""
-        return self._sensors.snapshot
+        return self.loaded.sensors.snapshot
 
     # --- the budget -----------------------------------------------------------------------------------------------
 
@@ -161,6 +149,17 @@ class AdaptiveSession:
         self._require(parsed)
         with self._turn.lock:
             self.governor.set_budget(parsed)
+
+    @property
+    def min_agreement(self) -> float:
+        """The least agreement in force. Setting it raises BudgetError like the constructor."""
+        return self.governor.min_agreement
+
+    @min_agreement.setter
+    def min_agreement(self, least: float) -> None:
+        check_agreement(least)
+        with self._turn.lock:
+            self.governor.set_min_agreement(least)
 
     # --- generation -----------------------------------------------------------------------------------------------
 
@@ -230,7 +229,7 @@ class AdaptiveSession:
         self._turn.check_open()
         if max_new_tokens < 1:
             raise PromptError(f"{max_new_tokens} tokens were asked for", "ask for one at the least: -n 1")
-        ids = self._prompt_ids(prompt)
+        ids = self.prompt_ids(prompt)
         self.ladder.check_memory(min(len(ids) + max_new_tokens, self.ladder.context))
         governed = decider is None or decider is self.governor
         return Reply(
@@ -248,8 +247,9 @@ class AdaptiveSession:
                 wait,
                 self._begin_reply,
                 # A feed of its own: signals that another decider has seen are still new to the governor.
-                self._feed.new_signals if governed else SignalFeed(self._sensors).new_signals,
+                self._feed.new_signals if governed else SignalFeed(self.loaded.sensors).new_signals,
                 self._write_log if governed and self._log is not None else None,
+                self.loaded.device,
             ),
         )
 
@@ -261,7 +261,7 @@ class AdaptiveSession:
         wanted = self.ladder.full if depth == "full" else depth
         if wanted not in self.ladder.depths:
             raise PromptError(f"this bundle has no depth {depth!r}", f"choose one of {self.ladder.depths} or 'full'")
-        ids = self._prompt_ids(list(token_ids), spare=0)
+        ids = self.prompt_ids(list(token_ids), spare=0)
         with self._own_turn():
             self.ladder.rewind(0)
             self.ladder.append(ids)
@@ -273,7 +273,7 @@ class AdaptiveSession:
         After ``load_prompt(path)``, prompts that begin with this one cost only what they add, also in another process.
         Ends a running reply. Raises PromptError.
         """
-        ids = self._prompt_ids(prompt)
+        ids = self.prompt_ids(prompt)
         with self._own_turn():
             self.ladder.resume(ids)
             for depth in self.ladder.depths:
@@ -313,7 +313,7 @@ class AdaptiveSession:
             bit_exact=self.ladder_profile.bit_exact,
             paused_ms=figures.paused_ms,
             floor_wins=self.governor.floor_wins,
-            machine=self._sensors.snapshot.describe(),
+            machine=self.loaded.sensors.snapshot.describe(),
             ended_by=None if reply is None else reply.ended_by,
         )
 
@@ -332,7 +332,7 @@ class AdaptiveSession:
     def close(self) -> None:
         """End a running reply and stop the sensors. The session can no longer decode."""
         self._turn.close()
-        self._stop_sensors()
+        self._let_go()
 
     def __enter__(self) -> AdaptiveSession:
         return self
@@ -343,6 +343,11 @@ class AdaptiveSession:
         self.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """Close what no other session uses."""
+        if self._owns:
+            self.loaded.close()
 
     def end_reply(self) -> None:
         """End the reply that holds the ladder, so that the ladder can be used for something else.
@@ -360,7 +365,8 @@ class AdaptiveSession:
                 self._reply.release()
             yield
 
-    def _prompt_ids(self, prompt: str | Sequence[int], spare: int = 1) -> list[int]:
+    def prompt_ids(self, prompt: str | Sequence[int], spare: int = 1) -> list[int]:
+        """The token ids of a prompt. Raises PromptError if it has none, or leaves no room for ``spare`` tokens."""
         ids = self.codec.encode(prompt) if isinstance(prompt, str) else self.codec.check([int(i) for i in prompt])
         if not ids:
             raise PromptError("the prompt has no tokens", "give at least one")
@@ -378,21 +384,13 @@ class AdaptiveSession:
             self._reply.release()
         self._reply = reply
 
-    def _write_log(self, step: Step[Emitted]) -> None:
+    def _write_log(self, step: Step[Emitted], texts: Sequence[str]) -> None:
         assert self._log is not None
-        self._log.step(self.governor, [item.depth for item in step.emitted], step.elapsed_ms, self._feed.signals)
+        drafted = [item.drafted_at for item in step.emitted]
+        depths = [item.depth for item in step.emitted]
+        self._log.step(self.governor, depths, step.elapsed_ms, self._feed.signals, texts, drafted)
 
     def _require(self, budget: Budget) -> None:
         """Refuse a budget that needs signals which this device lacks. The governor is told what was found."""
-        if missing(budget, Signals()):
-            require_signals(budget, first_snapshot(self._sensors), self._power_model)
-            if (signals := self._feed.new_signals()) is not None:
-                self.governor.observe_signals(signals)
-
-
-def parse_budget(budget: str | Budget | None) -> Budget:
-    """A budget from its text. Raises BudgetError, which points at what cannot be read."""
-    try:
-        return Budget.parse(budget)
-    except BudgetSyntaxError as error:
-        raise BudgetError(str(error), "for example --budget 25ms") from error
+        if self.loaded.require(budget, self._power_model) and (signals := self._feed.new_signals()) is not None:
+            self.governor.observe_signals(signals)

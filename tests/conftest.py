@@ -48,7 +48,7 @@ def _steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr("balcony_edge.engine.runtime.default_threads", lambda: THREADS)
         patch.setattr("balcony_edge.control.stage_times.LIMIT_S", 0.0)
         # Bundles of tests come from this very process; the trial has tests of its own.
-        patch.setattr("balcony_edge.decoding.trial.is_ours", lambda bundle: True)
+        patch.setattr("balcony_edge.text.trial.is_ours", lambda bundle: True)
         patch.setattr("balcony_edge.control.profile.MOST_DISAGREEMENT", math.inf)
         steady(patch)
         yield

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from balcony_edge.errors import BundleError
 from balcony_edge.files.reading import parse_json, read_bytes
-from balcony_edge.terminal import cell
+from balcony_edge.system.terminal import cell
 
 MANIFEST_NAME = "balcony.json"
 # The model card. People edit it where bundles are shared, so it has no digest; the runtime does not read it.

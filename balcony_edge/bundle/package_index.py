@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from balcony_edge import child
 from balcony_edge.errors import ModelError
+from balcony_edge.system import child
 
 # How often the size of what has come is looked at, in seconds.
 LOOK_S = 0.2

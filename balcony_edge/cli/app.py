@@ -11,20 +11,22 @@ import typer
 
 import balcony_edge
 from balcony_edge.bundle.manifest import HUB_ID
-from balcony_edge.cli import streams
 from balcony_edge.cli.bench import bench
+from balcony_edge.cli.chat import chat
 from balcony_edge.cli.demo import demo
 from balcony_edge.cli.doctor import doctor
 from balcony_edge.cli.explain import explain
 from balcony_edge.cli.inspect import inspect
-from balcony_edge.cli.interrupt import noted
 from balcony_edge.cli.models import models
 from balcony_edge.cli.profile import profile
 from balcony_edge.cli.replay import replay
 from balcony_edge.cli.run import run
+from balcony_edge.cli.serve import serve
 from balcony_edge.cli.share import pull, push
 from balcony_edge.cli.watch import watch
 from balcony_edge.errors import BalconyError
+from balcony_edge.files import streams
+from balcony_edge.system.interrupt import noted
 
 # Of files that --data and --heldout take, to tell them from Hub ids.
 DATA_SUFFIXES = {".txt", ".md", ".jsonl", ".json", ".parquet", ".xz", ".gz"}
@@ -40,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Run one frozen language model at many depths, under a budget of time, power or battery.",
 )
-for verb in (run, demo, models, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
+for verb in (run, chat, serve, demo, models, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
     app.command()(verb)
 
 

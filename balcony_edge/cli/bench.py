@@ -56,8 +56,9 @@ def bench(
 ) -> None:
     """Measure how fast a bundle is on this machine. A row each: exits, full depth, lossless drafting, budgets."""
     from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.control.budgets import parse_budget
     from balcony_edge.measure.bench import bench as measure
-    from balcony_edge.session import AdaptiveSession, parse_budget
+    from balcony_edge.session import AdaptiveSession
 
     budgets = tuple(budget or ())
     for text in budgets:

@@ -22,7 +22,7 @@ def doctor(
     """Examine this device and say what to do about problems. Exit code 0: fine, 1: a warning, 2: something fails."""
     from balcony_edge.doctor.diagnosis import diagnose
     from balcony_edge.doctor.text import lines
-    from balcony_edge.terminal import clean
+    from balcony_edge.system.terminal import clean
 
     diagnosis = diagnose(root, battery=battery, profile=profile)
     if as_json:

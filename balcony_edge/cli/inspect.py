@@ -10,7 +10,7 @@ import typer
 from balcony_edge.bundle.folder import Bundle, ThinBundle
 from balcony_edge.bundle.open import find_bundle
 from balcony_edge.measure.traffic import bits_per_weight, depth_costs
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
 
 BASIS = "estimated from weight traffic"
 LACKING = ", thin: without the base's weights"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from balcony_edge.errors import BudgetError, RecordingError
-from balcony_edge.terminal import cell
+from balcony_edge.system.terminal import cell
 
 if TYPE_CHECKING:
     from balcony_controller.simulation.contest import ContestRow

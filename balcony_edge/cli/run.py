@@ -60,6 +60,9 @@ def run(
     log: Annotated[
         Path | None, typer.Option(help="Write a decision log to this file, one JSON line a step (see explain).")
     ] = None,
+    log_text: Annotated[
+        bool, typer.Option("--log-text", help="Write the tokens' texts into the log too, for explain --html.")
+    ] = False,
     trace: Annotated[Path | None, typer.Option(hidden=True, help="The former name of --log.")] = None,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=1, help="Largest number of new tokens.")] = 256,
     temp: Annotated[
@@ -133,11 +136,12 @@ def run(
 
     from balcony_controller import Limits
     from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.control.budgets import parse_budget
     from balcony_edge.control.decision_log import DecisionLog
     from balcony_edge.control.signals import read_power_model
     from balcony_edge.engine.footprint import Footprint
-    from balcony_edge.session import AdaptiveSession, parse_budget
-    from balcony_edge.terminal import cell, shown
+    from balcony_edge.session import AdaptiveSession
+    from balcony_edge.system.terminal import cell, shown
 
     wanted, power = parse_budget(budget), read_power_model(power_model)  # before a download
     opened = open_bundle(bundle, revision=revision, offline=offline, base=base)
@@ -145,7 +149,7 @@ def run(
     print(Footprint.of(opened.manifest).line(min(max_context or context, context)), file=sys.stderr)
     with ExitStack() as stack:
         path = trace if log is None else log
-        decisions = None if path is None else stack.enter_context(DecisionLog(path))
+        decisions = None if path is None else stack.enter_context(DecisionLog(path, log_text))
         session = stack.enter_context(
             AdaptiveSession(
                 opened,
@@ -188,7 +192,7 @@ def run(
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
     """The text of the prompt, from -p, -f or stdin. Raises PromptError if there is none, two, or no UTF-8."""
-    from balcony_edge.decoding import given_text
+    from balcony_edge.text import given_text
 
     if prompt is not None and file is not None:
         raise PromptError("both -p and -f were given", "give one of them")

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from balcony_edge.terminal import clean, shown
+from balcony_edge.system.terminal import clean, shown
 
 # Columns of a terminal below which two texts side by side are hard to read.
 LEAST_WIDTH = 80

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from balcony_edge.cli.options import finite
-from balcony_edge.terminal import cell
+from balcony_edge.system.terminal import cell
 
 if TYPE_CHECKING:
     from rich.table import Table

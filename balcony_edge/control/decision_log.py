@@ -21,11 +21,13 @@ KIND = "balcony-edge decisions"
 class DecisionLog:
     """Writes a decision log to ``path``. Each line is written at once, so it is there even if the process dies.
 
+    ``keeps_text``: whether the tokens' texts are written too; else nobody can read from it what was said.
+
     Raises RecordingError if the file cannot be written, also from its methods.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, keeps_text: bool = False) -> None:
+        self.path, self._keeps_text = path, keeps_text
         self._token = 0
         try:
             self._file: TextIO = open_lines(path)
@@ -47,13 +49,27 @@ class DecisionLog:
             }
         )
 
-    def step(self, governor: Governor, depths: Sequence[int], elapsed_ms: float, signals: Signals) -> None:
-        """Write one step: it emitted tokens of these ``depths`` in ``elapsed_ms``, under these ``signals``."""
+    def step(
+        self,
+        governor: Governor,
+        depths: Sequence[int],
+        elapsed_ms: float,
+        signals: Signals,
+        texts: Sequence[str] = (),
+        drafted: Sequence[int | None] = (),
+    ) -> None:
+        """Write one step: it emitted tokens of these ``depths`` in ``elapsed_ms``, under these ``signals``.
+
+        ``texts``: the tokens' texts. ``drafted``: the exits that drafted them, None for the others.
+        """
+        said = {"texts": list(texts)} if self._keeps_text and texts else {}
         self._write(
             {
                 "token": self._token,
                 "tokens": len(depths),
                 "depths": list(depths),
+                "drafted": list(drafted),
+                **said,
                 "elapsed_ms": elapsed_ms,
                 "pause_ms": governor.pause_ms,
                 "slowdown": governor.cost.slowdown.factor,

@@ -67,7 +67,7 @@ def _step(given: Any, where: str) -> dict[str, Any]:
     step = values.mapping(given, where)
     depths = [values.whole(one, f"{where}: a depth", 1, MOST) for one in values.listed(step.get("depths"), "depths")]
     options = values.mapping(step.get("options"), f"{where}: options")
-    found = {
+    found: dict[str, Any] = {
         "token": values.whole(step.get("token"), f"{where}: token"),
         "tokens": values.whole(step.get("tokens"), f"{where}: tokens", 1, MOST),
         "depths": depths,
@@ -80,6 +80,12 @@ def _step(given: Any, where: str) -> dict[str, Any]:
         "options": {name: values.optional(value, f"{where}: options") for name, value in options.items()},
         **{name: values.flag(step.get(name), f"{where}: {name}") for name in ("lossless", "cut", "floor_wins")},
     }
+    drafted = values.listed(step.get("drafted", []), f"{where}: drafted", MOST)
+    found["drafted"] = [None if one is None else values.whole(one, f"{where}: drafted", 1, MOST) for one in drafted]
+    texts = values.listed(step.get("texts", []), f"{where}: texts", MOST)
+    found["texts"] = [values.text(one, f"{where}: texts") for one in texts]
+    if any(part and len(part) != found["tokens"] for part in (found["drafted"], found["texts"])):
+        raise ValueError(f"{where} has not as many texts as tokens")
     if len(depths) != found["tokens"] or not set(options) <= set(VERDICTS):
         raise ValueError(f"{where} contradicts itself")
     return found

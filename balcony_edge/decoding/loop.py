@@ -18,6 +18,7 @@ from balcony_controller.driver import decode_step
 from balcony_edge.engine.answers import Answers, FromLogits, confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Logits, Sample, Sampler
+from balcony_edge.engine.scores import TokenScore, score
 from balcony_edge.engine.stage import Head
 
 # A deep pass also verifies up to this many emitted tokens right before its own positions. That tells the controller how
@@ -39,14 +40,19 @@ class Draft(NamedTuple):
     likeliest: int
     expected: float
     from_gate: bool
+    score: TokenScore | None = None
 
 
 class Emitted(NamedTuple):
-    """An emitted token, and the depth whose answer it is. ``drafted_at``: the exit that drafted it, if one did."""
+    """An emitted token, and the depth whose answer it is. ``drafted_at``: the exit that drafted it, if one did.
+
+    ``score``: its log-probabilities at that depth, if the sampler tells them.
+    """
 
     token: int
     depth: int
     drafted_at: int | None = None
+    score: TokenScore | None = None
 
 
 class Verified(NamedTuple):
@@ -79,6 +85,7 @@ class Decoder:
         self._ladder = ladder
         self._decider = decider
         self._sampler = sampler
+        sampler.prompt_tokens = len(prompt)
         self._ends = ends
         self.full = ladder.full
         self.tokens = list(prompt)
@@ -131,6 +138,7 @@ class Decoder:
         ladder = self._ladder
         position = ladder.length - 1
         found: Confidence | None
+        scored: TokenScore | None = None
         if self._sampler.plain_greedy:
             # Only greedily: a gate gives one draft, which a sampled token would equal too seldom.
             if takes_gate_draft and (draft := ladder.draft(depth)) is not None:
@@ -144,7 +152,8 @@ class Decoder:
             sample = self._sampler.choose(logits, self.tokens)
             likeliest = int(logits.argmax())
             found = confidence(logits, likeliest)
-        self._candidate = Draft(position, depth, sample, likeliest, 0.0, False)
+            scored = _scored(self._sampler, logits, sample.token)
+        self._candidate = Draft(position, depth, sample, likeliest, 0.0, False, scored)
         return self._with_previous(found, depth)
 
     def can_hold(self, most: int) -> bool:
@@ -174,7 +183,7 @@ class Decoder:
         """Emit the drafts of this step unverified."""
         # Nobody reads an end token, so it needs no verification.
         self.unverified += [draft for draft in self._held if draft.sample.token not in self._ends]
-        return [Emitted(draft.sample.token, draft.depth) for draft in self._held]
+        return [Emitted(draft.sample.token, draft.depth, None, draft.score) for draft in self._held]
 
     def deep_pass(self) -> Sequence[Emitted]:
         """Run the full depth for all positions; returns the drafts that it accepts and its own next token."""
@@ -190,13 +199,14 @@ class Decoder:
         for draft in held:
             outcomes.append(full_model.outcome(draft))
             token, accepted = full_model.verify(draft, self.tokens)
-            emitted.append(Emitted(token, ladder.full, draft.depth if accepted else None))
+            scored = full_model.score(draft.position, token)
+            emitted.append(Emitted(token, ladder.full, draft.depth if accepted else None, scored))
             self.tokens.append(token)
             if not accepted or token in self._ends:
                 break
         else:
-            token = full_model.choose(self.tokens)
-            emitted.append(Emitted(token, ladder.full))
+            position, token = len(self.tokens) - 1, full_model.choose(self.tokens)
+            emitted.append(Emitted(token, ladder.full, None, full_model.score(position, token)))
             self.tokens.append(token)
         ladder.rewind(len(self.tokens) - 1)
         self.drafted += len(held)
@@ -255,6 +265,14 @@ class _FullModel:
         if self._logits is None:
             return self._answers.token(row)
         return self._sampler.choose(self._logits[row], tokens).token
+
+    def score(self, position: int, token: int) -> TokenScore | None:
+        """The log-probabilities of ``token`` after the token at ``position``, if the sampler tells them."""
+        return None if self._logits is None else _scored(self._sampler, self._logits[position - self._start], token)
+
+
+def _scored(sampler: Sampler, logits: Logits, token: int) -> TokenScore | None:
+    return None if sampler.top_logprobs is None else score(logits, token, sampler.top_logprobs)
 
 
 def _outcome(draft: Draft, answers: Answers, start: int) -> Outcome:

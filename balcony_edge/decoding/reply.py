@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -13,10 +13,11 @@ from balcony_controller import Decider, Signals
 from balcony_controller.driver import Step, drive
 from balcony_edge.decoding.loop import Decoder, Emitted, Verified
 from balcony_edge.decoding.stops import Ending, Stops
-from balcony_edge.decoding.text_stream import TextStream
 from balcony_edge.decoding.turn import Turn
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Sampler
+from balcony_edge.engine.scores import TokenScore
+from balcony_edge.text.text_stream import TextStream
 
 
 class Token(NamedTuple):
@@ -28,6 +29,7 @@ class Token(NamedTuple):
         depth: how many base layers were run for it.
         latency_ms: milliseconds since the token before it.
         drafted_at: the exit that drafted it, if a deep pass then accepted it. Such tokens come several at a time.
+        score: its log-probabilities at its depth, if the sampler tells them.
     """
 
     text: str
@@ -35,6 +37,7 @@ class Token(NamedTuple):
     depth: int
     latency_ms: float
     drafted_at: int | None = None
+    score: TokenScore | None = None
 
 
 @dataclass
@@ -65,14 +68,16 @@ class SessionHooks:
 
     ``turn``: who may use the ladder; ``wait``: whether to wait for another thread's turn to end. ``begin``: called as
     the reply begins; from then on the ladder is the reply's. ``new_signals``: what the sensors say now, or None if that
-    is nothing new. ``on_step``: called after each step, once the decider knows of it.
+    is nothing new. ``on_step``: called after each step, with its tokens' texts. ``device``:
+    held while a step runs, where several sessions share the weights; to wait for it counts as the step's time.
     """
 
     turn: Turn = field(default_factory=Turn)
     wait: bool = False
     begin: Callable[[Reply], None] = lambda reply: None
     new_signals: Callable[[], Signals | None] = lambda: None
-    on_step: Callable[[Step[Emitted]], None] | None = None
+    on_step: Callable[[Step[Emitted], Sequence[str]], None] | None = None
+    device: AbstractContextManager[None] = field(default_factory=nullcontext)
 
 
 class Reply:
@@ -160,7 +165,8 @@ class Reply:
         with hooks.turn.call(hooks.wait, instead_of=self.release):
             self._stopped = self._released = True
             if self._decoder is not None:
-                self._decoder.verify_emitted()
+                with hooks.device:
+                    self._decoder.verify_emitted()
 
     def release(self) -> None:
         """End the reply, since somebody else needs the ladder. It can no longer be audited."""
@@ -200,7 +206,7 @@ class Reply:
             for step in steps:
                 latency_ms = step.elapsed_ms
                 pieces = self._pieces if self._is_read else [("", False)] * len(step.emitted)
-                for (piece, is_open), (token, depth, drafted_at) in zip(pieces, step.emitted, strict=True):
+                for (piece, is_open), (token, depth, drafted_at, score) in zip(pieces, step.emitted, strict=True):
                     if token in self._ends:
                         return
                     figures.tokens += 1
@@ -208,7 +214,7 @@ class Reply:
                     piece = stops.step(piece)
                     if stops.found:
                         self.ended_by = "stop"
-                    yield Token(piece, token, depth, latency_ms, drafted_at), is_open or stops.holds
+                    yield Token(piece, token, depth, latency_ms, drafted_at, score), is_open or stops.holds
                     if stops.found:
                         return
                     latency_ms = 0.0
@@ -265,7 +271,7 @@ class Reply:
             figures.decode_ms += step.elapsed_ms
             figures.timed_tokens += len(step.emitted)
         if self._hooks.on_step is not None:
-            self._hooks.on_step(step)
+            self._hooks.on_step(step, [text for text, _ in self._pieces])
 
     def _why(self) -> Ending:
         """Why no further step follows."""
@@ -299,7 +305,8 @@ class Reply:
         self._begun = None
         self._ladder.observer = self._decider.observe_run
         try:
-            emitted = self._decoder.step(most)
+            with self._hooks.device:
+                emitted = self._decoder.step(most)
         finally:
             self._ladder.observer = None
         ends, text = self._ends, self._text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from balcony_edge import control_group
 from balcony_edge.doctor.problem import Problem, Severity
+from balcony_edge.system import control_group
 from balcony_edge.telemetry.device_profile import FoundProfile
 from balcony_edge.telemetry.presentation import SIGNALS
 from balcony_edge.telemetry.readers.jetson import DEVFREQ, JetsonReader

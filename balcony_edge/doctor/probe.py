@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-from balcony_edge import child
+from balcony_edge.system import child
 
 # An ONNX graph: y = x @ (2 I), fp32 [1, 4], opset 13. tests/export/graphs/test_probe_graph.py builds the same.
 GRAPH = base64.b64decode(

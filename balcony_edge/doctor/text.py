@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from balcony_edge import __version__
 from balcony_edge.doctor.diagnosis import Diagnosis
+from balcony_edge.system.terminal import table
 from balcony_edge.telemetry.presentation import rows
-from balcony_edge.terminal import table
 
 Line = tuple[str, str]
 """A line, and its style in a terminal (rich's words; empty for plain)."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import resource
 from dataclasses import dataclass
 
-from balcony_edge import control_group
 from balcony_edge.bundle.manifest import Manifest
 from balcony_edge.errors import BundleError, PromptError
+from balcony_edge.system import control_group
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 # Python, ONNX Runtime and its arenas, measured on x86-64 with the smallest bundles.

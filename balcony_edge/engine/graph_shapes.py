@@ -6,7 +6,7 @@ from typing import Any
 
 from balcony_edge.bundle.manifest import Architecture, Formats, Graph
 from balcony_edge.errors import BundleError
-from balcony_edge.terminal import cell
+from balcony_edge.system.terminal import cell
 
 TYPES = {
     "fp32": "tensor(float)",

@@ -7,7 +7,8 @@ Nothing is computed before a token needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,14 @@ class Ladder:
     # Buffers grow by at least this many positions, or by half their size.
     BLOCK = 256
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, max_context: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        runtime: Runtime,
+        max_context: int | None = None,
+        graphs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """``graphs``: those of another ladder of this bundle (see ``another``); None: they are loaded."""
         manifest = bundle.manifest
         arch = manifest.architecture
         self.context = min(max_context or arch.context, arch.context)
@@ -60,15 +68,19 @@ class Ladder:
         self.observer: Observer | None = None
         self.digest = manifest.digest
         self.footprint = Footprint.of(manifest)
-        self.footprint.check_weights(str(bundle.path), available_bytes())
+        if graphs is None:
+            self.footprint.check_weights(str(bundle.path), available_bytes())
         self._room = min(self.context, self.BLOCK)
         self.footprint.check_positions(self._room, available_bytes())
+        if graphs is None:
+            graphs = {graph.file: runtime.graph(bundle, graph) for graph in manifest.graphs}
+        self._loaded = bundle, runtime, graphs
         self._padded = False
         self._ids = Buffer((1, self._room), np.int64)
         lengths = AttentionLengths(runtime.provider)
 
         def stage(graph: Graph, source: Buffer) -> Stage:
-            session = runtime.graph(bundle, graph)
+            session = graphs[graph.file]
             return Stage(session, graph, arch, manifest.formats, source, lengths, self._room, runtime.provider)
 
         self.trunk: list[Stage] = []
@@ -82,8 +94,18 @@ class Ladder:
         self._paths = {split: [*below[split], item] for split, item in self.exits.items()} | {self.full: self.trunk}
         tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
         self.stages = [*self.trunk, *self.exits.values()]
-        self._head = Head(runtime.graph(bundle, manifest.head), arch.vocabulary, tops)
+        self._head = Head(graphs[manifest.head.file], arch.vocabulary, tops)
         release_pages(bundle.path)
+
+    def another(self) -> Ladder:
+        """Another ladder over the same weights, which are in memory once. Tokens and caches are its own.
+
+        Two ladders must not run at the same time. Raises PromptError if memory for its caches is not free.
+        """
+        bundle, runtime, graphs = self._loaded
+        found = Ladder(bundle, runtime, self.context, graphs)
+        found.padded = self.padded
+        return found
 
     @property
     def tokens(self) -> list[int]:

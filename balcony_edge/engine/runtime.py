@@ -12,7 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from balcony_edge import control_group
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats, Graph
 from balcony_edge.engine.attention import same_attention
@@ -20,6 +19,7 @@ from balcony_edge.engine.graph_shapes import check_graph
 from balcony_edge.engine.heap import return_freed_memory
 from balcony_edge.engine.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
+from balcony_edge.system import control_group
 
 # Distributions that install the folder ``onnxruntime``. NVIDIA's Jetson wheels are called onnxruntime-gpu too.
 DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")

@@ -7,8 +7,8 @@ decoding: Leviathan et al. 2023, "Fast Inference from Transformers via Speculati
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from balcony_edge.errors import BundleError, PromptError
 Logits = npt.NDArray[np.float32]
 Probabilities = npt.NDArray[np.float64]
 LARGEST = float(np.finfo(np.float32).max)
+# Of how many likeliest tokens the log-probabilities can be told.
+MOST_LOGPROBS = 20
 
 
 class Sample(NamedTuple):
@@ -25,6 +27,14 @@ class Sample(NamedTuple):
 
     token: int
     probabilities: Probabilities | None
+
+
+class Constraint(Protocol):
+    """What may follow, such as a grammar (see decoding/grammar.py)."""
+
+    def allowed(self, tokens: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Which tokens may follow ``tokens``, those of the reply so far: bool [V], at least one of them true."""
+        ...
 
 
 class Sampler:
@@ -37,6 +47,15 @@ class Sampler:
         min_p: draw only tokens at least this share as likely as the likeliest.
         repeat_penalty: above 1, makes tokens less likely that are already in the sequence.
         seed: of the random numbers; None means other numbers each time.
+        presence_penalty: taken from the logits of tokens that the reply has already.
+        frequency_penalty: taken from them for each time that it has them.
+        logit_bias: added to tokens' logits; -100 as good as forbids a token, as in OpenAI's interface.
+        constraint: what may follow; None: anything.
+        top_logprobs: how many of the likeliest tokens' log-probabilities are told of every token, beside its own; None:
+            none are told.
+
+    Attributes:
+        prompt_tokens: how many of the tokens are the prompt's, which penalties and the constraint leave out.
 
     Raises:
         PromptError: for a setting out of range.
@@ -50,6 +69,12 @@ class Sampler:
         min_p: float = 0.0,
         repeat_penalty: float = 1.0,
         seed: int | None = None,
+        *,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        logit_bias: Mapping[int, float] | None = None,
+        constraint: Constraint | None = None,
+        top_logprobs: int | None = None,
     ) -> None:
         checks = {
             "--temp": (temp, 0.0 <= temp < math.inf),
@@ -58,6 +83,10 @@ class Sampler:
             "--min-p": (min_p, 0.0 <= min_p <= 1.0),
             "--repeat-penalty": (repeat_penalty, 0.0 < repeat_penalty < math.inf),
             "--seed": (seed, seed is None or seed >= 0),
+            "presence_penalty": (presence_penalty, math.isfinite(presence_penalty)),
+            "frequency_penalty": (frequency_penalty, math.isfinite(frequency_penalty)),
+            "logit_bias": (logit_bias, all(map(math.isfinite, (logit_bias or {}).values()))),
+            "top_logprobs": (top_logprobs, top_logprobs is None or 0 <= top_logprobs <= MOST_LOGPROBS),
         }
         for name, (value, fits) in checks.items():
             if not fits:
@@ -65,13 +94,24 @@ class Sampler:
                 raise PromptError(f"{name} {value} is out of range", hint)
         self._temp, self._top_k, self._top_p, self._min_p = temp, top_k, top_p, min_p
         self._penalty = repeat_penalty
+        self._presence, self._frequency = presence_penalty, frequency_penalty
+        self._bias = dict(logit_bias or {})
+        self._constraint = constraint
+        self.top_logprobs = top_logprobs
+        self.prompt_tokens = 0
         self._rng = np.random.default_rng(seed)
         self._seed = seed
 
     @property
     def plain_greedy(self) -> bool:
-        """Whether the next token is simply the likeliest one: greedy, without a penalty."""
-        return self._temp == 0.0 and self._penalty == 1.0
+        """Whether the next token is simply the likeliest one, and nobody asks how likely: no logits are needed."""
+        return self._temp == 0.0 and not self._adjusts and self.top_logprobs is None
+
+    @property
+    def _adjusts(self) -> bool:
+        """Whether logits are changed before a token is chosen."""
+        penalties = self._penalty != 1.0 or self._presence != 0.0 or self._frequency != 0.0
+        return penalties or bool(self._bias) or self._constraint is not None
 
     @property
     def repeatable(self) -> bool:
@@ -108,14 +148,26 @@ class Sampler:
         check_finite(logits.max())
         if self._temp == 0.0:
             return None
-        logits = self._penalized(logits, tokens)
+        logits = self._adjusted(logits, tokens)
         return distribution(logits, self._temp, self._top_k, self._top_p, self._min_p)
 
     def _likeliest(self, logits: Logits, tokens: Sequence[int]) -> int:
-        return int(self._penalized(logits, tokens).argmax())
+        return int(self._adjusted(logits, tokens).argmax())
 
-    def _penalized(self, logits: Logits, tokens: Sequence[int]) -> Logits:
-        return logits if self._penalty == 1.0 or not tokens else penalize(logits, tokens, self._penalty)
+    def _adjusted(self, logits: Logits, tokens: Sequence[int]) -> Logits:
+        """The logits with penalties, biases and constraint; a copy if anything is changed."""
+        if not self._adjusts:
+            return logits
+        logits = penalize(logits, tokens, self._penalty) if self._penalty != 1.0 and tokens else logits.copy()
+        reply = tokens[self.prompt_tokens :]
+        if reply and (self._presence or self._frequency):
+            seen, counts = np.unique(np.asarray(reply, np.int64), return_counts=True)
+            logits[seen] -= (self._presence + self._frequency * counts).astype(np.float32)
+        for token, bias in self._bias.items():
+            logits[token] += np.float32(bias)
+        if self._constraint is not None:
+            logits[~self._constraint.allowed(reply)] = -np.inf
+        return logits
 
     def _draw(self, weights: Probabilities) -> int:
         cumulative = weights.cumsum()

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from balcony_controller import FixedDepth
+from balcony_edge.control.budgets import parse_budget
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.decoding.reply import Reply
 from balcony_edge.engine.runtime import onnxruntime
 from balcony_edge.errors import PromptError
 from balcony_edge.measure.traffic import depth_costs
-from balcony_edge.session import AdaptiveSession, parse_budget
+from balcony_edge.session import AdaptiveSession
 from balcony_edge.telemetry import Reading
 
 # The prompt. Any text will do that a small model can continue.

@@ -12,7 +12,7 @@ from contextlib import suppress
 from balcony_controller.simulation.contest import ContestRow, contest
 from balcony_controller.simulation.records import Records
 from balcony_controller.simulation.traces import Trace
-from balcony_edge import child
+from balcony_edge.system import child
 
 
 def contest_rows(

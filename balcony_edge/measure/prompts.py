@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 
-from balcony_edge.decoding.text import TextCodec
+from balcony_edge.text.codec import TextCodec
 
 HEROES = (
     "a little girl named Lily",

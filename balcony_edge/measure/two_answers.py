@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from balcony_edge.decoding.report import Report
 from balcony_edge.errors import PromptError
-from balcony_edge.report import Report
 from balcony_edge.session import AdaptiveSession
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
 
 # Called with each piece of text and the number of the answer that it belongs to, 0 or 1.
 Show = Callable[[int, str], None]

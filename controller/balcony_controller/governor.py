@@ -155,6 +155,11 @@ class Governor:
         self._pause_ms = 0.0
         self._selector.set_budget(self._accounts)
 
+    def set_min_agreement(self, least: float) -> None:
+        """Let no budget push the expected agreement below ``least`` (0..1), from the next token on. Debts stay."""
+        self.min_agreement = self._selector.min_agreement = least
+        self._selector.set_budget(self._accounts)
+
     def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
         """A reply begins. What earlier replies under the same budget overspent or saved still counts.
 

@@ -36,7 +36,7 @@ MORE = (
     "tests/test_session.py",
     "tests/cli/test_demo.py::test_without_the_download_the_stories_answer_and_it_says_why",
     # The tokenizers library.
-    "tests/decoding/test_tokenizer.py",
+    "tests/text/test_tokenizer.py",
     # Sensors on the files of boards; profiles of stages.
     "tests/telemetry/readers",
     "tests/telemetry/test_boards.py",

@@ -12,7 +12,7 @@ import pytest
 
 from balcony_edge import Bundle, BundleError
 from balcony_edge.bundle.manifest import file_entry
-from balcony_edge.decoding.text import TextCodec
+from balcony_edge.text.codec import TextCodec
 from helpers.places import MakeBundle
 from helpers.protobuf import entry, field
 

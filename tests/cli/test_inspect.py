@@ -11,7 +11,7 @@ import pytest
 from balcony_edge import Bundle
 from balcony_edge.cli.inspect import text
 from balcony_edge.measure.traffic import depth_costs
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
 from helpers.command import cli, fails, here
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from balcony_edge import Bundle
-from balcony_edge.decoding import chat
-from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.confined import Confined, ConfinedError
+from balcony_edge.text import chat
+from balcony_edge.text.chat import ChatTemplate
+from balcony_edge.text.confined import Confined, ConfinedError
 from helpers.fuzz import LONG, SHORT, fuzz
 from helpers.mutations import limited, mutated, mutated_json
 

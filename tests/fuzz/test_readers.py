@@ -20,12 +20,10 @@ from safetensors.numpy import load_file
 from balcony_edge import Bundle
 from balcony_edge.bundle.external_data import check_external_data
 from balcony_edge.bundle.manifest import file_entry, read_manifest
+from balcony_edge.control.budgets import parse_budget
 from balcony_edge.control.explain import figures, paragraph, read_log
 from balcony_edge.control.profile import LadderProfile
 from balcony_edge.control.signals import read_power_model
-from balcony_edge.decoding import given_text
-from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.engine import prompt_cache
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
@@ -36,10 +34,12 @@ from balcony_edge.files.sealed import sealed
 from balcony_edge.files.tensors import read_metadata, save_arrays
 from balcony_edge.measure import records
 from balcony_edge.measure.traces import read_trace
-from balcony_edge.session import parse_budget
 from balcony_edge.telemetry import Player
 from balcony_edge.telemetry.device_profile import read_profile
 from balcony_edge.telemetry.injected import InjectedBattery
+from balcony_edge.text import given_text
+from balcony_edge.text.chat import ChatTemplate
+from balcony_edge.text.settings import read_settings, special_tokens
 from balcony_profiles import ProfileError, load, to_toml
 from helpers import fakes
 from helpers.fuzz import LONG, SHORT, fuzz, verb, written

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from balcony_edge import control_group
+from balcony_edge.system import control_group
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_edge.telemetry.reading import Clock, Reading
 

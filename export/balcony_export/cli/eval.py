@@ -38,9 +38,10 @@ def evaluate(
 ) -> None:
     """Measure how good a bundle is on a text. Perplexity, KL, agreement and gate of every exit; budgets too."""
     from balcony_edge.bundle.open import open_bundle
+    from balcony_edge.control.budgets import parse_budget
     from balcony_edge.errors import DataError
     from balcony_edge.measure import plots
-    from balcony_edge.session import AdaptiveSession, parse_budget
+    from balcony_edge.session import AdaptiveSession
     from balcony_export.evaluation.evaluate import evaluate as measure
     from balcony_export.evaluation.evaluate import read_texts
 

@@ -98,7 +98,7 @@ def verify(
 
 def _prompts(bundle: Bundle, texts: list[str], files: list[Path]) -> list[list[int]] | None:
     """The token ids of all prompts from the options; None if there are none."""
-    from balcony_edge.decoding.given_text import read_file
+    from balcony_edge.text.given_text import read_file
     from balcony_export.verification.prompts import encode_prompts
 
     given = [*texts, *map(read_file, files)]

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import BundleError, ModelError, PromptError, ProviderError
+from balcony_edge.text.codec import TextCodec
 from balcony_export.graphs.cache_scales import MARGIN, PAGE
 
 # The largest states stand at the first tokens of a text.

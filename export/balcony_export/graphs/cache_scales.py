@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.errors import DataError
+from balcony_edge.text.codec import TextCodec
 from balcony_export.exits.widths import layer_names
 from balcony_export.graphs.builder import CacheScales
 from balcony_export.graphs.stages import exit_layer

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from balcony_edge.decoding.chat import DEFAULT, FILE
-from balcony_edge.decoding.settings import CONFIG
 from balcony_edge.errors import ModelError
+from balcony_edge.text.chat import DEFAULT, FILE
+from balcony_edge.text.settings import CONFIG
 from balcony_export.model.model_files import AGAIN, read_json_object
 
 # Beside FILE, the default one, transformers reads NAME.jinja in this folder.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.bundle.manifest import Generation
-from balcony_edge.decoding.tokenizer import BundleTokenizer
 from balcony_edge.errors import BundleError, ModelError
+from balcony_edge.text.tokenizer import BundleTokenizer
 from balcony_export.model.model_files import AGAIN, read_json_object
 
 TOKENIZER = "tokenizer.json"

@@ -9,12 +9,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import BundleError, DataError, PromptError
 from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.reading import UNFITTING, parse_json, read_bytes
 from balcony_edge.files.sealed import sealed, unsealed
 from balcony_edge.files.writing import write_whole
+from balcony_edge.text.codec import TextCodec
 from balcony_export.data import corpus
 from balcony_export.quantising.prompts import OPENINGS, REQUESTS
 from balcony_export.quantising.sampling import continue_texts

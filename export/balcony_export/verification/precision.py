@@ -12,9 +12,9 @@ import numpy as np
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import DataError
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
+from balcony_edge.text.codec import TextCodec
 from balcony_export.data import corpus
 from balcony_export.progress import Progress
 from balcony_export.verification.bundle_and_reference import BundleAndReference, open_both

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
+from balcony_edge.text.codec import TextCodec
 
 DEFAULT_PROMPTS = ("Once upon a time", "The capital of France is", "def add(a, b):\n    return")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from balcony_edge.bundle.manifest import Formats
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
 from balcony_export.verification.measures import number
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.errors import ModelError
+from balcony_edge.text.codec import TextCodec
 from balcony_export.model.tokenizer.loaded import load_tokenizer
 from balcony_export.verification.report import StageRow
 from balcony_export.verification.texts import TEXTS, random_texts

@@ -100,7 +100,7 @@ def test_a_budget_that_allows_all_scores_like_full_depth_and_one_that_allows_not
     # Measured on a busy machine, a deeper exit may seem the cheapest.
     names = full.session.ladder_profile.profiles
     fixed_costs = LadderProfile({name: profile(0.1, 0.01) for name in names}, bit_exact=False)
-    monkeypatch.setattr("balcony_edge.session.load_or_measure", lambda *_: fixed_costs)
+    monkeypatch.setattr("balcony_edge.control.loaded.load_or_measure", lambda *_: fixed_costs)
     asked = requests("loglikelihood", *((QUESTION, answer) for answer in ANSWERS))
     for budget, fixed in (("100000ms", full), ("0.000001ms", shallow)):
         model = lm(budget=budget)

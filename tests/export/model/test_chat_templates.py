@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from balcony_edge.decoding.chat import ChatTemplate
 from balcony_edge.errors import ModelError, PromptError
+from balcony_edge.text.chat import ChatTemplate
 from balcony_export.bundling.writer import copy_small_files, export_bundle
 from balcony_export.model.download import resolve
 from helpers import tokenizer_zoo

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.tokenizer import BundleTokenizer
 from balcony_export.model.families import FAMILIES
 from balcony_export.model.tokenizer.file import prepare
 from balcony_export.verification.texts import TEXTS, random_texts

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.chat import ChatTemplate
+from balcony_edge.text.tokenizer import BundleTokenizer
 from balcony_export.model.gguf.header import read_contents
 from benchmarks import text_ids
 from helpers.chat_situations import SITUATIONS

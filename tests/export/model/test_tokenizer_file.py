@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.tokenizer import BundleTokenizer
 from balcony_export.model.generation_config import read_generation
 from balcony_export.model.tokenizer.file import prepare
 from balcony_export.verification.texts import TEXTS

@@ -295,7 +295,7 @@ def test_the_texts_perplexity_is_that_of_its_tokens(
     tiny_bundles: MakeBundle, tiny_model: Path, tmp_path: Path, tokens: int
 ) -> None:
     """Of any length: the last few positions that are compared at once may be one alone, after which nothing follows."""
-    from balcony_edge.decoding.text import TextCodec
+    from balcony_edge.text.codec import TextCodec
 
     text, bundle = tmp_path / "text.txt", tiny_bundles("fp32", "bit")
     codec = TextCodec(bundle)

@@ -17,8 +17,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.decoding.chat import FILE
 from balcony_edge.errors import ModelError
+from balcony_edge.text.chat import FILE
 from balcony_export.model.chat_templates import FOLDER as TEMPLATES
 from balcony_export.model.gguf.config import config_of
 from balcony_export.model.gguf.header import PIECE, SUFFIX, Contents, read_contents

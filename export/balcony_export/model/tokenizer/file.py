@@ -14,7 +14,7 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
-from balcony_edge.decoding.settings import SPECIAL_TOKENS
+from balcony_edge.text.settings import SPECIAL_TOKENS
 from balcony_export.model.model_files import read_json_object
 from balcony_export.model.tokenizer.classes import DEFAULTS, REBUILD
 

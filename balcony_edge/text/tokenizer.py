@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from tokenizers import AddedToken, Tokenizer
 
-from balcony_edge.decoding.given_text import check_text
 from balcony_edge.errors import BalconyError, BundleError, PromptError
+from balcony_edge.text.given_text import check_text
 
 Result = TypeVar("Result")
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.child import UnavailableError
-from balcony_edge.decoding import confined_work
-from balcony_edge.decoding.confined import ConfinedError, templates
-from balcony_edge.decoding.settings import read_settings, special_tokens
 from balcony_edge.errors import BundleError, PromptError
 from balcony_edge.files.reading import Reader
+from balcony_edge.system.child import UnavailableError
+from balcony_edge.text import confined_work
+from balcony_edge.text.confined import ConfinedError, templates
+from balcony_edge.text.settings import read_settings, special_tokens
 
 Message = Mapping[str, Any]
 FILE = "chat_template.jinja"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from balcony_edge import Bundle, BundleError
-from balcony_edge.terminal import cell, clean, shown, table
+from balcony_edge.system.terminal import cell, clean, shown, table
 from helpers.command import here
 
 EVIL = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202eabc\r\n  → rm -rf ~\u2028\x7f"

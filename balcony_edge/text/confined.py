@@ -18,8 +18,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from balcony_edge import child
-from balcony_edge.child import UnavailableError
+from balcony_edge.system import child
+from balcony_edge.system.child import UnavailableError
 
 START_LIMIT_S = 30.0
 # What a child may answer, in bytes, and how long the parent waits beyond the limit that the child has set itself.
@@ -74,7 +74,7 @@ class Confined:
         if self._owner == os.getpid():
             self._end()
         process = child.start(
-            "balcony_edge.decoding.confined_work",
+            "balcony_edge.text.confined_work",
             str(self._memory_bytes),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -11,10 +11,10 @@ from tokenizers.pre_tokenizers import ByteLevel
 
 from balcony_controller import FixedDepth
 from balcony_edge import AdaptiveSession
-from balcony_edge.decoding.text_stream import MOST, TextStream
-from balcony_edge.decoding.tokenizer import BundleTokenizer
 from balcony_edge.engine.sampling import Logits, Sample, Sampler
 from balcony_edge.telemetry import FakeSensors
+from balcony_edge.text.text_stream import MOST, TextStream
+from balcony_edge.text.tokenizer import BundleTokenizer
 from helpers import tokenizer_zoo
 
 KINDS = ["byte level, start", "sentencepiece", "Gemma", "unigram", "words", "pieces of words", "letters"]

@@ -12,11 +12,11 @@ from importlib import metadata
 from pathlib import Path
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.child import UnavailableError
-from balcony_edge.decoding.confined import Confined, ConfinedError
 from balcony_edge.errors import BundleError
 from balcony_edge.files.cache import cache_folder
 from balcony_edge.files.writing import write_whole
+from balcony_edge.system.child import UnavailableError
+from balcony_edge.text.confined import Confined, ConfinedError
 
 VERSION = 1
 MEMORY_BYTES, MEMORY_PER_BYTE = 512 << 20, 40

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from balcony_edge import Bundle, BundleError
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.tokenizer import BundleTokenizer
 
 
 def edited(tmp_path: Path, **parts: Any) -> Path:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from balcony_edge import Bundle, BundleError, PromptError
-from balcony_edge.bundle.manifest import file_entry
-from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.text import TextCodec
+from balcony_edge.text.chat import ChatTemplate
+from balcony_edge.text.codec import TextCodec
+from helpers.changed import with_files
 from helpers.command import fails, here
 
 TEMPLATE = (
@@ -20,19 +18,6 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 MESSAGES = [{"role": "user", "content": "Tell a story"}]
-
-
-def with_files(tmp_path: Path, **files: str | bytes) -> Bundle:
-    """The demo bundle with some files replaced or added, its manifest brought in line."""
-    target = tmp_path / "bundle"
-    shutil.copytree(Bundle.demo().path, target)
-    manifest: dict[str, Any] = json.loads((target / "balcony.json").read_text())
-    for name, content in files.items():
-        path = target / name.replace("__", ".")
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        manifest["files"][path.name] = file_entry(path).model_dump()
-    (target / "balcony.json").write_text(json.dumps(manifest))
-    return Bundle(target)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000])

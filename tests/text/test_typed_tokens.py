@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer
 
-from balcony_edge.decoding.text import TextCodec
-from balcony_edge.decoding.tokenizer import BundleTokenizer
-from balcony_edge.decoding.typed_tokens import TypedTokens
 from balcony_edge.errors import PromptError
-from decoding.test_chat import TEMPLATE, with_files
+from balcony_edge.text.codec import TextCodec
+from balcony_edge.text.tokenizer import BundleTokenizer
+from balcony_edge.text.typed_tokens import TypedTokens
+from helpers.changed import with_files
 from helpers.command import here
 from helpers.tokenizer_zoo import KINDS
+from text.test_chat import TEMPLATE
 
 SPECIAL = ["<s>", "</s>", "<unk>"]
 PIECES = st.sampled_from([*SPECIAL, "Once upon", " a time", " ", "\n", "größe", "👍", "<", "s>", "the"])

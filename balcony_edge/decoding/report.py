@@ -75,14 +75,18 @@ class Report:
         return {depth: count / self.tokens for depth, count in self.depth_counts.items() if count}
 
     @property
+    def known(self) -> int:
+        """How many of the tokens are known to be the full model's, or known not to be."""
+        return self.depth_counts.get(self.full_depth, 0) + self.verified
+
+    @property
     def agreement(self) -> float | None:
         """Share of the tokens that are the full model's (0 to 1), over those that are known; None if none is.
 
         Full-depth tokens are the full model's by definition. Tokens of exits count once they have been verified.
         """
-        full = self.depth_counts.get(self.full_depth, 0)
-        known = full + self.verified
-        return None if not known else (full + self.agreed) / known
+        known = self.known
+        return None if not known else (known - self.verified + self.agreed) / known
 
     def depths_line(self) -> str:
         """The share of the tokens at each depth in words: ``94% at exit 3, 6% at full depth``."""
@@ -102,12 +106,11 @@ class Report:
             beyond += ", broken by the least agreement"
         if self.paused_ms:
             beyond += f", {self.paused_ms / max(1, self.tokens):.1f} ms/token of pauses"
-        known = self.depth_counts.get(self.full_depth, 0) + self.verified
         drafts = f", {self.accepted} of {self.drafted} drafts accepted" if self.drafted else ""
         quality = (
             f"lossless (full depth{drafts})"
             if self.lossless
-            else f"agreement with full {number(self.agreement, '.1%')} ({known} of {self.tokens} verified)"
+            else f"agreement with full {number(self.agreement, '.1%')} ({self.known} of {self.tokens} verified)"
         )
         ended = f" ({self.ended_by})" if self.ended_by else ""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""

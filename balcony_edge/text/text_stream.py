@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.tokenizer import BundleTokenizer
 
 # What decoders write for bytes that are no character.
 NO_CHARACTER = "\ufffd"

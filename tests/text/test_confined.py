@@ -18,11 +18,11 @@ import pytest
 
 from balcony_edge import Bundle, BundleError, PromptError
 from balcony_edge.bundle.manifest import file_entry
-from balcony_edge.child import UnavailableError
-from balcony_edge.decoding import chat, confined, trial
-from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.confined import Confined, ConfinedError, templates
-from balcony_edge.decoding.text import TextCodec
+from balcony_edge.system.child import UnavailableError
+from balcony_edge.text import chat, confined, trial
+from balcony_edge.text.chat import ChatTemplate
+from balcony_edge.text.codec import TextCodec
+from balcony_edge.text.confined import Confined, ConfinedError, templates
 from helpers.command import cli, fails
 
 HELLO = [{"role": "user", "content": "hello"}]
@@ -151,7 +151,7 @@ def test_a_child_limits_itself() -> None:
 
 def test_a_child_ends_with_its_parent() -> None:
     code = (
-        "import os, signal; from balcony_edge.decoding.confined import templates;"
+        "import os, signal; from balcony_edge.text.confined import templates;"
         "templates.ask(30.0, do='render', source='', variables={});"
         "print(templates._process.pid, flush=True); os.kill(os.getpid(), signal.SIGKILL)"
     )

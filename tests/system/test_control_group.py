@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcony_edge.control_group import memory_left, processors
 from balcony_edge.engine import runtime
 
 # As imported, before the suite puts its own in its place.
 from balcony_edge.engine.runtime import default_threads
 from balcony_edge.errors import ProviderError
+from balcony_edge.system.control_group import memory_left, processors
 
 V2 = "30 24 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.chat import ChatTemplate, Message
-from balcony_edge.decoding.settings import read_settings, special_tokens
-from balcony_edge.decoding.text_stream import TextStream
-from balcony_edge.decoding.tokenizer import BundleTokenizer
-from balcony_edge.decoding.trial import try_tokenizer
-from balcony_edge.decoding.typed_tokens import TypedTokens
 from balcony_edge.errors import PromptError
+from balcony_edge.text.chat import ChatTemplate, Message
+from balcony_edge.text.settings import read_settings, special_tokens
+from balcony_edge.text.text_stream import TextStream
+from balcony_edge.text.tokenizer import BundleTokenizer
+from balcony_edge.text.trial import try_tokenizer
+from balcony_edge.text.typed_tokens import TypedTokens
 
 
 class TextCodec:
@@ -63,8 +64,14 @@ class TextCodec:
         """Token ids of a text, without any that are not written in it."""
         return self._tokenizer.encode(text, special=False)
 
-    def encode_chat(self, messages: Sequence[Message], *, parse_special: bool = False) -> list[int]:
-        """Token ids of a conversation, made with the model's chat template.
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        parse_special: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation, made with the model's chat template. ``tools``: see ChatTemplate.render.
 
         ``messages``: each with ``role`` and ``content``. ``parse_special``: special tokens written in a message become
         these tokens, as in transformers; else they stay text, so that a message cannot pass for the system or for the
@@ -74,10 +81,10 @@ class TextCodec:
             raise PromptError("this model has no chat template", "give plain text, or use --no-chat-template")
         typed = TypedTokens(messages, () if parse_special else self._tokenizer.special_texts)
         if typed:
-            text, signs = typed.split(self.chat_template.render(typed.hidden(messages)))
+            text, signs = typed.split(self.chat_template.render(typed.hidden(messages), tools=tools))
             return self.check(self._tokenizer.encode_with_signs(text, signs))
         # The template writes the start token itself.
-        return self.check(self.encode_bare(self.chat_template.render(messages)))
+        return self.check(self.encode_bare(self.chat_template.render(messages, tools=tools)))
 
     def check(self, ids: list[int]) -> list[int]:
         """Return the ids if all are in the vocabulary. Raises PromptError, which names the first that is not."""

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from balcony_controller.simulation.contest import contest
-from balcony_edge import child
 from balcony_edge.bundle import package_index
-from balcony_edge.decoding.confined import Confined
 from balcony_edge.doctor.probe import probe
 from balcony_edge.errors import ModelError
 from balcony_edge.measure.parallel_contest import contest_rows
 from balcony_edge.measure.records import load
 from balcony_edge.measure.traces import find_traces
+from balcony_edge.system import child
+from balcony_edge.text.confined import Confined
 from helpers.command import here
 from helpers.still import still
 

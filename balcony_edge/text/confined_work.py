@@ -45,15 +45,15 @@ def render(source: str, variables: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def _compiled(source: str) -> Any:
-    from balcony_edge.decoding.template_language import compile_template
+    from balcony_edge.text.template_language import compile_template
 
     return compile_template(source)
 
 
 def tokenizer(path: str, split_special: bool) -> dict[str, Any]:
     """Read a tokenizer, encode texts, and decode every token that it has; ``error`` if it cannot."""
-    from balcony_edge.decoding.tokenizer import BundleTokenizer
     from balcony_edge.errors import BalconyError
+    from balcony_edge.text.tokenizer import BundleTokenizer
 
     try:
         made = BundleTokenizer(Path(path), split_special)

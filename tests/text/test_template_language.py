@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from balcony_edge import BalconyError
-from balcony_edge.decoding.chat import ChatTemplate
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.chat import ChatTemplate
+from balcony_edge.text.tokenizer import BundleTokenizer
 from helpers import tokenizer_zoo
 from helpers.chat_situations import SITUATIONS, USER
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from balcony_edge import Bundle, PromptError
-from balcony_edge.decoding.given_text import check_text, decode_bytes
-from balcony_edge.decoding.text import TextCodec
+from balcony_edge.text.codec import TextCodec
+from balcony_edge.text.given_text import check_text, decode_bytes
 from helpers.command import cli, fails, here
 
 LATIN1 = "café au lait".encode("latin1")

@@ -1,0 +1,1 @@
+"""What the operating system gives a process: children, limits, a terminal, streams and signals."""
