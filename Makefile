@@ -80,7 +80,7 @@ wheel-test: $(DEV_VENV)/.ready
 	rm -rf dist .venv-wheel
 	$(DEV_VENV)/bin/python -m build --wheel --outdir dist
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME),plot]" pytest pytest-xdist hypothesis
+	.venv-wheel/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl)[$(RUNTIME),plot,serve]" pytest pytest-xdist hypothesis httpx
 	.venv-wheel/bin/pytest -q $(SPREAD) -m "not long" -p no:cacheprovider -o pythonpath=tests --ignore=tests/export tests
 
 $(RUN_VENV)/.ready: pyproject.toml
