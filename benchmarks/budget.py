@@ -18,9 +18,9 @@ from collections import Counter
 from balcony_controller import FixedDepth
 from balcony_edge import AdaptiveSession
 from balcony_edge.control.profile import cpu_model
+from balcony_edge.decoding.report import Report
 from balcony_edge.engine.sampling import Sampler
 from balcony_edge.measure.prompts import QUESTIONS
-from balcony_edge.report import Report
 
 PROMPTS = [
     "Once upon a time",

@@ -25,7 +25,7 @@ from shapes import SHAPES
 
 from balcony_edge import AdaptiveSession, Bundle
 from balcony_edge.control.profile import cpu_model
-from balcony_edge.report import Report
+from balcony_edge.decoding.report import Report
 from balcony_export.bundling.writer import export_bundle
 from balcony_export.graphs.formats import ExportOptions
 

@@ -18,8 +18,8 @@ from typing import Any
 from balcony_edge import AdaptiveSession
 from balcony_edge.control.profile import cpu_model
 from balcony_edge.decoding.loop import Decoder
-from balcony_edge.decoding.text import TextStream
 from balcony_edge.engine.sampling import Sampler
+from balcony_edge.text.codec import TextStream
 
 PROMPT = "Once upon a time there was a little girl who lived near a forest."
 GOVERNOR = ("first_split", "next_depth", "judge", "observe_run", "verified", "end_step")

@@ -26,10 +26,10 @@ from statistics import median
 import numpy as np
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.decoding.text import TextCodec
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
+from balcony_edge.text.codec import TextCodec
 
 # The former form of four bits that takes as much as the default: what its speed is compared with.
 PLAIN = "int4, nearest in 32s, head int8"

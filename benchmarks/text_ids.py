@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.decoding.tokenizer import BundleTokenizer
+from balcony_edge.text.tokenizer import BundleTokenizer
 from balcony_export.model.download import resolve
 from balcony_export.model.gguf.header import read_contents
 from balcony_export.model.gguf.pretokenizers import DIGITS_ALONE

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from balcony_edge.terminal import table
+from balcony_edge.system.terminal import table
 from balcony_export.data.rows import Rows
 from balcony_export.exits.balcony import build
 from balcony_export.model import download
