@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from balcony_controller import Confidence, FixedDepth, FixedDrafts
+from balcony_controller.lookups import Found
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
 from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_edge.control.adapter import quality_model
-from balcony_edge.decoding.loop import FEEDBACK_ROWS
+from balcony_edge.decoding.loop import FEEDBACK_ROWS, LOOKUP
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.telemetry import FakeSensors
@@ -188,6 +189,22 @@ def test_lossless_with_and_without_speculation(speculate: bool) -> None:
     assert report.bit_exact
     assert report.accepted == sum(token.drafted_at is not None for token in tokens)
     assert speculate or report.drafted == 0
+
+
+class FromText(FixedDepth):
+    """Takes all drafts that the text offers."""
+
+    def lookup(self, found: Found) -> int:
+        return found.drafts
+
+
+def test_drafts_from_the_text_are_reported(session: AdaptiveSession) -> None:
+    """A small model runs in circles sooner or later."""
+    tokens = list(session.reply(PROMPT, 200, decider=FromText(session.ladder.full)))
+    report = session.report()
+    assert report.lossless
+    assert 0 < report.looked_up == report.accepted == sum(token.drafted_at == LOOKUP for token in tokens)
+    assert f"{report.looked_up} of them from the text" in report.line()
 
 
 @pytest.mark.parametrize("speculate", [True, False])

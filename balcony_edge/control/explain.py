@@ -81,7 +81,7 @@ def _step(given: Any, where: str) -> dict[str, Any]:
         **{name: values.flag(step.get(name), f"{where}: {name}") for name in ("lossless", "cut", "floor_wins")},
     }
     drafted = values.listed(step.get("drafted", []), f"{where}: drafted", MOST)
-    found["drafted"] = [None if one is None else values.whole(one, f"{where}: drafted", 1, MOST) for one in drafted]
+    found["drafted"] = [None if one is None else values.whole(one, f"{where}: drafted", 0, MOST) for one in drafted]
     texts = values.listed(step.get("texts", []), f"{where}: texts", MOST)
     found["texts"] = [values.text(one, f"{where}: texts") for one in texts]
     if any(part and len(part) != found["tokens"] for part in (found["drafted"], found["texts"])):

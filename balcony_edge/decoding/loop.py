@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 from balcony_controller import Confidence, Decider, Outcome
 from balcony_controller.driver import decode_step
+from balcony_controller.lookups import Found
+from balcony_edge.decoding.lookup import NOTHING, LookupIndex
 from balcony_edge.engine.answers import Answers, FromLogits, confidence
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.sampling import Logits, Sample, Sampler
@@ -24,6 +26,8 @@ from balcony_edge.engine.stage import Head
 # A deep pass also verifies up to this many emitted tokens right before its own positions. That tells the controller how
 # good the exits are, for a few more rows of the head.
 FEEDBACK_ROWS = 4
+# Stands for an exit's depth where a draft was looked up in the text.
+LOOKUP = 0
 
 
 class Draft(NamedTuple):
@@ -44,7 +48,8 @@ class Draft(NamedTuple):
 
 
 class Emitted(NamedTuple):
-    """An emitted token, and the depth whose answer it is. ``drafted_at``: the exit that drafted it, if one did.
+    """An emitted token, and the depth whose answer it is. ``drafted_at``: the exit that drafted it, if one did;
+    LOOKUP if it was looked up in the text.
 
     ``score``: its log-probabilities at that depth, if the sampler tells them.
     """
@@ -77,6 +82,7 @@ class Decoder:
         unverified: tokens that were emitted at exits and that no deep pass has verified yet.
         verified: counts of those that one has.
         drafted, accepted: counts of the drafts that were held for a deep pass, and of those that it accepted.
+            ``looked_up`` of the accepted ones were found in the text.
     """
 
     def __init__(
@@ -91,8 +97,10 @@ class Decoder:
         self.tokens = list(prompt)
         self.unverified: list[Draft] = []
         self.verified = Verified()
-        self.drafted = self.accepted = 0
+        self.drafted = self.accepted = self.looked_up = 0
         self._held: list[Draft] = []
+        self._index = LookupIndex()
+        self._found, self._offered = NOTHING, 0
         self._candidate = Draft(0, 0, Sample(0, None), 0, 0.0, False)
         # Position, depth and top log-probability of the last token that an exit gave.
         self._top: tuple[int, int, float] = (-1, 0, 0.0)
@@ -123,6 +131,27 @@ class Decoder:
         self._decider.verified(outcomes)
 
     # --- what a step asks (driver.StepDecoder) ---
+
+    def lookup(self, most: int) -> Found:
+        """What followed where the last tokens have occurred before; nothing where no draft may be held."""
+        ladder, tokens = self._ladder, self.tokens
+        most = min(most, Head.MAX_ROWS - FEEDBACK_ROWS, ladder.context - ladder.length + 1) - 1
+        found, begin = self._index.find(tokens, max(0, most))
+        # An end token is never held.
+        count = next((place for place in range(found.drafts) if tokens[begin + place] in self._ends), found.drafts)
+        self._found, self._offered = found._replace(drafts=count), begin
+        return self._found
+
+    def hold_lookup(self, count: int) -> None:
+        """Hold the first ``count`` of the tokens found."""
+        ladder = self._ladder
+        drafts = self.tokens[self._offered : self._offered + count]
+        self._held = [
+            Draft(ladder.length - 1 + place, LOOKUP, Sample(token, None), token, 0.0, False)
+            for place, token in enumerate(drafts)
+        ]
+        self.tokens += drafts
+        ladder.append(drafts)
 
     def look(self, split: int) -> float | None:
         """Advance the stages up to the exit at ``split``; returns its gate's logit for the last token."""
@@ -196,8 +225,10 @@ class Decoder:
         emitted: list[Emitted] = []
         # The tokens after position ``first`` are drafts.
         del self.tokens[first + 1 :]
+        looked_up = bool(held) and held[0].depth == LOOKUP
         for draft in held:
-            outcomes.append(full_model.outcome(draft))
+            if not looked_up:
+                outcomes.append(full_model.outcome(draft))
             token, accepted = full_model.verify(draft, self.tokens)
             scored = full_model.score(draft.position, token)
             emitted.append(Emitted(token, ladder.full, draft.depth if accepted else None, scored))
@@ -210,7 +241,11 @@ class Decoder:
             self.tokens.append(token)
         ladder.rewind(len(self.tokens) - 1)
         self.drafted += len(held)
-        self.accepted += sum(item.drafted_at is not None for item in emitted)
+        right = sum(item.drafted_at is not None for item in emitted)
+        self.accepted += right
+        if looked_up:
+            self.looked_up += right
+            self._decider.looked_up(self._found, min(right + 1, len(held)), right)
         self._decider.verified(outcomes)
         return emitted
 

@@ -28,7 +28,8 @@ class Token(NamedTuple):
         id: its id in the vocabulary.
         depth: how many base layers were run for it.
         latency_ms: milliseconds since the token before it.
-        drafted_at: the exit that drafted it, if a deep pass then accepted it. Such tokens come several at a time.
+        drafted_at: the exit that drafted it, if a deep pass then accepted it; 0 (LOOKUP) if the draft was found in the
+            text so far. Such tokens come several at a time.
         score: its log-probabilities at its depth, if the sampler tells them.
     """
 
@@ -149,6 +150,11 @@ class Reply:
     def drafted(self) -> int:
         """Number of drafts that were held for a deep pass."""
         return 0 if self._decoder is None else self._decoder.drafted
+
+    @property
+    def looked_up(self) -> int:
+        """Number of accepted drafts that were found in the text."""
+        return 0 if self._decoder is None else self._decoder.looked_up
 
     @property
     def accepted(self) -> int:

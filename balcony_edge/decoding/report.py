@@ -18,7 +18,8 @@ class Report:
         depth_counts: emitted tokens by depth (base layers run). ``full_depth`` is the whole model's depth.
         verified: tokens emitted at an exit that a deep pass compared later with the full model's answer.
         agreed: how many of ``verified`` were the full model's token.
-        drafted: tokens of exits that were held as drafts. ``accepted`` of them were the full model's and were emitted.
+        drafted: tokens that were held as drafts. ``accepted`` of them were the full model's and were emitted;
+            ``looked_up`` of these were found in the text so far, the others came from exits.
         bit_exact: whether a deep pass gives the same bits on this machine as token-by-token decoding.
         paused_ms: time waited between tokens, to stay within a limit of power, battery or GPU.
         floor_wins: whether the least agreement that was asked for made tokens dearer than the budget.
@@ -41,6 +42,7 @@ class Report:
     agreed: int
     drafted: int
     accepted: int
+    looked_up: int
     bit_exact: bool
     paused_ms: float
     floor_wins: bool
@@ -106,7 +108,8 @@ class Report:
             beyond += ", broken by the least agreement"
         if self.paused_ms:
             beyond += f", {self.paused_ms / max(1, self.tokens):.1f} ms/token of pauses"
-        drafts = f", {self.accepted} of {self.drafted} drafts accepted" if self.drafted else ""
+        found = f", {self.looked_up} of them from the text" if self.looked_up else ""
+        drafts = f", {self.accepted} of {self.drafted} drafts accepted{found}" if self.drafted else ""
         quality = (
             f"lossless (full depth{drafts})"
             if self.lossless

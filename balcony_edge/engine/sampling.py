@@ -133,12 +133,17 @@ class Sampler:
 
         Greedy: the model's likeliest token. Sampled: the draft, drawn from q, is accepted with probability
         min(1, p/q); a rejected one is replaced by a draw from max(0, p - q). So the token is distributed as the full
-        model's p, whatever q was.
+        model's p, whatever q was. A draft without probabilities was not drawn: its q is 1.
         """
         truth = self._probabilities(logits, tokens)
-        if truth is None or draft.probabilities is None:
+        if truth is None:
             token = self._likeliest(logits, tokens)
             return token, token == draft.token
+        if draft.probabilities is None:
+            if self._rng.random() < truth[draft.token]:
+                return draft.token, True
+            truth[draft.token] = 0.0
+            return self._draw(truth), False
         if self._rng.random() * draft.probabilities[draft.token] < truth[draft.token]:
             return draft.token, True
         rest = np.maximum(truth - draft.probabilities, 0.0)

@@ -56,8 +56,10 @@ class Metrics:
 
     def token(self, token: Token, full: int, is_first: bool) -> None:
         """A token was emitted. Those that came along with others took no time of their own."""
-        source = "draft" if token.drafted_at is not None else "full" if token.depth == full else "exit"
-        key = token.drafted_at if token.drafted_at is not None else token.depth, source
+        exit = token.drafted_at or None
+        drafted = "draft" if exit else "lookup"
+        source = drafted if token.drafted_at is not None else "full" if token.depth == full else "exit"
+        key = exit or token.depth, source
         counter = self._by_source.get(key)
         if counter is None:
             counter = self._by_source[key] = self._tokens.labels(str(key[0]), source)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from balcony_controller.lookups import Found
 from balcony_controller.signals import Signals
 from balcony_controller.verdict import Confidence, Outcome, Verdict
 
@@ -15,10 +16,11 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 class Decider(Protocol):
     """Decides how deep each token of a reply goes, and whether it is emitted, held or verified.
 
-    The loop calls, for each token: ``first_split``; then ``next_depth`` at each exit, until it returns None or the full
-    depth; then ``judge`` with the token of the exit that was taken. It reports every graph run (``observe_run``), every
-    deep pass (``verified``), every step, which is what happens from one emission to the next (``end_step``), and every
-    new reading of the sensors (``observe_signals``). Times are milliseconds by the clock.
+    The loop calls, for each step, ``lookup`` with what the text offers as drafts. If none are taken it calls, for each
+    token: ``first_split``; then ``next_depth`` at each exit, until it returns None or the full depth; then ``judge``
+    with the token of the exit that was taken. It reports every graph run (``observe_run``), every deep pass
+    (``looked_up``, ``verified``), every step, which is what happens from one emission to the next (``end_step``), and
+    every new reading of the sensors (``observe_signals``). Times are milliseconds by the clock.
     """
 
     @property
@@ -49,6 +51,14 @@ class Decider(Protocol):
         ``repeatable``: without a budget, decisions must not depend on measured times.
         ``greedy``: tokens are the likeliest ones, not sampled.
         """
+        ...
+
+    def lookup(self, found: Found) -> int:
+        """How many of the drafts that the text offers are to be verified in a deep pass now; 0: none."""
+        ...
+
+    def looked_up(self, found: Found, checked: int, accepted: int) -> None:
+        """A deep pass has compared ``checked`` of them with the full model's; the first ``accepted`` were right."""
         ...
 
     def first_split(self) -> int:

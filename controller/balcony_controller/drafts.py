@@ -73,7 +73,7 @@ class Backlog:
             owed_ms += slopes[name] * (length - consumed[name])
         return owed_ms
 
-    def step_ms(self, stages: Iterable[str]) -> float:
-        """Profiled milliseconds of running ``stages`` now: over the positions that they lack and the next one."""
+    def step_ms(self, stages: Iterable[str], more: int = 0) -> float:
+        """Profiled milliseconds of running ``stages`` now: what they lack, the next position, and ``more``."""
         length, consumed, profiles = self._length, self._consumed, self._profiles
-        return sum(profiles[name].ms(length - consumed[name] + 1) for name in stages)
+        return sum(profiles[name].ms(length - consumed[name] + 1 + more) for name in stages)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from balcony_controller.decider import Decider
+from balcony_controller.lookups import Found
 from balcony_controller.signals import Signals
 from balcony_controller.verdict import Confidence, Verdict
 
@@ -24,6 +25,14 @@ class StepDecoder(Protocol[Emission_co]):
 
     @property
     def full(self) -> int: ...
+
+    def lookup(self, most: int) -> Found:
+        """What the text offers as drafts, where the step may emit ``most`` tokens."""
+        ...
+
+    def hold_lookup(self, count: int) -> None:
+        """Hold the first ``count`` of these drafts."""
+        ...
 
     def look(self, split: int) -> float | None:
         """Run the stages up to the exit at ``split``; returns its gate's logit, None without a gate."""
@@ -59,6 +68,9 @@ class StepDecoder(Protocol[Emission_co]):
 
 def decode_step(decider: Decider, decoder: StepDecoder[Emission], most: int) -> Sequence[Emission]:
     """The next tokens: at least one and at most ``most``. It makes at most one deep pass."""
+    if count := decider.lookup(decoder.lookup(most)):
+        decoder.hold_lookup(count)
+        return decoder.deep_pass()
     held = 0
     while True:
         split, gate = decider.first_split(), None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from balcony_controller.lookups import Found
 from balcony_controller.signals import Signals
 from balcony_controller.verdict import Confidence, Outcome, Verdict
 
@@ -24,6 +25,13 @@ class FixedDepth:
 
     def begin(self, pending: Mapping[str, int], remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
         """Nothing to prepare."""
+
+    def lookup(self, found: Found) -> int:
+        """Nothing is looked up."""
+        return 0
+
+    def looked_up(self, found: Found, checked: int, accepted: int) -> None:
+        """Nothing to learn."""
 
     def first_split(self) -> int:
         """Always the same depth."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import FixedDepth, FixedDrafts, Outcome, Verdict
+from balcony_controller.lookups import Found
 from balcony_controller.shape import HEAD
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.decoding.loop import Decoder
@@ -38,11 +40,13 @@ def ladder(request: pytest.FixtureRequest) -> Ladder:
     return exact_ladder(bundle)
 
 
-def decode(ladder: Ladder, governor: Any, count: int, sampler: Sampler | None = None) -> Decoder:
-    """A decoder that has given ``count`` tokens after PROMPT."""
-    ladder.resume(PROMPT)
-    decoder = Decoder(ladder, governor, sampler or Sampler(), PROMPT, frozenset())
-    while (missing := count - len(decoder.tokens) + len(PROMPT)) > 0:
+def decode(
+    ladder: Ladder, governor: Any, count: int, sampler: Sampler | None = None, prompt: Sequence[int] = PROMPT
+) -> Decoder:
+    """A decoder that has given ``count`` tokens after the prompt."""
+    ladder.resume(prompt)
+    decoder = Decoder(ladder, governor, sampler or Sampler(), prompt, frozenset())
+    while (missing := count - len(decoder.tokens) + len(prompt)) > 0:
         assert 1 <= len(decoder.step(missing)) <= missing
     return decoder
 
@@ -170,7 +174,7 @@ def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
 
 def test_tokens_far_apart_are_checked_in_several_calls(ladder: Ladder) -> None:
     """Deep passes leave gaps between the tokens that nobody has checked: more positions than the head takes at once."""
-    governor = RandomGovernor(ladder.depths, 8, [Verdict.EMIT])
+    governor = RandomGovernor(ladder.depths, 8, [Verdict.EMIT], lookups=0.0)
     decoder = decode(ladder, governor, ladder.context - len(PROMPT))
     positions = [draft.position for draft in decoder.unverified]
     assert positions[-1] - positions[0] > Head.MAX_ROWS
@@ -220,6 +224,62 @@ def test_sampled_speculation_has_the_distribution_of_plain_sampling(ladder: Ladd
     assert drafted > runs / 4
     # Eight degrees of freedom: above 26.1 once in a thousand.
     assert sum((found[pair] - share * runs) ** 2 / (share * runs) for pair, share in truth.items()) < 26.1
+
+
+class FromText(FixedDepth):
+    """Takes all drafts that the text offers."""
+
+    def lookup(self, found: Found) -> int:
+        return found.drafts
+
+
+def test_sampled_replies_with_drafts_from_the_text_have_the_distribution_of_plain_sampling(ladder: Ladder) -> None:
+    """As above, where the first token's draft is one of the three candidates and is rejected now and then."""
+
+    def first_of(prompt: list[int]) -> npt.NDArray[np.float64]:
+        return distribution(fresh_logits(ladder, prompt, ladder.full)[-1], 1.5, top_k=3)
+
+    prompts = ([*PROMPT, token, 9, *PROMPT] for token in range(10, ladder.vocabulary))
+    prompt = next(one for one in prompts if 0.2 < first_of(one)[one[len(PROMPT)]] < 0.8)
+    first = first_of(prompt)
+    truth: dict[tuple[int, int], float] = {}
+    for token in np.flatnonzero(first):
+        second = first_of([*prompt, int(token)])
+        truth |= {(int(token), int(then)): float(first[token] * second[then]) for then in np.flatnonzero(second)}
+    sampler, runs = Sampler(temp=1.5, top_k=3, seed=11), 1200
+    found = dict.fromkeys(truth, 0)
+    looked_up = 0
+    for _ in range(runs):
+        decoder = decode(ladder, FromText(ladder.full), 2, sampler, prompt)
+        found[tuple(decoder.tokens[-2:])] += 1  # type: ignore[index]
+        looked_up += decoder.looked_up
+    assert 0.2 * runs < looked_up
+    assert sum((found[pair] - share * runs) ** 2 / (share * runs) for pair, share in truth.items()) < 26.1
+
+
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=examples(10))
+def test_log_probabilities_are_those_of_plain_full_depth_to_the_last_bit(ladder: Ladder, seed: int) -> None:
+    """Whatever was drafted, by exits or from the text."""
+
+    def scores(governor: Any) -> list[Any]:
+        ladder.resume(PROMPT)
+        decoder = Decoder(ladder, governor, Sampler(top_logprobs=3), PROMPT, frozenset())
+        emitted: list[Any] = []
+        while len(emitted) < 24:
+            emitted += decoder.step(24 - len(emitted))
+        return [(item.token, item.score) for item in emitted]
+
+    assert scores(RandomGovernor(ladder.depths, seed)) == scores(FixedDepth(ladder.full))
+
+
+def test_a_text_that_repeats_is_drafted_from_itself() -> None:
+    """A greedy reply of a small model runs in circles sooner or later."""
+    ladder = exact_ladder(Bundle.demo())
+    count = ladder.context - len(PROMPT)
+    decoder = decode(ladder, FromText(ladder.full), count)
+    assert decoder.tokens == plain(ladder, count)
+    assert decoder.looked_up == decoder.accepted > count / 4
 
 
 def test_an_end_token_is_left_to_the_full_model(ladder: Ladder) -> None:

@@ -6,26 +6,41 @@ import random
 from collections.abc import Iterable, Sequence
 
 from balcony_controller import Confidence, FixedDepth, Outcome, Verdict
+from balcony_controller.lookups import Found
 
 LOSSLESS = (Verdict.HOLD, Verdict.VERIFY, Verdict.DEEPEN)
 
 
 class RandomGovernor(FixedDepth):
-    """Looks at random depths and gives random ``verdicts``."""
+    """Looks at random depths and gives random ``verdicts``; this share of the steps takes drafts from the text."""
 
-    def __init__(self, depths: Sequence[int], seed: int, verdicts: Sequence[Verdict] = LOSSLESS) -> None:
+    def __init__(
+        self, depths: Sequence[int], seed: int, verdicts: Sequence[Verdict] = LOSSLESS, lookups: float = 0.4
+    ) -> None:
         super().__init__(depths[-1])
         self._depths = depths
         self._verdicts = verdicts
+        self._lookups = lookups
         self._random = random.Random(seed)
         self.expected = 0.5
         self._asked_for_draft = False
         self.outcomes: list[Outcome] = []
+        self.looked_up_tokens = 0
 
     @property
     def takes_gate_draft(self) -> bool:  # type: ignore[override]
         self._asked_for_draft = self._random.random() < 0.5
         return self._asked_for_draft
+
+    def lookup(self, found: Found) -> int:
+        if not self._lookups or self._random.random() > self._lookups:
+            return 0
+        return self._random.randint(0, found.drafts)
+
+    def looked_up(self, found: Found, checked: int, accepted: int) -> None:
+        assert 0 <= accepted <= checked <= accepted + 1
+        assert checked <= found.drafts
+        self.looked_up_tokens += accepted
 
     def first_split(self) -> int:
         return self._random.choice(self._depths)

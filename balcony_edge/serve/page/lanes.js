@@ -54,7 +54,8 @@ class Lane {
   draw() {
     const counts = new Map();
     for (const token of this.tokens) {
-      const key = token.drafted_at === undefined ? `${token.depth}` : `${token.drafted_at} draft`;
+      const key = token.source === "lookup" ? `${token.depth} lookup`
+        : token.drafted_at === undefined ? `${token.depth}` : `${token.drafted_at} draft`;
       counts.set(key, (counts.get(key) ?? 0) + 1);
     }
     const total = this.tokens.length || 1;
@@ -85,7 +86,8 @@ class Lane {
   // What hovering over a token says.
   tip(index, watts) {
     const token = this.tokens[index];
-    const said = [token.drafted_at !== undefined ? `draft of exit ${token.drafted_at}, verified`
+    const said = [token.source === "lookup" ? "found in the text, verified"
+      : token.drafted_at !== undefined ? `draft of exit ${token.drafted_at}, verified`
       : token.depth === this.depths.at(-1) ? "full depth" : `exit ${token.depth}`];
     if (token.logprob !== undefined) said.push(`probability ${Math.exp(token.logprob).toFixed(3)}`);
     said.push(`${token.latency_ms.toFixed(1)} ms`);
@@ -97,6 +99,7 @@ class Lane {
 function name(key, depths) {
   const depth = Number.parseInt(key, 10);
   if (key.endsWith("draft")) return `drafts of exit ${depth}`;
+  if (key.endsWith("lookup")) return "from the text";
   return depth === depths.at(-1) ? "full depth" : `exit ${depth}`;
 }
 
@@ -111,6 +114,6 @@ function legend(root, depths) {
     return item;
   }));
   const drafts = document.createElement("li");
-  drafts.textContent = "underlined: an exit's draft that the full model accepted";
+  drafts.textContent = "underlined: an exit's draft that the full model accepted; dotted: one found in the text so far";
   root.append(drafts);
 }

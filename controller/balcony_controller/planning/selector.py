@@ -95,13 +95,17 @@ class PolicySelector:
         self.library.refresh()
         self._choose(fresh=True)
 
-    def spent(self, profiled_ms: float, elapsed_ms: float, tokens: int, charge: bool) -> None:
+    def spent(self, profiled_ms: float, elapsed_ms: float, tokens: int, charge: bool, usual: bool = True) -> None:
         """A step has emitted ``tokens``: ``profiled_ms`` by the profile, ``elapsed_ms`` by the clock.
 
-        ``charge`` is False for a reply's first step, which includes the prompt.
+        ``charge`` is False for a reply's first step, which includes the prompt. ``usual``: the step went as the policy
+        goes; one that was cut short by drafts from the text tells nothing of it.
         """
         policy = self.policy
         owed = self._backlog.owed_ms(self.library.solved.used[policy.depths])
+        if charge and not usual:
+            self._owed_before = owed
+            return
         if charge and tokens > 0:
             predicted_ms = between(policy.cost_ms, self.row, self.part)
             accrued_ms = profiled_ms + owed - self._owed_before
@@ -132,6 +136,19 @@ class PolicySelector:
         if self._repeatable and self.accounts.budget.unlimited:
             return False
         return self.library.solved.rounds and self.accounts.tail is None
+
+    @property
+    def may_look_up(self) -> bool:
+        """Whether drafts from the text may be verified: as for exits' drafts, but without exits too."""
+        return not (self._repeatable and self.accounts.budget.unlimited) and self.accounts.tail is None
+
+    @property
+    def token_ms(self) -> float:
+        """Profiled milliseconds that a token of the policy in force takes, as far as is known."""
+        policy = self.policy
+        if policy.lossless and self.may_draft:
+            return self.library.speed_trials.cost_ms(policy.depths)
+        return between(policy.cost_ms, self.row, self.part) * self.library.bias(policy)
 
     def fits(self, depth: int) -> bool:
         """Whether a token of ``depth`` now stays within the limit on single tokens and the reply's deadline."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from balcony_controller.decider import Decider
 from balcony_controller.driver import decode_step, drive
+from balcony_controller.lookups import Found
 from balcony_controller.shape import HEAD
 from balcony_controller.signals import Signals
 from balcony_controller.simulation.records import RecordedReply, Records
@@ -254,6 +255,14 @@ class _Reply:
     def index(self) -> int:
         """The index of the token that comes next."""
         return self.at + len(self.held)
+
+    def lookup(self, most: int) -> Found:
+        """Records hold no tokens to look up."""
+        return Found(0, 0)
+
+    def hold_lookup(self, count: int) -> None:
+        """Never called."""
+        raise NotImplementedError
 
     def look(self, split: int) -> float | None:
         """The recorded logit of the gate, once the stages up to it have run."""
