@@ -173,9 +173,15 @@ class Chat:
 
     def _answer(self, asked: str) -> None:
         from balcony_edge.system.terminal import cell
+        from balcony_edge.text.conversation import fitting
 
         session, talk = self._session, self._talk
-        ids = session.codec.encode_chat([*talk.messages, {"role": "user", "content": asked}])
+        messages, context = [*talk.messages, {"role": "user", "content": asked}], session.ladder.context
+        # An answer has a quarter of the context at least.
+        room = context - min(self._most, context // 4)
+        ids, left_out = fitting(messages, session.codec.encode_chat, room)
+        if left_out:
+            self._say(f"{left_out} old messages are left out: the context holds {context} tokens")
         tokens = session.stream(ids, self._most, **self._settings)  # type: ignore[arg-type]
         answer = ""
         try:

@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 
 class Constraint(Protocol):
-    """What may follow, such as a grammar (see decoding/grammar.py)."""
+    """What may follow, such as a grammar (see text/grammar.py)."""
 
     def allowed(self, tokens: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Which tokens may follow ``tokens``, those of the reply so far: bool [V], at least one of them true."""

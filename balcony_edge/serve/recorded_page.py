@@ -50,13 +50,13 @@ def run(head: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], found: Mapp
     }
 
 
+def content(name: str) -> str:
+    """A file of the page."""
+    return (resources.files("balcony_edge") / "serve" / "page" / name).read_text(encoding="utf-8")
+
+
 def page(recorded: Mapping[str, Any]) -> str:
     """The page with everything in it."""
-    folder = resources.files("balcony_edge") / "serve" / "page"
-
-    def content(name: str) -> str:
-        return (folder / name).read_text(encoding="utf-8")
-
     # A text may hold what ends a script.
     data = json.dumps(recorded, ensure_ascii=False).replace("<", "\\u003c")
     found = content("index.html").replace(EMPTY, EMPTY.replace("null", data))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from balcony_edge.files import values
 from balcony_edge.files.reading import Reader
 from balcony_edge.files.writing import write_whole
 
+Message = dict[str, str]
 VERSION = 1
 ROLES = ("system", "user", "assistant")
 READER = Reader("the conversation", PromptError, "save one with /save FILE in balcony-edge chat", 64 << 20)
@@ -73,7 +74,17 @@ def _message(given: object, where: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def tail(messages: Sequence[dict[str, str]], count: int) -> list[dict[str, str]]:
-    """The last ``count`` messages, with the system's in front: what is left of a conversation that grows too long."""
+def fitting(
+    messages: Sequence[Message], encode: Callable[[Sequence[Message]], list[int]], most: int
+) -> tuple[list[int], int]:
+    """The ids of a conversation of at most ``most`` tokens, and how many of its messages were left out for that.
+
+    The oldest questions go first, with their answers. What the system was told stays, and so does the last message.
+    """
     system = [message for message in messages[:1] if message["role"] == "system"]
-    return [*system, *messages[len(system) :][-count:]]
+    talk = messages[len(system) :]
+    for left_out in range(0, len(talk), 2):
+        ids = encode([*system, *talk[left_out:]])
+        if len(ids) <= most:
+            break
+    return ids, left_out

@@ -73,6 +73,15 @@ def test_again_new_and_system(bundle: Path, tmp_path: Path) -> None:
     assert [message["content"] for message in messages[:2]] == ["Be brief.", "Bye"]
 
 
+def test_a_long_conversation_leaves_out_its_beginning(bundle: Path) -> None:
+    asked = [f"Question number {number} is this one." for number in range(8)]
+    result = chat(bundle, *asked, more=("--max-context", "96", "--system", "Be brief."))
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout.splitlines()) >= len(asked)
+    assert "old messages are left out: the context holds 96 tokens" in result.stderr
+    fails(chat(bundle, "word " * 200, more=("--max-context", "96")), "context")
+
+
 def test_several_lines_and_slashes(bundle: Path, tmp_path: Path) -> None:
     file = tmp_path / "talk.json"
     chat(bundle, "one \\", "two", '"""', "three", "", "four", '"""', "//five", f"/save {file}", more=("-n", "2"))

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib import resources
 from typing import Any
 
 from starlette.requests import Request
@@ -19,7 +18,9 @@ from balcony_edge.engine.sampling import Sampler
 from balcony_edge.serve.api.events import HEADERS
 from balcony_edge.serve.bodies import CheckBody
 from balcony_edge.serve.failures import RefusedError
+from balcony_edge.serve.metrics import SIGNALS
 from balcony_edge.serve.reading import read
+from balcony_edge.serve.recorded_page import content
 from balcony_edge.serve.running import Asked
 from balcony_edge.serve.service import Service
 
@@ -28,7 +29,6 @@ FILES = {"index.html": "text/html", "style.css": "text/css"}
 FILES |= dict.fromkeys(("app.js", "lanes.js", "strips.js"), "text/javascript")
 # Nothing from elsewhere, and nobody may frame it.
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"
-SIGNALS = ("cpu_load", "gpu_load", "power_w", "temperature_c", "battery_level")
 # Seconds from one line of live figures to the next.
 EVERY_S = 0.5
 
@@ -36,11 +36,6 @@ EVERY_S = 0.5
 def files() -> list[Route]:
     """The page's own files."""
     return [Route("/", _file("index.html")), *(Route(f"/page/{name}", _file(name)) for name in FILES)]
-
-
-def content(name: str) -> str:
-    """A file of the page."""
-    return (resources.files("balcony_edge") / "serve" / "page" / name).read_text(encoding="utf-8")
 
 
 def _file(name: str) -> Endpoint:
