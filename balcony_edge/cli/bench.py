@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from balcony_edge.cli.options import BundleName, Provider
+
 
 class Output(str, Enum):
     """Form of the result."""
@@ -22,12 +24,7 @@ class Output(str, Enum):
 
 
 def bench(
-    bundle: Annotated[
-        str | None,
-        typer.Argument(
-            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
-        ),
-    ] = None,
+    bundle: BundleName = None,
     prompt_tokens: Annotated[
         int, typer.Option("-p", "--n-prompt", min=1, help="Length of the prompt, in tokens.")
     ] = 512,
@@ -38,7 +35,7 @@ def bench(
         typer.Option(help="Also decode under this budget, such as 25ms. Repeatable. Default: two in between."),
     ] = None,
     output: Annotated[Output, typer.Option("-o", "--output", help="Form of the result.")] = Output.MD,
-    provider: Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")] = "auto",
+    provider: Provider = "auto",
     threads: Annotated[
         int | None, typer.Option("-t", "--threads", envvar="BALCONY_THREADS", min=1, help="CPU threads.")
     ] = None,

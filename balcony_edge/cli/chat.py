@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from balcony_edge.cli.options import finite
+from balcony_edge.cli.options import BundleName, Provider, Threads, finite
 from balcony_edge.errors import BalconyError, PromptError
 
 if TYPE_CHECKING:
@@ -31,12 +31,7 @@ BLOCK = '"""'
 
 
 def chat(
-    bundle: Annotated[
-        str | None,
-        typer.Argument(
-            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
-        ),
-    ] = None,
+    bundle: BundleName = None,
     budget: Annotated[
         str, typer.Option(envvar="BALCONY_BUDGET", help="What a token may cost, as in balcony-edge run.")
     ] = "full",
@@ -51,8 +46,8 @@ def chat(
     top_p: Annotated[float, typer.Option(callback=finite, help="Draw from the likeliest tokens of this share.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of the random numbers.")] = None,
     tint: Annotated[bool, typer.Option("--tint/--no-tint", help="Colour tokens by the exit that gave them.")] = True,
-    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: one per core.")] = None,
+    provider: Provider = "auto",
+    threads: Threads = None,
     max_context: Annotated[int | None, typer.Option(min=2, help="Largest number of positions.")] = None,
 ) -> None:
     """Chat with a model under a budget. /help lists what can be typed."""

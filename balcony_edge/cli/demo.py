@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from balcony_edge.cli.options import Provider, Threads
 from balcony_edge.errors import BalconyError
 
 MODEL = "smollm2-135m"
@@ -27,11 +28,8 @@ def demo(
         float, typer.Option(min=0.05, max=1.0, help="The second answer's budget, as a share of the first one's cost.")
     ] = 0.5,
     max_tokens: Annotated[int, typer.Option("-n", "--max-tokens", min=2, help="Largest number of new tokens.")] = 96,
-    provider: Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads. Default: one per physical core."),
-    ] = None,
+    provider: Provider = "auto",
+    threads: Threads = None,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,
 ) -> None:
     """Answer a question twice, at full depth and under a budget, and show what the budget cost and gave up."""

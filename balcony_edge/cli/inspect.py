@@ -9,6 +9,7 @@ import typer
 
 from balcony_edge.bundle.folder import Bundle, ThinBundle
 from balcony_edge.bundle.open import find_bundle
+from balcony_edge.cli.options import BundleName
 from balcony_edge.measure.traffic import bits_per_weight, depth_costs
 from balcony_edge.system.terminal import table
 
@@ -17,12 +18,7 @@ LACKING = ", thin: without the base's weights"
 
 
 def inspect(
-    bundle: Annotated[
-        str | None,
-        typer.Argument(
-            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
-        ),
-    ] = None,
+    bundle: BundleName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document, with the whole manifest.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit, for a bundle on the Hub.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what is cached.")] = False,

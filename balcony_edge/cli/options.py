@@ -1,10 +1,22 @@
-"""Checks of options that several verbs share."""
+"""Arguments that several verbs share, and checks of options."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import typer
+
+BundleName = Annotated[
+    str | None,
+    typer.Argument(
+        help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads. Default: one per physical core.")
+]
+Provider = Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")]
 
 
 def finite(value: float | None) -> float | None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from balcony_edge.cli.options import Threads
+
 
 def profile(
     bundle: Annotated[
@@ -23,9 +25,7 @@ def profile(
         str,
         typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
     ] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads. Default: one per physical core.")
-    ] = None,
+    threads: Threads = None,
     base: Annotated[
         str | None, typer.Option(help="The device profile to start from. Default: the one that fits.")
     ] = None,

@@ -9,17 +9,12 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.cli.options import finite
+from balcony_edge.cli.options import BundleName, Threads, finite
 from balcony_edge.errors import PromptError, StreamError
 
 
 def run(
-    bundle: Annotated[
-        str | None,
-        typer.Argument(
-            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
-        ),
-    ] = None,
+    bundle: BundleName = None,
     source: Annotated[str | None, typer.Argument(metavar="[-]", help="- reads the prompt from stdin.")] = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="The prompt. - reads it from stdin.")] = None,
     file: Annotated[Path | None, typer.Option("-f", "--file", help="Read the prompt from a file.")] = None,
@@ -84,10 +79,7 @@ def run(
         str,
         typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
     ] = "auto",
-    threads: Annotated[
-        int | None,
-        typer.Option(envvar="BALCONY_THREADS", min=1, help="CPU threads. Default: one per physical core."),
-    ] = None,
+    threads: Threads = None,
     speculate: Annotated[
         bool | None,
         typer.Option(

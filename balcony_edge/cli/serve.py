@@ -6,17 +6,12 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.cli.options import finite
+from balcony_edge.cli.options import BundleName, Provider, Threads, finite
 from balcony_edge.errors import BalconyError
 
 
 def serve(
-    bundle: Annotated[
-        str | None,
-        typer.Argument(
-            help="A bundle folder, a Hub id (owner/name), or a name that models lists. Default: the built-in demo."
-        ),
-    ] = None,
+    bundle: BundleName = None,
     budget: Annotated[
         str,
         typer.Option(
@@ -42,8 +37,8 @@ def serve(
         typer.Option(help="Let web pages of this origin ask, such as https://example.org. Repeatable."),
     ] = None,
     name: Annotated[str | None, typer.Option(help="What clients call the model. Default: the base's name.")] = None,
-    provider: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. Default: one per core.")] = None,
+    provider: Provider = "auto",
+    threads: Threads = None,
     max_context: Annotated[
         int | None, typer.Option(min=2, help="Largest number of positions of a slot. Fewer need less memory.")
     ] = None,

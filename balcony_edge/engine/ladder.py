@@ -142,13 +142,17 @@ class Ladder:
 
         Returns the number of shared tokens. Raises PromptError if ``ids`` do not fit the context.
         """
-        known = self._ids.host()[0, : self.length]
-        count = min(len(ids), len(known))
-        differing = np.flatnonzero(known[:count] != np.asarray(ids[:count], np.int64))
-        shared = int(differing[0]) if len(differing) else count
+        shared = self.shared_with(ids)
         self.rewind(shared)
         self.append(ids[shared:])
         return shared
+
+    def shared_with(self, ids: Sequence[int]) -> int:
+        """How many tokens at the beginning of ``ids`` are those of the sequence, so that the caches hold them."""
+        known = self._ids.host()[0, : self.length]
+        count = min(len(ids), len(known))
+        differing = np.flatnonzero(known[:count] != np.asarray(ids[:count], np.int64))
+        return int(differing[0]) if len(differing) else count
 
     def check_memory(self, length: int) -> None:
         """Raise PromptError if memory for a sequence of ``length`` tokens is not free."""

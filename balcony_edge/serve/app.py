@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,12 +20,11 @@ from balcony_edge.serve.api import chat, completions, info, page, responses
 from balcony_edge.serve.api.events import HEADERS, lines
 from balcony_edge.serve.bodies import ChatBody, CompletionBody, ResponsesBody, Wanted
 from balcony_edge.serve.failures import RefusedError
-from balcony_edge.serve.reading import read, with_headers
+from balcony_edge.serve.reading import Endpoint, read, with_headers
 from balcony_edge.serve.service import Service
 
 # Seconds that running replies may take once the server is told to stop.
 PATIENCE_S = 30.0
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def application(

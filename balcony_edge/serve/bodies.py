@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from balcony_edge.serve.failures import RefusedError
+
 # How many replies to one prompt may be asked for.
 MOST_CHOICES = 16
 MOST_STOPS = 16
@@ -108,12 +110,13 @@ class ChatMessage(Body):
     content: str | list[Part] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """The message as a template reads it: its content one text. Raises ValueError for other parts than text."""
+        """The message as a template reads it: its content one text. Raises RefusedError for other parts than text."""
         found = self.model_dump(exclude_none=True)
         if isinstance(self.content, list):
             other = [part.type for part in self.content if part.type not in ("text", "input_text", "output_text")]
             if other:
-                raise ValueError(f"a message has a part of type {other[0]!r}: this model reads text alone")
+                said = f"a message has a part of type {other[0]!r}: this model reads text alone"
+                raise RefusedError(400, said, param="messages")
             found["content"] = "".join(part.text for part in self.content)
         found.setdefault("content", "")
         return found

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
+from starlette.responses import Response
 
 from balcony_edge.serve.bodies import Wanted
 from balcony_edge.serve.failures import RefusedError
 
+Endpoint = Callable[[Request], Awaitable[Response]]
 Model = TypeVar("Model", bound=BaseModel)
 # The largest body, in bytes.
 MOST_BYTES = 4 << 20

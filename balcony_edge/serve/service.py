@@ -34,7 +34,7 @@ MOST_TOKENS = 1024
 
 @dataclass
 class Collected:
-    """A whole reply. ``parts``: its tokens, whose texts are its text."""
+    """A whole reply: its tokens, whose texts are its text, and its figures."""
 
     tokens: list[Token]
     report: Report

@@ -38,15 +38,6 @@ class Slot:
         if wanted is not None and wanted != self.session.budget:
             self.session.budget = wanted
 
-    def shared_with(self, ids: Sequence[int]) -> int:
-        """How many tokens of ``ids`` its caches hold already."""
-        count = 0
-        for one, other in zip(self.session.ladder.tokens, ids, strict=False):
-            if one != other:
-                break
-            count += 1
-        return count
-
 
 @dataclass
 class Slots:
@@ -105,7 +96,7 @@ class Slots:
         self.check()
         free = [slot for slot in self.slots if not slot.is_busy]
         if free and not self._waiting:
-            slot = max(free, key=lambda one: one.shared_with(ids))
+            slot = max(free, key=lambda one: one.session.ladder.shared_with(ids))
             self._begin(slot)
             return slot
         mine: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()

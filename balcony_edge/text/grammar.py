@@ -52,11 +52,6 @@ class Grammar:
         self._taken: list[int] = []
         self._check()
 
-    @property
-    def is_done(self) -> bool:
-        """Whether the tokens asked about last are a whole text of the grammar."""
-        return bool(self._matcher.is_accepting())
-
     def allowed(self, tokens: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Which tokens may follow ``tokens``, those of the reply so far: bool [V].
 

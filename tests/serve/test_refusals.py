@@ -39,6 +39,11 @@ TEXT: dict[str, Any] = {"prompt": "Once", "max_tokens": 2}
         ("chat/completions", {**CHAT, "response_format": {"type": "json_schema"}}, "json_schema"),
         ("chat/completions", {**CHAT, "response_format": {"type": "regex", "pattern": "(("}}, "grammar"),
         ("chat/completions", {**CHAT, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "image_url"),
+        (
+            "check",
+            {"text": "x", "max_tokens": 2, "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "image_url",
+        ),
         ("completions", {"prompt": []}, "prompt"),
         ("completions", {"prompt": [[1, 2, -5]]}, "-5"),
         ("completions", {"prompt": [10**9]}, "1000000000"),

@@ -23,10 +23,7 @@ def prepare(service: Service, body: ChatBody) -> tuple[list[Asked], ToolUse | No
     """The replies that a body asks for, and how they may call tools. Raises RefusedError and BalconyErrors."""
     if body.top_logprobs and not body.logprobs:
         raise RefusedError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
-    try:
-        messages = [message.plain() for message in body.messages]
-    except ValueError as error:
-        raise RefusedError(400, str(error), param="messages") from error
+    messages = [message.plain() for message in body.messages]
     use = ToolUse.of(service.codec, body.tools, body.tool_choice)
     if use is not None and body.response_format is not None and body.response_format.type != "text":
         raise RefusedError(400, "tools and response_format exclude each other", param="response_format")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -13,10 +13,8 @@ from balcony_edge.control.profile import cpu_model
 from balcony_edge.serve.bodies import BudgetBody, TextBody, TokensBody
 from balcony_edge.serve.failures import RefusedError
 from balcony_edge.serve.metrics import CONTENT_TYPE
-from balcony_edge.serve.reading import read
+from balcony_edge.serve.reading import Endpoint, read
 from balcony_edge.serve.service import Service
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def health(service: Service) -> Endpoint:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.requests import Request
@@ -15,16 +14,15 @@ from starlette.routing import Route
 from balcony_controller import FixedDepth
 from balcony_edge.decoding.stops import Stops
 from balcony_edge.engine.sampling import Sampler
-from balcony_edge.serve.api.events import HEADERS
+from balcony_edge.serve.api.events import HEADERS, lines
 from balcony_edge.serve.bodies import CheckBody
 from balcony_edge.serve.failures import RefusedError
 from balcony_edge.serve.metrics import SIGNALS
-from balcony_edge.serve.reading import read
+from balcony_edge.serve.reading import Endpoint, read
 from balcony_edge.serve.recorded_page import content
 from balcony_edge.serve.running import Asked
 from balcony_edge.serve.service import Service
 
-Endpoint = Callable[[Request], Awaitable[Response]]
 FILES = {"index.html": "text/html", "style.css": "text/css"}
 FILES |= dict.fromkeys(("app.js", "lanes.js", "strips.js"), "text/javascript")
 # Nothing from elsewhere, and nobody may frame it.
@@ -48,13 +46,13 @@ def _file(name: str) -> Endpoint:
 def device(service: Service) -> Endpoint:
     """``GET /v1/device``: the device's signals, price and debt, as server-sent events."""
 
-    async def lines() -> AsyncIterator[str]:
+    async def readings() -> AsyncIterator[dict[str, Any]]:
         while not service.slots.is_closing:
-            yield f"data: {json.dumps(_now(service))}\n\n"
+            yield _now(service)
             await asyncio.sleep(EVERY_S)
 
     async def endpoint(_: Request) -> Response:
-        return StreamingResponse(lines(), media_type="text/event-stream", headers=HEADERS)
+        return StreamingResponse(lines(readings(), ends=False), media_type="text/event-stream", headers=HEADERS)
 
     return endpoint
 

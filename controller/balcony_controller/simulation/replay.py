@@ -261,8 +261,7 @@ class _Reply:
         return Found(0, 0)
 
     def hold_lookup(self, count: int) -> None:
-        """Never called."""
-        raise NotImplementedError
+        """Nothing to hold: ``lookup`` offers nothing."""
 
     def look(self, split: int) -> float | None:
         """The recorded logit of the gate, once the stages up to it have run."""
