@@ -7,10 +7,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 # Given a prompt and a number of tokens: greedy tokens and the seconds that decoding (not prefill) took.
 Decode = Callable[[Sequence[int], int], tuple[list[int], float]]
+# What a decoder answers.
+Answer = TypeVar("Answer")
 
 
 def ladder_decoder(bundle: str, threads: int) -> Decode:
@@ -120,10 +122,10 @@ def llama_decoder(file: str, threads: int) -> Decode:
     return decode
 
 
-class Worker:
+class Worker(Generic[Answer]):
     """A process that holds one decoder."""
 
-    def __init__(self, make: Callable[..., Decode], *arguments: Any) -> None:
+    def __init__(self, make: Callable[..., Callable[[Sequence[int], int], Answer]], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, make, arguments), daemon=True)
@@ -132,10 +134,10 @@ class Worker:
         if ready != "ready":
             raise RuntimeError(f"{make.__name__}{arguments}: {ready}")
 
-    def decode(self, prompt: Sequence[int], count: int) -> tuple[list[int], float]:
-        """Greedy tokens and seconds."""
+    def decode(self, prompt: Sequence[int], count: int) -> Answer:
+        """The decoder's answer: greedy tokens and seconds."""
         self._pipe.send((list(prompt), count))
-        answer: tuple[list[int], float] = self._pipe.recv()
+        answer: Answer = self._pipe.recv()
         return answer
 
     def close(self) -> None:
@@ -144,7 +146,9 @@ class Worker:
         self._process.join()
 
 
-def _serve(pipe: Connection, make: Callable[..., Decode], arguments: tuple[Any, ...]) -> None:
+def _serve(
+    pipe: Connection, make: Callable[..., Callable[[Sequence[int], int], Any]], arguments: tuple[Any, ...]
+) -> None:
     try:
         decode = make(*arguments)
     except Exception as error:  # told to the parent in words
