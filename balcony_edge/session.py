@@ -311,6 +311,7 @@ class AdaptiveSession:
             drafted=0 if reply is None else reply.drafted,
             accepted=0 if reply is None else reply.accepted,
             looked_up=0 if reply is None else reply.looked_up,
+            guessed=0 if reply is None else reply.guessed,
             bit_exact=self.ladder_profile.bit_exact,
             paused_ms=figures.paused_ms,
             floor_wins=self.governor.floor_wins,

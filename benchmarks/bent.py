@@ -20,9 +20,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from balcony_export.data.rows import NO_TARGET
-from balcony_export.training.learner import CLIP_NORM
+from balcony_export.training.learner import CLIP_NORM, cosine
 from balcony_export.training.likeliest import LEAST
-from balcony_export.training.schedule import cosine
 
 IGNORED = -100
 

@@ -32,7 +32,7 @@ from balcony_export.model.config.completed import read_config
 from balcony_export.model.tokenizer.loaded import boundary_ids, load_tokenizer
 from balcony_export.training import quality
 from balcony_export.training.chunked_loss import likeliest_tokens, predictions
-from balcony_export.training.schedule import cosine
+from balcony_export.training.learner import cosine
 
 RANK = 32
 EPSILON = 1e-6

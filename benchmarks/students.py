@@ -14,10 +14,9 @@ from balcony_export.data.rows import NO_TARGET
 from balcony_export.exits.balcony import Balconies, Balcony, build
 from balcony_export.exits.widths import Width, check_width
 from balcony_export.training.chunked_loss import chunked_loss
-from balcony_export.training.learner import Learner
+from balcony_export.training.learner import Learner, cosine
 from balcony_export.training.likeliest import Likeliest
 from balcony_export.training.loop import TrainConfig
-from balcony_export.training.schedule import cosine
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,21 @@ def tiny_bundles(tmp_path_factory: pytest.TempPathFactory) -> MakeBundle:
             tiny.make_bundle(model, precision, exactness, folder)
 
         return Bundle(once(tmp_path_factory, tiny.name(precision, exactness), make))
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def guessing_bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Precision], Bundle]:
+    """Bundles of the tiny model with random exits at 1 and 2 and a random draft stage, made once per precision."""
+
+    @functools.cache
+    def made(precision: Precision) -> Bundle:
+        def make(folder: Path) -> None:
+            model = once(tmp_path_factory, tiny.MODEL, tiny.make_model) / "base"
+            tiny.make_guessing(model, precision, folder)
+
+        return Bundle(once(tmp_path_factory, f"{tiny.GUESSING}-{precision}", make))
 
     return made
 

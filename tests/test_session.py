@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from balcony_controller import Confidence, FixedDepth, FixedDrafts
-from balcony_controller.lookups import Found
+from balcony_controller.verdict import Found
 from balcony_edge import AdaptiveSession, Budget, BudgetError, Bundle, PromptError
-from balcony_edge.bundle.manifest import JudgeRecord
+from balcony_edge.bundle.manifest import JudgeRecord, Precision
 from balcony_edge.control.adapter import quality_model
-from balcony_edge.decoding.loop import FEEDBACK_ROWS, LOOKUP
+from balcony_edge.decoding.loop import FEEDBACK_ROWS, GUESS, LOOKUP
 from balcony_edge.engine.ladder import Ladder
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.telemetry import FakeSensors
@@ -205,6 +206,42 @@ def test_drafts_from_the_text_are_reported(session: AdaptiveSession) -> None:
     assert report.lossless
     assert 0 < report.looked_up == report.accepted == sum(token.drafted_at == LOOKUP for token in tokens)
     assert f"{report.looked_up} of them from the text" in report.line()
+
+
+class Guessing(FixedDepth):
+    """Makes two guesses a step wherever it can."""
+
+    def wants_guess(self, held: int) -> bool:
+        return held < 2
+
+    def holds_guess(self, top: float) -> bool:
+        return top > -math.inf
+
+
+def test_guesses_are_reported(guessing_bundles: Callable[[Precision], Bundle]) -> None:
+    with AdaptiveSession(guessing_bundles("fp32").path, provider="cpu") as session:
+        full = session.ladder.full
+        ids = [5, 6, 7, 8]
+        plain = [token.id for token in session.reply(ids, 60, decider=FixedDepth(full))]
+        tokens = list(session.reply(ids, 60, decider=Guessing(full)))
+        report = session.report()
+        governed = [token.id for token in session.reply(ids, 60)]
+    assert plain == [token.id for token in tokens] == governed
+    assert report.lossless
+    assert report.drafted > report.accepted
+    assert report.guessed == report.accepted == sum(token.drafted_at == GUESS for token in tokens)
+
+
+@pytest.mark.parametrize("speculate", [True, False])
+def test_the_draft_stage_reads_the_prompt_with_the_first_token(
+    guessing_bundles: Callable[[Precision], Bundle], speculate: bool
+) -> None:
+    """So that no later token waits for it. A reply that drafts nothing does without."""
+    with AdaptiveSession(guessing_bundles("fp32").path, provider="cpu", speculate=speculate) as session:
+        reply = session.reply([5, 6, 7, 8, 9], 20)
+        next(iter(reply))
+        assert session.ladder.drafter is not None
+        assert (session.ladder.drafter.cursor >= 4) == speculate
 
 
 @pytest.mark.parametrize("speculate", [True, False])

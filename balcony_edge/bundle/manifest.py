@@ -22,9 +22,9 @@ MOST_BYTES = 16 << 20
 WEIGHTS_NAME = "weights.bin"
 # Of a thin bundle: the weights that do not come from the base.
 CARRIED_NAME = "carried.bin"
-# Version 4 has a recipe; all else is as in version 3, which is still read.
-SCHEMA_VERSION: Literal[4] = 4
-READ_VERSIONS = (3, SCHEMA_VERSION)
+# Version 4 has a recipe, version 5 may have a draft stage; all else is as in version 3. All three are read.
+SCHEMA_VERSION: Literal[5] = 5
+READ_VERSIONS = (3, 4, SCHEMA_VERSION)
 # The form of a repository's name on the Hugging Face Hub: owner/name.
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 
@@ -120,7 +120,7 @@ class Graph(_Part):
     """One ONNX graph of a bundle.
 
     Attributes:
-        kind: "segment" (base layers ``start`` + 1 to ``stop``), "exit" (the Balcony at split ``stop``) or "head".
+        kind: "segment" (base layers ``start`` + 1 to ``stop``), "exit" (at split ``stop``), "draft" (stage) or "head".
         file: its name in the bundle.
         start, stop: base layers that were run before it, and after it.
         caches: how many of its layers have a KV cache.
@@ -130,7 +130,7 @@ class Graph(_Part):
             versions; None where that makes no difference.
     """
 
-    kind: Literal["segment", "exit", "head"]
+    kind: Literal["segment", "exit", "draft", "head"]
     file: Name
     start: Depth = 0
     stop: Depth = 0
@@ -270,12 +270,13 @@ class Manifest(_Part):
         minimum_onnxruntime: the oldest version that can run it.
         graphs: segments, exits and the head.
         quality: depth of an exit → what was measured of it.
+        guesses: how often the draft stage's first, second, … guess in a row is right, where those before it are.
         generation: token ids that begin and end texts.
         files: name → size and digest of the bundle's files; those of the card are not checked.
         recipe: how the weights file comes from the base; None: it is not known, and the bundle cannot be thin.
     """
 
-    schema_version: Literal[3, 4]
+    schema_version: Literal[3, 4, 5]
     base: BaseInfo
     architecture: Architecture
     splits: list[Depth]
@@ -284,6 +285,7 @@ class Manifest(_Part):
     minimum_onnxruntime: tuple[Size, Size] = (1, 23)
     graphs: Annotated[list[Graph], Field(min_length=2, max_length=1024)]
     quality: dict[int, ExitQuality]
+    guesses: Annotated[list[Share], Field(max_length=16)] = []
     generation: Generation
     files: Annotated[dict[Name, FileEntry], Field(max_length=4096)]
     recipe: Recipe | None = None
@@ -304,7 +306,8 @@ class Manifest(_Part):
         if len(exits) > MOST_EXITS:
             raise ValueError(f"there are {len(exits)} exits; {MOST_EXITS} are the most")
         for graph in self.graphs:
-            if graph.caches > {"segment": graph.stop - graph.start, "exit": MOST_EXIT_LAYERS, "head": 0}[graph.kind]:
+            most = {"segment": graph.stop - graph.start, "exit": MOST_EXIT_LAYERS, "draft": 1, "head": 0}
+            if graph.caches > most[graph.kind]:
                 raise ValueError(f"graph {graph.file} has {graph.caches} caches, more than it has layers")
         if not set(self.quality) <= set(exits):
             raise ValueError("quality names an exit that the bundle lacks")
@@ -316,6 +319,8 @@ class Manifest(_Part):
                     raise ValueError(f"the bins of exit {split} tell of bins that exit {depth} lacks")
         if sum(graph.kind == "head" for graph in self.graphs) != 1:
             raise ValueError("a bundle has exactly one head")
+        if not bool(self.guesses) <= sum(graph.kind == "draft" for graph in self.graphs) <= 1:
+            raise ValueError("a bundle has at most one draft stage, and none without it has guesses")
         for graph in self.graphs:
             for name in filter(None, (graph.file, graph.legacy_file)):
                 if name not in self.files:
@@ -340,6 +345,11 @@ class Manifest(_Part):
     def exits(self) -> list[Graph]:
         """The exits, shallowest first."""
         return sorted((graph for graph in self.graphs if graph.kind == "exit"), key=lambda graph: graph.stop)
+
+    @property
+    def draft(self) -> Graph | None:
+        """The draft stage; None without one."""
+        return next((graph for graph in self.graphs if graph.kind == "draft"), None)
 
     @property
     def head(self) -> Graph:
@@ -371,16 +381,15 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         content = parse_json(read_bytes(path, MOST_BYTES, pipes=False).decode("utf-8"), any_numbers=True)
     except FileNotFoundError as error:
-        what = f"{folder} is no bundle: it has no {MANIFEST_NAME}"
-        if not folder.exists():
-            what = f"there is no bundle at {folder}"
+        none = f"there is no bundle at {folder}"
+        what = f"{folder} is no bundle: it has no {MANIFEST_NAME}" if folder.exists() else none
         raise BundleError(what, "make one: balcony-edge export MODEL -o bundle/") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"cannot read {path}: {error}", "export the bundle again, or copy it again") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version not in READ_VERSIONS:
         raise BundleError(
-            f"{path} has schema version {version!r}; this balcony-edge reads {' and '.join(map(str, READ_VERSIONS))}",
+            f"{path} has schema version {version!r}; this balcony-edge reads {', '.join(map(str, READ_VERSIONS))}",
             "export the bundle again with this version of balcony-edge",
         )
     try:

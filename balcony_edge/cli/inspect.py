@@ -74,6 +74,7 @@ def text(bundle: Bundle | ThinBundle) -> str:
         *([["layers", f"{about['layer_bits']:.2f} bits a weight"]] if about["layer_bits"] else []),
         ["onnxruntime", f"{'.'.join(map(str, manifest['minimum_onnxruntime']))} or newer"],
         ["exactness", _plain(manifest["exactness"])],
+        *([["draft stage", "guesses right " + _shares(manifest["guesses"])]] if manifest["guesses"] else []),
         ["generation", _plain(manifest["generation"])],
         ["size", f"{about['bytes'] / 1e6:.1f} MB in {len(bundle.files)} files{LACKING * about['thin']}"],
         ["digest", f"sha256 {about['digest']}"],
@@ -101,6 +102,10 @@ def text(bundle: Bundle | ThinBundle) -> str:
         files.append([name, f"{entry.bytes:,}", *columns])
     note = f"Costs in % of a full-depth token, {BASIS}; agreement and KL with the full model on held-out text."
     return "\n\n".join([table(facts), f"{table(depths)}\n{note}", table(files)])
+
+
+def _shares(values: list[float]) -> str:
+    return ", ".join(f"{share:.2f}" for share in values)
 
 
 def _number(value: float | None) -> str:

@@ -17,6 +17,7 @@ def ladder_shape(ladder: Ladder) -> LadderShape:
         depths=ladder.depths,
         trunk=tuple((stage.name, stage.graph.stop) for stage in ladder.trunk),
         exits={depth: stage.name for depth, stage in ladder.exits.items()},
+        drafts=ladder.drafter is not None,
     )
 
 

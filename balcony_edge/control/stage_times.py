@@ -125,6 +125,7 @@ def time_batch(ladder: Ladder, watch: Stopwatch, size: int) -> None:
     watch.counted = size
     for depth in ladder.depths[1:]:
         ladder.logits_view(depth, start, start + size)
+    _guess(ladder)
     watch.counted = None
 
 
@@ -135,12 +136,21 @@ def _consume(ladder: Ladder, to: int) -> None:
     if to:
         for depth in ladder.depths:
             ladder.advance(depth, to)
+    _guess(ladder)
 
 
 def _take(ladder: Ladder, depth: int, count: int) -> None:
     """Append ``count`` tokens and run them at a depth."""
     ladder.append(some_ids(ladder, count))
     ladder.logits_view(depth, ladder.length - count, ladder.length)
+    if depth == ladder.full:
+        _guess(ladder)
+
+
+def _guess(ladder: Ladder) -> None:
+    """Bring the draft stage, if there is one, to where the full depth is."""
+    if ladder.knows_deep():
+        ladder.guess()
 
 
 def some_ids(ladder: Ladder, count: int) -> list[int]:

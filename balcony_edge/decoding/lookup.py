@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from balcony_controller.lookups import MOST_MATCH, Found
+from balcony_controller.verdict import MOST_MATCH, Found
 
 # So many tokens must have occurred together. Longer ones are looked for first.
 LENGTHS = (8, 5, 3, 2)

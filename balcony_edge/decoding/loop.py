@@ -10,12 +10,13 @@ is the governor as a rule. ``balcony_controller.driver.decode_step`` asks it in 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from balcony_controller import Confidence, Decider, Outcome
 from balcony_controller.driver import decode_step
-from balcony_controller.lookups import Found
+from balcony_controller.verdict import Found
 from balcony_edge.decoding.lookup import NOTHING, LookupIndex
 from balcony_edge.engine.answers import Answers, FromLogits, confidence
 from balcony_edge.engine.ladder import Ladder
@@ -26,8 +27,10 @@ from balcony_edge.engine.stage import Head
 # A deep pass also verifies up to this many emitted tokens right before its own positions. That tells the controller how
 # good the exits are, for a few more rows of the head.
 FEEDBACK_ROWS = 4
-# Stands for an exit's depth where a draft was looked up in the text.
-LOOKUP = 0
+# Stand for an exit's depth where a draft was looked up in the text, or guessed by the draft stage; and what servers and
+# pages call these sources.
+LOOKUP, GUESS = 0, -1
+SOURCES = {LOOKUP: "lookup", GUESS: "guess"}
 
 
 class Draft(NamedTuple):
@@ -49,7 +52,7 @@ class Draft(NamedTuple):
 
 class Emitted(NamedTuple):
     """An emitted token, and the depth whose answer it is. ``drafted_at``: the exit that drafted it, if one did;
-    LOOKUP if it was looked up in the text.
+    LOOKUP if it was looked up in the text, GUESS if the draft stage guessed it.
 
     ``score``: its log-probabilities at that depth, if the sampler tells them.
     """
@@ -82,7 +85,7 @@ class Decoder:
         unverified: tokens that were emitted at exits and that no deep pass has verified yet.
         verified: counts of those that one has.
         drafted, accepted: counts of the drafts that were held for a deep pass, and of those that it accepted.
-            ``looked_up`` of the accepted ones were found in the text.
+            ``looked_up`` of the accepted ones were found in the text, ``guessed`` came from the draft stage.
     """
 
     def __init__(
@@ -97,10 +100,11 @@ class Decoder:
         self.tokens = list(prompt)
         self.unverified: list[Draft] = []
         self.verified = Verified()
-        self.drafted = self.accepted = self.looked_up = 0
+        self.drafted = self.accepted = self.looked_up = self.guessed = 0
         self._held: list[Draft] = []
         self._index = LookupIndex()
         self._found, self._offered = NOTHING, 0
+        self._guess = 0
         self._candidate = Draft(0, 0, Sample(0, None), 0, 0.0, False)
         # Position, depth and top log-probability of the last token that an exit gave.
         self._top: tuple[int, int, float] = (-1, 0, 0.0)
@@ -114,7 +118,12 @@ class Decoder:
         if len(self.tokens) > ladder.length:
             ladder.append(self.tokens[ladder.length :])
         self._held = []
-        return decode_step(self._decider, self, most)
+        is_first = len(self.tokens) == self._sampler.prompt_tokens
+        emitted = decode_step(self._decider, self, most)
+        if is_first and self._decider.may_guess and ladder.knows_deep():
+            # What it guesses now is not asked for: it reads the prompt while no token waits for it.
+            ladder.guess()
+        return emitted
 
     def verify_emitted(self) -> None:
         """Compare all emitted tokens that no deep pass has verified with the full model's."""
@@ -144,14 +153,24 @@ class Decoder:
 
     def hold_lookup(self, count: int) -> None:
         """Hold the first ``count`` of the tokens found."""
-        ladder = self._ladder
-        drafts = self.tokens[self._offered : self._offered + count]
-        self._held = [
-            Draft(ladder.length - 1 + place, LOOKUP, Sample(token, None), token, 0.0, False)
-            for place, token in enumerate(drafts)
-        ]
-        self.tokens += drafts
-        ladder.append(drafts)
+        self._foresee(LOOKUP, self.tokens[self._offered : self._offered + count])
+
+    def can_guess(self, most: int) -> bool:
+        """Whether the draft stage can guess the next token, and it may be held where ``most`` tokens are wanted."""
+        held = len(self._held)
+        # After its first guess of a step, it goes on from its own.
+        return self._may_hold(most) and (held > 0 or self._ladder.knows_deep())
+
+    def guess(self) -> float:
+        """Let the draft stage guess the next token; returns the log-probability that it gives it."""
+        guess = self._ladder.guess(len(self._held))
+        self._guess = guess.token
+        # An end token is never held.
+        return -math.inf if guess.token in self._ends else guess.top
+
+    def hold_guess(self) -> None:
+        """Hold this guess, so that the next one follows it."""
+        self._foresee(GUESS, [self._guess])
 
     def look(self, split: int) -> float | None:
         """Advance the stages up to the exit at ``split``; returns its gate's logit for the last token."""
@@ -191,12 +210,7 @@ class Decoder:
         It may not if it is an end token, if the context is full, or if one more draft would be more than the head has
         rows for.
         """
-        ladder = self._ladder
-        return (
-            len(self._held) + 1 < min(most, Head.MAX_ROWS - FEEDBACK_ROWS)
-            and ladder.length < ladder.context
-            and self._candidate.sample.token not in self._ends
-        )
+        return self._may_hold(most) and self._candidate.sample.token not in self._ends
 
     def take(self, expected: float) -> None:
         """Add the candidate to the drafts of this step."""
@@ -225,9 +239,9 @@ class Decoder:
         emitted: list[Emitted] = []
         # The tokens after position ``first`` are drafts.
         del self.tokens[first + 1 :]
-        looked_up = bool(held) and held[0].depth == LOOKUP
+        source = held[0].depth if held else None
         for draft in held:
-            if not looked_up:
+            if draft.depth > 0:
                 outcomes.append(full_model.outcome(draft))
             token, accepted = full_model.verify(draft, self.tokens)
             scored = full_model.score(draft.position, token)
@@ -243,13 +257,32 @@ class Decoder:
         self.drafted += len(held)
         right = sum(item.drafted_at is not None for item in emitted)
         self.accepted += right
-        if looked_up:
+        checked = min(right + 1, len(held))
+        if source == LOOKUP:
             self.looked_up += right
-            self._decider.looked_up(self._found, min(right + 1, len(held)), right)
+            self._decider.looked_up(self._found, checked, right)
+        elif source == GUESS:
+            self.guessed += right
+            self._decider.guessed(checked, right)
         self._decider.verified(outcomes)
         return emitted
 
     # --- inside ---
+
+    def _may_hold(self, most: int) -> bool:
+        """Whether there is room for one more draft."""
+        ladder = self._ladder
+        return len(self._held) + 1 < min(most, Head.MAX_ROWS - FEEDBACK_ROWS) and ladder.length < ladder.context
+
+    def _foresee(self, source: int, tokens: Sequence[int]) -> None:
+        """Hold ``tokens`` as drafts, and put them into the ladder. ``source``: LOOKUP or GUESS."""
+        ladder = self._ladder
+        self._held += [
+            Draft(ladder.length - 1 + place, source, Sample(token, None), token, 0.0, False)
+            for place, token in enumerate(tokens)
+        ]
+        self.tokens += tokens
+        ladder.append(tokens)
 
     def _take_unverified_before(self, first: int) -> list[Draft]:
         """Remove and return the unverified tokens right before position ``first``, at most FEEDBACK_ROWS."""

@@ -157,6 +157,11 @@ class Reply:
         return 0 if self._decoder is None else self._decoder.looked_up
 
     @property
+    def guessed(self) -> int:
+        """Number of accepted drafts that the draft stage guessed."""
+        return 0 if self._decoder is None else self._decoder.guessed
+
+    @property
     def accepted(self) -> int:
         """Number of drafts that a deep pass accepted."""
         return 0 if self._decoder is None else self._decoder.accepted

@@ -19,7 +19,8 @@ class Report:
         verified: tokens emitted at an exit that a deep pass compared later with the full model's answer.
         agreed: how many of ``verified`` were the full model's token.
         drafted: tokens that were held as drafts. ``accepted`` of them were the full model's and were emitted;
-            ``looked_up`` of these were found in the text so far, the others came from exits.
+            ``looked_up`` of these were found in the text so far, ``guessed`` came from the draft stage, and the others
+            from exits.
         bit_exact: whether a deep pass gives the same bits on this machine as token-by-token decoding.
         paused_ms: time waited between tokens, to stay within a limit of power, battery or GPU.
         floor_wins: whether the least agreement that was asked for made tokens dearer than the budget.
@@ -43,6 +44,7 @@ class Report:
     drafted: int
     accepted: int
     looked_up: int
+    guessed: int
     bit_exact: bool
     paused_ms: float
     floor_wins: bool
@@ -109,6 +111,7 @@ class Report:
         if self.paused_ms:
             beyond += f", {self.paused_ms / max(1, self.tokens):.1f} ms/token of pauses"
         found = f", {self.looked_up} of them from the text" if self.looked_up else ""
+        found += f", {self.guessed} guessed" if self.guessed else ""
         drafts = f", {self.accepted} of {self.drafted} drafts accepted{found}" if self.drafted else ""
         quality = (
             f"lossless (full depth{drafts})"

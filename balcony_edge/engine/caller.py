@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,10 @@ from balcony_edge.engine.graph_shapes import AGAIN
 from balcony_edge.engine.memory import Buffer
 from balcony_edge.errors import BundleError
 
-# Bytes of one position's row, bytes of all positions' rows, and the size of a row. Copying a memoryview takes half as
-# long as copying a numpy array.
-_Row = tuple[memoryview, memoryview, int]
+# Bytes of one position's row, bytes of all positions' rows, the size of a row, and the bytes from a position's row to
+# the one that is meant. Copying a memoryview takes half as long as copying a numpy array.
+_Row = tuple[memoryview, memoryview, int, int]
+NO_SHIFTS: Mapping[str, int] = {}
 
 
 class AttentionLengths:
@@ -61,6 +63,7 @@ class Caller:
         to_top: write outputs to the first rows of their buffers, whatever positions the inputs have.
         padded: run a single position as two, the second all zeros. Some kernels (int4 on AVX2) give other bits for
             one row than for several. What the second row leaves in the caches is overwritten by the next position.
+        shifts: input's name → how many positions further on its range lies; 0 by default.
     """
 
     def __init__(
@@ -72,9 +75,10 @@ class Caller:
         fixed_outputs: dict[str, Buffer],
         to_top: bool = False,
         padded: bool = False,
+        shifts: Mapping[str, int] = NO_SHIFTS,
     ) -> None:
         self._run = session.run_with_iobinding
-        self._inputs = inputs
+        self._inputs = [(name, buffer, shifts.get(name, 0)) for name, buffer in inputs.items()]
         self._outputs = outputs
         self._to_top = to_top
         self._ranged = self._bound(session, fixed_inputs, fixed_outputs)
@@ -85,8 +89,8 @@ class Caller:
         if all(buffer.array is not None for buffer in (*inputs.values(), *outputs.values())):
             self._single = self._bound(session, fixed_inputs, fixed_outputs)
             rows = 2 if padded else 1
-            for name, buffer in inputs.items():
-                self._rows_in.append(self._row(self._single.bind_input, name, buffer, rows))
+            for name, buffer, shift in self._inputs:
+                self._rows_in.append(self._row(self._single.bind_input, name, buffer, rows, shift))
             for name, buffer in outputs.items():
                 if to_top:
                     buffer.bind_rows(self._single.bind_output, name, 0, rows)
@@ -103,13 +107,13 @@ class Caller:
         return binding
 
     @staticmethod
-    def _row(bind: Any, name: str, buffer: Buffer, rows: int) -> _Row:
+    def _row(bind: Any, name: str, buffer: Buffer, rows: int, shift: int = 0) -> _Row:
         """Bind a new buffer for one row; returns it with the buffer that it is copied from or to."""
         row = Buffer((1, rows, *buffer.shape[2:]), buffer.dtype)
         row.element = buffer.element
         row.bind(bind, name)
         size = buffer.row_bytes
-        return row.host_bytes()[:size], buffer.host_bytes(), size
+        return row.host_bytes()[:size], buffer.host_bytes(), size, shift * size
 
     def _call(self, binding: Any) -> None:
         try:
@@ -121,20 +125,20 @@ class Caller:
     def __call__(self, start: int, stop: int) -> None:
         """Run the graph for positions [start, stop). ``elapsed_ms`` is then the time of the graph alone."""
         if stop - start == 1 and self._single is not None:
-            for row, values, size in self._rows_in:
-                at = start * size
+            for row, values, size, further in self._rows_in:
+                at = start * size + further
                 row[:] = values[at : at + size]
             begun = time.perf_counter()
             self._call(self._single)
             self.elapsed_ms = (time.perf_counter() - begun) * 1e3
-            for row, values, size in self._rows_out:
+            for row, values, size, _ in self._rows_out:
                 at = start * size
                 values[at : at + size] = row
             return
         binding = self._ranged
         offset = 0 if self._to_top else start
-        for name, buffer in self._inputs.items():
-            buffer.bind_rows(binding.bind_input, name, start, stop)
+        for name, buffer, shift in self._inputs:
+            buffer.bind_rows(binding.bind_input, name, start + shift, stop + shift)
         for name, buffer in self._outputs.items():
             buffer.bind_rows(binding.bind_output, name, offset, offset + stop - start)
         begun = time.perf_counter()

@@ -32,6 +32,7 @@ def check_graph(session: Any, graph: Graph, arch: Architecture, formats: Formats
     cache: _Tensor = (formats.cache, (1, arch.kv_heads, None, arch.head_dim))
     parts = [f"{part}.{index}" for index in range(graph.caches) for part in ("key", "value")]
     taken = {"input_ids": ids} if graph.kind == "segment" and graph.start == 0 else {"hidden": hidden}
+    taken |= {"input_ids": ids} if graph.kind == "draft" else {}
     taken |= {f"past_{part}": cache for part in parts}
     lengths: dict[str, _Tensor] = {
         "seqlens_k": ("int32", (1,)),
@@ -41,7 +42,11 @@ def check_graph(session: Any, graph: Graph, arch: Architecture, formats: Formats
     answers: dict[str, _Tensor] = {"token": ids, "top": ("fp32", (1, None)), "margin": ("fp32", (1, None))}
     given: dict[str, _Tensor] = {"logits": ("fp32", (1, None, arch.vocabulary))}
     more = answers
-    if graph.kind != "head":
+    if graph.kind == "draft":
+        given = {"hidden_out": hidden, "guess": ("int64", (1, 1)), "guess_top": ("fp32", (1, 1))}
+        given |= {f"present_{part}": cache for part in parts}
+        more = {}
+    elif graph.kind != "head":
         given = {"hidden_out": hidden, **{f"present_{part}": cache for part in parts}}
         given |= {"gate": ("fp32", (1, None, 1))} if graph.gate else {}
         more = {"draft": ids}

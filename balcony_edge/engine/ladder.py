@@ -17,9 +17,10 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Graph
 from balcony_edge.engine.answers import Answers
 from balcony_edge.engine.caller import AttentionLengths
+from balcony_edge.engine.draft_stage import DraftStage, Guess
 from balcony_edge.engine.footprint import Footprint, available_bytes
-from balcony_edge.engine.mapped import release_pages
 from balcony_edge.engine.memory import Buffer
+from balcony_edge.engine.pages.mapped import release_pages
 from balcony_edge.engine.runtime import Runtime
 from balcony_edge.engine.sampling import Logits, check_finite
 from balcony_edge.engine.stage import Head, Stage
@@ -41,6 +42,7 @@ class Ladder:
         observer: called after each graph run, if it is set.
         digest: the bundle's digest.
         trunk, exits: the stages; ``exits`` by depth. ``stages`` are all of them, the trunk first.
+        drafter: the draft stage; None if the bundle has none.
 
     Raises:
         BundleError: a graph cannot be loaded, or the weights do not fit into memory.
@@ -94,6 +96,20 @@ class Ladder:
         self._paths = {split: [*below[split], item] for split, item in self.exits.items()} | {self.full: self.trunk}
         tops = [self.trunk[-1].outputs, *(item.outputs for item in self.exits.values())]
         self.stages = [*self.trunk, *self.exits.values()]
+        self.drafter: DraftStage | None = None
+        if (drafting := manifest.draft) is not None:
+            self.drafter = DraftStage(
+                graphs[drafting.file],
+                drafting,
+                arch,
+                manifest.formats,
+                self._ids,
+                self.trunk[-1].outputs,
+                lengths,
+                self._room,
+                runtime.provider,
+            )
+            self.stages.append(self.drafter)
         self._head = Head(graphs[manifest.head.file], arch.vocabulary, tops)
         release_pages(bundle.path)
 
@@ -135,7 +151,7 @@ class Ladder:
             return
         self.length = to
         for stage in self.stages:
-            stage.cursor = min(stage.cursor, to)
+            stage.cursor = max(0, min(stage.cursor, to - stage.ahead))
 
     def resume(self, ids: Sequence[int]) -> int:
         """Make ``ids`` the whole sequence. What it shares with the present one keeps its caches.
@@ -188,6 +204,23 @@ class Ladder:
         """
         drafts = self.exits[split].drafts
         return None if drafts is None else int(drafts.host()[0, self.length - 1])
+
+    def knows_deep(self) -> bool:
+        """Whether there is a draft stage, and the full depth has consumed all tokens but the last, which makes two."""
+        return self.drafter is not None and 2 <= self.length <= self.trunk[-1].cursor + 1
+
+    def guess(self, guessed: int = 0) -> Guess:
+        """What the draft stage guesses after the last token, the last ``guessed`` tokens being its guesses already.
+
+        ``knows_deep`` must have been true before these were appended.
+        """
+        stage = self.drafter
+        assert stage is not None
+        position = self.length - 2
+        positions = stage.guess(position, self.length - 1 - guessed)
+        if self.observer is not None:
+            self.observer(stage.name, positions, stage.elapsed_ms)
+        return stage.guessed
 
     def advance(self, depth: int, to: int) -> Stage:
         """Advance all stages of ``depth`` to position ``to``; returns the last one, whose outputs the head can read."""

@@ -16,8 +16,8 @@ from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Formats, Graph
 from balcony_edge.engine.attention import same_attention
 from balcony_edge.engine.graph_shapes import check_graph
-from balcony_edge.engine.heap import return_freed_memory
-from balcony_edge.engine.huge_pages import huge_pages
+from balcony_edge.engine.pages.heap import return_freed_memory
+from balcony_edge.engine.pages.huge_pages import huge_pages
 from balcony_edge.errors import BundleError, ProviderError, RuntimeMissingError
 from balcony_edge.system import control_group
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from balcony_controller.shape import DRAFT
 from balcony_edge.bundle.manifest import Architecture, Formats, Graph
 from balcony_edge.engine.answers import Answers, FromHead, FromLogits
 from balcony_edge.engine.caller import AttentionLengths, Caller
@@ -36,7 +37,11 @@ class Stage:
             normed: the head can read them.
         gates: logits of an exit's gate, fp32 [1, room, 1]; None without a gate.
         drafts: gate drafts, int64 [1, room]; None where the gate gives none.
+        elapsed_ms: milliseconds that the graph took in the last call.
+        ahead: how many tokens beyond a position the stage reads there.
     """
+
+    ahead = 0
 
     def __init__(
         self,
@@ -50,8 +55,9 @@ class Stage:
         device: str = "cpu",
     ) -> None:
         self.graph = graph
-        self.name = f"segment {graph.start}-{graph.stop}" if graph.kind == "segment" else f"exit {graph.stop}"
+        self.name = stage_name(graph)
         self.cursor = 0
+        self.elapsed_ms = 0.0
         self.outputs = Buffer((1, room, arch.hidden), formats.activations, device)
         self.gates = Buffer((1, room, 1), np.float32) if graph.gate else None
         gives = {item.name for item in session.get_outputs()}
@@ -70,35 +76,38 @@ class Stage:
     def connect(self, padded: bool = False) -> None:
         """Bind the graph to the buffers at their present addresses. ``padded``: see Caller."""
         self._padding = 1 if padded else 0
+        lengths, past, present = self._fixed()
+        first = "input_ids" if self.graph.kind == "segment" and self.graph.start == 0 else "hidden"
+        outputs = {"hidden_out": self.outputs, **self._small_outputs()}
+        self._call = Caller(self._session, {first: self._source}, outputs, lengths | past, present, padded=padded)
+
+    def _fixed(self) -> tuple[dict[str, Buffer], dict[str, Buffer], dict[str, Buffer]]:
+        """What is bound as a whole: the lengths that the graph takes, and its caches before and after a call."""
         names = {item.name for item in self._session.get_inputs()}
         lengths = {name: value for name, value in self._lengths.values.items() if name in names}
-        self._call = Caller(
-            self._session,
-            {"input_ids" if "input_ids" in names else "hidden": self._source},
-            {"hidden_out": self.outputs, **self._gate_outputs()},
-            # The same buffer is past and present: the graph appends in place.
-            lengths | {f"past_{name}": buffer for name, buffer in self._caches.items()},
-            {f"present_{name}": buffer for name, buffer in self._caches.items()},
-            padded=padded,
+        # The same buffer is past and present: the graph appends in place.
+        past, present = (
+            {f"{when}_{name}": buffer for name, buffer in self._caches.items()} for when in ("past", "present")
         )
+        return lengths, past, present
 
     def resize(self, room: int) -> None:
         """Make room for ``room`` positions; consumed ones keep their values. ``connect`` must follow."""
-        self.outputs.resize(room, self.cursor)
-        for buffer in self._gate_outputs().values():
-            buffer.resize(room, self.cursor)
+        self.outputs.resize(room, self._kept)
+        for buffer in self._small_outputs().values():
+            buffer.resize(room, self._kept)
         for cache in self._caches.values():
-            cache.resize(room + SPARE_SLOTS, self.cursor)
-
-    def _gate_outputs(self) -> dict[str, Buffer]:
-        """The buffers of the gate's outputs, by the output's name."""
-        found = {"gate": self.gates, "draft": self.drafts}
-        return {name: buffer for name, buffer in found.items() if buffer is not None}
+            cache.resize(room + SPARE_SLOTS, self._kept)
 
     @property
-    def elapsed_ms(self) -> float:
-        """Milliseconds that the graph took in the last call."""
-        return self._call.elapsed_ms
+    def _kept(self) -> int:
+        """How many positions have values that still count."""
+        return self.cursor
+
+    def _small_outputs(self) -> dict[str, Buffer]:
+        """The buffers of the outputs beside the hidden states, by the output's name: the gate's, and drafts."""
+        found = {"gate": self.gates, "draft": self.drafts}
+        return {name: buffer for name, buffer in found.items() if buffer is not None}
 
     def consume(self, stop: int) -> int:
         """Run positions [cursor, stop) in one batched call; returns how many these were."""
@@ -106,16 +115,22 @@ class Stage:
         count = stop - start
         self._lengths.set(start, stop + self._padding if count == 1 else stop)
         self._call(start, stop)
-        self.cursor = stop
+        self.cursor, self.elapsed_ms = stop, self._call.elapsed_ms
         return count
 
     def state(self) -> dict[str, Buffer]:
         """All that the stage remembers of the positions before its cursor, by name: caches and outputs."""
-        return {**self._caches, "hidden": self.outputs, **self._gate_outputs()}
+        return {**self._caches, "hidden": self.outputs, **self._small_outputs()}
 
     def cache_arrays(self) -> list[npt.NDArray[Any]]:
         """The KV cache on the host, tensors [1, KV heads, slots, head_dim]. From the cursor on they are stale."""
         return [buffer.host() for buffer in self._caches.values()]
+
+
+def stage_name(graph: Graph) -> str:
+    """What timings and reports call a graph's stage."""
+    names = {"segment": f"segment {graph.start}-{graph.stop}", "exit": f"exit {graph.stop}", "draft": DRAFT}
+    return names[graph.kind]
 
 
 class Head:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from balcony_edge.decoding.loop import SOURCES
 from balcony_edge.decoding.reply import Token
 from balcony_edge.decoding.report import Report
 from balcony_edge.serve.slots import Slots
@@ -56,13 +57,15 @@ class Metrics:
 
     def token(self, token: Token, full: int, is_first: bool) -> None:
         """A token was emitted. Those that came along with others took no time of their own."""
-        exit = token.drafted_at or None
-        drafted = "draft" if exit else "lookup"
-        source = drafted if token.drafted_at is not None else "full" if token.depth == full else "exit"
-        key = exit or token.depth, source
+        drafted_at = token.drafted_at
+        if drafted_at is None:
+            key = token.depth, "full" if token.depth == full else "exit"
+        else:
+            source = SOURCES.get(drafted_at)
+            key = (drafted_at, "draft") if source is None else (token.depth, source)
         counter = self._by_source.get(key)
         if counter is None:
-            counter = self._by_source[key] = self._tokens.labels(str(key[0]), source)
+            counter = self._by_source[key] = self._tokens.labels(str(key[0]), key[1])
         counter.inc()
         if not is_first:
             self._each.observe(token.latency_ms / 1e3)

@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from balcony_edge.decoding.loop import LOOKUP
+from balcony_edge.decoding.loop import SOURCES
 from balcony_edge.errors import RecordingError
 from balcony_edge.files.writing import write_whole
 
@@ -34,7 +34,8 @@ def run(head: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], found: Mapp
         drafted = step["drafted"] or [None] * step["tokens"]
         for place, (text, depth, exit) in enumerate(zip(texts, step["depths"], drafted, strict=True)):
             one: dict[str, Any] = {"text": text, "depth": depth, "latency_ms": 0.0 if place else step["elapsed_ms"]}
-            source = {} if exit is None else {"source": "lookup"} if exit == LOOKUP else {"drafted_at": exit}
+            drafted_at = {} if exit is None else {"drafted_at": exit}
+            source = {"source": SOURCES[exit]} if exit in SOURCES else drafted_at
             tokens.append(one | source)
     mean_ms = found["mean_ms"]
     return {

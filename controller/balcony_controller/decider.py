@@ -8,19 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from balcony_controller.lookups import Found
 from balcony_controller.signals import Signals
-from balcony_controller.verdict import Confidence, Outcome, Verdict
+from balcony_controller.verdict import Confidence, Found, Outcome, Verdict
 
 
 class Decider(Protocol):
     """Decides how deep each token of a reply goes, and whether it is emitted, held or verified.
 
-    The loop calls, for each step, ``lookup`` with what the text offers as drafts. If none are taken it calls, for each
-    token: ``first_split``; then ``next_depth`` at each exit, until it returns None or the full depth; then ``judge``
-    with the token of the exit that was taken. It reports every graph run (``observe_run``), every deep pass
-    (``looked_up``, ``verified``), every step, which is what happens from one emission to the next (``end_step``), and
-    every new reading of the sensors (``observe_signals``). Times are milliseconds by the clock.
+    The loop calls, for each step, ``lookup`` with what the text offers as drafts. If none are taken and there is a
+    draft stage that knows the full depth's last hidden state, it calls ``wants_guess`` and ``holds_guess`` for each
+    guess. If none is held it calls, for each token: ``first_split``; then ``next_depth`` at each exit, until it returns
+    None or the full depth; then ``judge`` with the token of the exit that was taken. It reports every graph run
+    (``observe_run``), every deep pass (``looked_up``, ``guessed``, ``verified``), every step, which is what happens
+    from one emission to the next (``end_step``), and every new reading of the sensors (``observe_signals``). Times are
+    milliseconds by the clock.
     """
 
     @property
@@ -59,6 +60,23 @@ class Decider(Protocol):
 
     def looked_up(self, found: Found, checked: int, accepted: int) -> None:
         """A deep pass has compared ``checked`` of them with the full model's; the first ``accepted`` were right."""
+        ...
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether the draft stage may be of use in this reply, and should read the prompt with the first step."""
+        ...
+
+    def wants_guess(self, held: int) -> bool:
+        """Whether the draft stage is to guess the next token, ``held`` of its guesses being held."""
+        ...
+
+    def holds_guess(self, top: float) -> bool:
+        """Whether its guess, of log-probability ``top``, is to be held for a deep pass."""
+        ...
+
+    def guessed(self, checked: int, accepted: int) -> None:
+        """A deep pass has compared ``checked`` guesses with the full model's; the first ``accepted`` were right."""
         ...
 
     def first_split(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from balcony_controller.cost import StageProfile
-from balcony_controller.shape import LadderShape
+from balcony_controller.shape import DRAFT, LadderShape
 
 
 class Drafts:
@@ -43,9 +43,8 @@ class Backlog:
     def __init__(self, shape: LadderShape, profiles: Mapping[str, StageProfile]) -> None:
         self._bottom = shape.trunk[0][0]
         self._profiles = profiles
-        self._slopes = {
-            name: profiles[name].slope_ms for name in [*(name for name, _ in shape.trunk), *shape.exits.values()]
-        }
+        names = [*(name for name, _ in shape.trunk), *shape.exits.values(), *([DRAFT] if shape.drafts else [])]
+        self._slopes = {name: profiles[name].slope_ms for name in names}
         # Both are counted in positions from the end of the prompt.
         self._length = 0
         self._consumed = dict.fromkeys(self._slopes, 0)

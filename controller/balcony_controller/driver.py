@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from balcony_controller.decider import Decider
-from balcony_controller.lookups import Found
 from balcony_controller.signals import Signals
-from balcony_controller.verdict import Confidence, Verdict
+from balcony_controller.verdict import Confidence, Found, Verdict
 
 # An emitted token. What it holds is up to the decoder.
 Emission = TypeVar("Emission")
@@ -32,6 +31,18 @@ class StepDecoder(Protocol[Emission_co]):
 
     def hold_lookup(self, count: int) -> None:
         """Hold the first ``count`` of these drafts."""
+        ...
+
+    def can_guess(self, most: int) -> bool:
+        """Whether the draft stage can guess the next token, where the step may emit ``most`` tokens."""
+        ...
+
+    def guess(self) -> float:
+        """Let the draft stage guess the next token; returns the log-probability that it gives it."""
+        ...
+
+    def hold_guess(self) -> None:
+        """Hold this guess, so that the next one follows it."""
         ...
 
     def look(self, split: int) -> float | None:
@@ -72,6 +83,11 @@ def decode_step(decider: Decider, decoder: StepDecoder[Emission], most: int) -> 
         decoder.hold_lookup(count)
         return decoder.deep_pass()
     held = 0
+    while decoder.can_guess(most) and decider.wants_guess(held) and decider.holds_guess(decoder.guess()):
+        decoder.hold_guess()
+        held += 1
+    if held:
+        return decoder.deep_pass()
     while True:
         split, gate = decider.first_split(), None
         while split != decoder.full:

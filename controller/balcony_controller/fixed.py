@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from balcony_controller.lookups import Found
 from balcony_controller.signals import Signals
-from balcony_controller.verdict import Confidence, Outcome, Verdict
+from balcony_controller.verdict import Confidence, Found, Outcome, Verdict
 
 
 class FixedDepth:
@@ -31,6 +30,22 @@ class FixedDepth:
         return 0
 
     def looked_up(self, found: Found, checked: int, accepted: int) -> None:
+        """Nothing to learn."""
+
+    @property
+    def may_guess(self) -> bool:
+        """Nothing is guessed."""
+        return False
+
+    def wants_guess(self, held: int) -> bool:
+        """Nothing is guessed."""
+        return False
+
+    def holds_guess(self, top: float) -> bool:
+        """Nothing is guessed."""
+        return False
+
+    def guessed(self, checked: int, accepted: int) -> None:
         """Nothing to learn."""
 
     def first_split(self) -> int:

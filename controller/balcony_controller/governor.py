@@ -9,15 +9,15 @@ from balcony_controller.accounts import Accounts, Limits, PowerModel
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
+from balcony_controller.foresight.foresight import Foresight
 from balcony_controller.loads import LoadMeter
-from balcony_controller.lookups import Found, Lookups
 from balcony_controller.planning.library import PolicyLibrary, SolvedPolicies
 from balcony_controller.planning.policy import NEVER, Policy, between
 from balcony_controller.planning.selector import PolicySelector
 from balcony_controller.quality import QualityModel
-from balcony_controller.shape import HEAD, LadderShape
+from balcony_controller.shape import LadderShape
 from balcony_controller.signals import Signals, change
-from balcony_controller.verdict import Confidence, Outcome, Verdict
+from balcony_controller.verdict import Confidence, Found, Outcome, Verdict
 
 
 class Governor:
@@ -65,11 +65,10 @@ class Governor:
         self._gpu = LoadMeter()
         self._signals = Signals()
         self._drafts = Drafts()
-        self._lookups, self._looked_up = Lookups(), False
-        self._may_look_up = rounds
         self._backlog = Backlog(shape, cost.profiles)
         library = PolicyLibrary(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
         self._selector = self._make_selector(library)
+        self.foresight = Foresight(shape, cost, self._selector, self._backlog, rounds)
         self._profiled_ms = self._graphs_ms = 0.0
         self._context = 0
         self._expected = 1.0
@@ -181,33 +180,30 @@ class Governor:
     # --- one token ---
 
     def lookup(self, found: Found) -> int:
-        """How many drafts from the text are worth a deep pass now; 0 if none are.
-
-        Tokens that such a pass emits are the full model's. While tokens are lossless they are worth the time that they
-        take otherwise; else their agreement at the price in force.
-        """
-        self._looked_up = False
-        selector = self._selector
-        if not (found.drafts and self._may_look_up and selector.may_look_up) or self.cut:
-            return 0
-        policy, full = selector.policy, self.shape.full
-        if not selector.fits(full) or not selector.may_extend_round(0.0):
-            return 0
-        price = between(policy.price, selector.row, selector.part)
-        if policy.lossless or price <= 0.0:
-            token_ms = selector.token_ms
-        else:
-            token_ms = (1.0 - between(policy.token_value, selector.row, selector.part)) / price
-        stages, head = self.shape.stages(full), self.cost.profiles[HEAD]
-        count = self._lookups.best(
-            found, token_ms, lambda drafts: self._backlog.step_ms(stages, drafts) + head.ms(1 + drafts)
-        )
-        self._looked_up = count > 0
-        return count
+        """How many drafts from the text are worth a deep pass now; 0 if none are."""
+        self.foresight.begin_step()
+        return 0 if self.cut else self.foresight.lookup(found)
 
     def looked_up(self, found: Found, checked: int, accepted: int) -> None:
         """Learn how often such drafts are right."""
-        self._lookups.learn(found, checked, accepted)
+        self.foresight.looked_up(found, checked, accepted)
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether the draft stage may be of use in this reply."""
+        return self.foresight.may_guess
+
+    def wants_guess(self, held: int) -> bool:
+        """Whether the draft stage's next guess is expected to gain more than it costs."""
+        return not self.cut and self.foresight.wants_guess(held)
+
+    def holds_guess(self, top: float) -> bool:
+        """Whether a guess of log-probability ``top`` is worth its row in the deep pass."""
+        return self.foresight.holds_guess(top)
+
+    def guessed(self, checked: int, accepted: int) -> None:
+        """Learn how often guesses are right."""
+        self.foresight.guessed(checked, accepted)
 
     def first_split(self) -> int:
         """The depth whose exit the token is tried at first; full depth where no exit is to be tried."""
@@ -337,9 +333,9 @@ class Governor:
         accounts, selector = self._accounts, self._selector
         if charge and tokens > 0:
             self.cost.observe(self._profiled_ms, self._graphs_ms, elapsed_ms, tokens)
-        if self._looked_up and charge:
-            self._lookups.took(elapsed_ms, self._profiled_ms * self.cost.slowdown.factor + self.cost.overhead_ms)
-        selector.spent(self._profiled_ms, elapsed_ms, tokens, charge, usual=not self._looked_up)
+        if charge:
+            self.foresight.end_step(self._profiled_ms, elapsed_ms, tokens)
+        selector.spent(self._profiled_ms, elapsed_ms, tokens, charge, usual=not self.foresight.is_used)
         accounts.charge(elapsed_ms, tokens, charge)
         self._pause_ms = accounts.pause_ms(elapsed_ms)
         accounts.wait(self._pause_ms)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-HEAD = "head"
+HEAD, DRAFT = "head", "draft"
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,13 @@ class LadderShape:
     ``depths``: every depth a token can have, ascending; the last one is the whole model.
     ``trunk``: (name, depth at which it ends) of each segment of the base, from the bottom.
     ``exits``: the name of the exit stage at each depth but the last.
+    ``drafts``: there is a draft stage, which guesses tokens from the full depth's last hidden state.
     """
 
     depths: tuple[int, ...]
     trunk: tuple[tuple[str, int], ...]
     exits: dict[int, str]
+    drafts: bool = False
 
     @property
     def full(self) -> int:

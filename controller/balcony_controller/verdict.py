@@ -52,3 +52,17 @@ class Outcome(NamedTuple):
     expected: float
     agreed: bool
     drafted: bool = False
+
+
+# Matches that are longer count as this long, in tokens.
+MOST_MATCH = 16
+
+
+class Found(NamedTuple):
+    """A place where the text has gone on before. ``match``: how many tokens are the same there, at most MOST_MATCH.
+
+    ``drafts``: how many tokens can be drafted from it.
+    """
+
+    match: int
+    drafts: int

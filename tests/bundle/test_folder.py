@@ -243,6 +243,13 @@ def test_a_manifest_that_contradicts_itself(bundle: Path) -> None:
     refused(bundle, "do not match")
     edit(bundle, splits=content["splits"], graphs=[g for g in content["graphs"] if g["kind"] != "head"])
     refused(bundle, "exactly one head")
+    draft = {"kind": "draft", "file": "exit_3.onnx", "start": 12, "stop": 12, "caches": 1}
+    edit(bundle, graphs=[*content["graphs"], draft, draft])
+    refused(bundle, "at most one draft stage")
+    edit(bundle, graphs=content["graphs"], guesses=[0.5])
+    refused(bundle, "none without it")
+    edit(bundle, guesses=[], graphs=[*content["graphs"], draft | {"caches": 2}])
+    refused(bundle, "more than it has layers")
     edit(bundle, graphs=content["graphs"][1:])
     refused(bundle, "do not follow one another")
 

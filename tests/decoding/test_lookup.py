@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import hypothesis.strategies as st
 from hypothesis import given
 
-from balcony_controller.lookups import MOST_MATCH, Found
+from balcony_controller.verdict import MOST_MATCH, Found
 from balcony_edge.decoding.lookup import LENGTHS, LookupIndex
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import FixedDepth, FixedDrafts, Outcome, Verdict
-from balcony_controller.lookups import Found
 from balcony_controller.shape import HEAD
+from balcony_controller.verdict import Found
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.decoding.loop import Decoder
 from balcony_edge.engine.answers import confidence
@@ -29,11 +29,13 @@ from helpers.schedules import fresh_logits
 PROMPT = [5, 17, 3, 42]
 
 
-@pytest.fixture(scope="module", params=["demo", "fp32", "int8", "int4"])
+@pytest.fixture(scope="module", params=["demo", "fp32", "int8", "int4", "guessing-fp32", "guessing-int8"])
 def ladder(request: pytest.FixtureRequest) -> Ladder:
-    """The demo, and the tiny model at every precision; padded where this machine's kernels want it."""
+    """The demo, and the tiny model at every precision and with a draft stage; padded where kernels here want it."""
     if request.param == "demo":
         bundle = Bundle.demo()
+    elif request.param.startswith("guessing"):
+        bundle = request.getfixturevalue("guessing_bundles")(request.param.removeprefix("guessing-"))
     else:
         make: MakeBundle = request.getfixturevalue("tiny_bundles")
         bundle = make(request.param, "bit")
@@ -174,7 +176,7 @@ def test_every_exits_token_is_checked_once(ladder: Ladder, seed: int) -> None:
 
 def test_tokens_far_apart_are_checked_in_several_calls(ladder: Ladder) -> None:
     """Deep passes leave gaps between the tokens that nobody has checked: more positions than the head takes at once."""
-    governor = RandomGovernor(ladder.depths, 8, [Verdict.EMIT], lookups=0.0)
+    governor = RandomGovernor([*ladder.depths[:-1] * 4, ladder.full], 8, [Verdict.EMIT], lookups=0.0)
     decoder = decode(ladder, governor, ladder.context - len(PROMPT))
     positions = [draft.position for draft in decoder.unverified]
     assert positions[-1] - positions[0] > Head.MAX_ROWS

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from balcony_edge.engine import heap
-from balcony_edge.engine.heap import return_freed_memory
+from balcony_edge.engine.pages import heap
+from balcony_edge.engine.pages.heap import return_freed_memory
 from helpers.native import python
 
 glibc = pytest.mark.skipif(heap._glibc() is None, reason="a thing of glibc")
@@ -15,7 +15,7 @@ glibc = pytest.mark.skipif(heap._glibc() is None, reason="a thing of glibc")
 HOLES = """
 import ctypes, json
 import psutil
-from balcony_edge.engine.heap import return_freed_memory
+from balcony_edge.engine.pages.heap import return_freed_memory
 MEGABYTE = 1 << 20
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype = ctypes.c_void_p

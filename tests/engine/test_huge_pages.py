@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balcony_edge.engine.huge_pages import (
+from balcony_edge.engine.pages.huge_pages import (
     MADV_COLLAPSE,
     MADV_HUGEPAGE,
     PIECE,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from balcony_edge import AdaptiveSession
-from balcony_edge.engine.mapped import release_pages, unwritten
+from balcony_edge.engine.pages.mapped import release_pages, unwritten
 
 PAGES = 64
 SIZE = PAGES * mmap.PAGESIZE

@@ -9,7 +9,7 @@ import numpy as np
 
 from balcony_controller import Budget, CostModel, Governor, Judge, LadderShape, Limits, PowerModel, StageProfile
 from balcony_controller.quality import BinTable
-from balcony_controller.shape import HEAD
+from balcony_controller.shape import DRAFT, HEAD
 from balcony_controller.simulation.records import RecordedReply, Records, Track
 
 SHAPE = LadderShape(
@@ -103,11 +103,13 @@ def governor(
     limits: Limits | None = None,
     power_model: PowerModel | None = None,
     known: Records | None = None,
+    drafts: bool = False,
 ) -> Governor:
-    """A fresh governor over the fake ladder."""
+    """A fresh governor over the fake ladder; with ``drafts`` there is a draft stage that costs as an exit does."""
+    stage = {DRAFT: profile(0.9, 0.1)} if drafts else {}
     return Governor(
-        SHAPE,
-        CostModel(known.profiles if known else profiles()),
+        replace(SHAPE, drafts=drafts),
+        CostModel({**(known.profiles if known else profiles()), **stage}),
         (known or records()).quality(),
         Budget.parse(budget),
         rounds=rounds,

@@ -8,11 +8,12 @@ import typer
 from typer.testing import CliRunner
 
 
-def invoke(command: Callable[..., None], *arguments: str) -> None:
-    """Run a command of the line; what it raises comes out."""
+def invoke(command: Callable[..., None], *arguments: str) -> str:
+    """Run a command of the line; returns what it printed. What it raises comes out."""
     app = typer.Typer()
     app.command()(command)
     result = CliRunner().invoke(app, arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
     assert result.exit_code == 0, result.output
+    return result.output

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 
 from balcony_controller import Confidence, FixedDepth, Outcome, Verdict
-from balcony_controller.lookups import Found
+from balcony_controller.verdict import Found
 
 LOSSLESS = (Verdict.HOLD, Verdict.VERIFY, Verdict.DEEPEN)
 
 
 class RandomGovernor(FixedDepth):
-    """Looks at random depths and gives random ``verdicts``; this share of the steps takes drafts from the text."""
+    """Looks at random depths and gives random ``verdicts``; this share of the steps takes drafts from the text, and as
+    many of the others those of a draft stage, if there is one."""
 
     def __init__(
         self, depths: Sequence[int], seed: int, verdicts: Sequence[Verdict] = LOSSLESS, lookups: float = 0.4
@@ -25,7 +27,7 @@ class RandomGovernor(FixedDepth):
         self.expected = 0.5
         self._asked_for_draft = False
         self.outcomes: list[Outcome] = []
-        self.looked_up_tokens = 0
+        self.looked_up_tokens = self.guessed_tokens = 0
 
     @property
     def takes_gate_draft(self) -> bool:  # type: ignore[override]
@@ -41,6 +43,18 @@ class RandomGovernor(FixedDepth):
         assert 0 <= accepted <= checked <= accepted + 1
         assert checked <= found.drafts
         self.looked_up_tokens += accepted
+
+    def wants_guess(self, held: int) -> bool:
+        return self._random.random() < (0.7 if held else self._lookups)
+
+    def holds_guess(self, top: float) -> bool:
+        assert top <= 0.0
+        # Minus infinity says that it may not be held.
+        return top > -math.inf and self._random.random() < 0.9
+
+    def guessed(self, checked: int, accepted: int) -> None:
+        assert 0 <= accepted <= checked <= accepted + 1
+        self.guessed_tokens += accepted
 
     def first_split(self) -> int:
         return self._random.choice(self._depths)

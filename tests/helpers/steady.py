@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from balcony_controller.shape import HEAD
+from balcony_controller.shape import DRAFT, HEAD
 from balcony_edge.engine import stage as stages
+from balcony_edge.engine.draft_stage import DraftStage
 
 # A full-depth token of the demo costs about 0.5 ms, one of its first exit 0.2 ms; four positions at once cost 1.3 times
 # what one costs.
@@ -25,7 +26,7 @@ def stage_ms(name: str, positions: int) -> float:
     """Milliseconds of one run, by the stage's name."""
     if name == HEAD:
         one = HEAD_MS
-    elif name.startswith("exit"):
+    elif name == DRAFT or name.startswith("exit"):
         one = LAYER_MS
     else:
         start, stop = name.removeprefix("segment ").split("-")
@@ -52,12 +53,18 @@ class SteadyTime:
 def steady(patch: pytest.MonkeyPatch) -> SteadyTime:
     """Put replies, and the graph runs that governors are told of, on steady time until ``patch`` is undone."""
     time = SteadyTime()
-    consume, run_head = stages.Stage.consume, stages.Head._run
+    consume, guess, run_head = stages.Stage.consume, DraftStage.guess, stages.Head._run
 
     def timed_consume(stage: stages.Stage, stop: int) -> int:
         count = consume(stage, stop)
-        stage._call.elapsed_ms = stage_ms(stage.name, count)
-        time.now_ms += stage._call.elapsed_ms
+        stage.elapsed_ms = stage_ms(stage.name, count)
+        time.now_ms += stage.elapsed_ms
+        return count
+
+    def timed_guess(stage: DraftStage, position: int, known: int) -> int:
+        count = guess(stage, position, known)
+        stage.elapsed_ms = stage_ms(stage.name, count)
+        time.now_ms += stage.elapsed_ms
         return count
 
     def timed_head(head: stages.Head, call: Any, start: int, stop: int) -> None:
@@ -66,6 +73,7 @@ def steady(patch: pytest.MonkeyPatch) -> SteadyTime:
         time.now_ms += head.elapsed_ms
 
     patch.setattr(stages.Stage, "consume", timed_consume)
+    patch.setattr(DraftStage, "guess", timed_guess)
     patch.setattr(stages.Head, "_run", timed_head)
     patch.setattr("balcony_edge.decoding.reply.time", time)
     return time

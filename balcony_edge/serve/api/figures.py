@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from balcony_edge.decoding.loop import LOOKUP
+from balcony_edge.decoding.loop import SOURCES
 from balcony_edge.decoding.reply import Token
 from balcony_edge.decoding.report import Report
 
@@ -56,10 +56,10 @@ def finish_reason(report: Report) -> str:
 
 
 def source(token: Token) -> dict[str, Any]:
-    """Where a token came from: its depth, what drafted it (an exit, or the text so far), and its milliseconds."""
+    """A token's depth, what drafted it (an exit, the text so far, or the draft stage), and its milliseconds."""
     found: dict[str, Any] = {"id": token.id, "depth": token.depth, "latency_ms": round(token.latency_ms, 3)}
-    if token.drafted_at == LOOKUP:
-        found["source"] = "lookup"
+    if token.drafted_at in SOURCES:
+        found["source"] = SOURCES[token.drafted_at]
     elif token.drafted_at is not None:
         found["drafted_at"] = token.drafted_at
     return found

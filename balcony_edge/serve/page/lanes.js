@@ -3,6 +3,8 @@
 
 const COLOURS = ["#e07a3f", "#c9a227", "#6a9a3a", "#8a63c9", "#c2557f", "#3f8fc4", "#7c8a99"];
 const FULL = "#2a7f9e";
+// Drafts that no exit made, in words.
+const SOURCES = { lookup: "from the text", guess: "from the draft stage" };
 
 class Lane {
   constructor(root, depths) {
@@ -38,7 +40,7 @@ class Lane {
       span.textContent = token.text;
       span.style.setProperty("--c", this.colour(token.drafted_at ?? token.depth));
       if (token.drafted_at !== undefined) span.classList.add("draft");
-      if (token.source === "lookup") span.classList.add("lookup");
+      if (token.source !== undefined) span.classList.add(token.source);
       span.dataset.index = this.tokens.length - 1;
       this.text.append(span);
     }
@@ -54,7 +56,7 @@ class Lane {
   draw() {
     const counts = new Map();
     for (const token of this.tokens) {
-      const key = token.source === "lookup" ? `${token.depth} lookup`
+      const key = token.source !== undefined ? `${token.depth} ${token.source}`
         : token.drafted_at === undefined ? `${token.depth}` : `${token.drafted_at} draft`;
       counts.set(key, (counts.get(key) ?? 0) + 1);
     }
@@ -86,7 +88,7 @@ class Lane {
   // What hovering over a token says.
   tip(index, watts) {
     const token = this.tokens[index];
-    const said = [token.source === "lookup" ? "found in the text, verified"
+    const said = [token.source !== undefined ? `${SOURCES[token.source]}, verified`
       : token.drafted_at !== undefined ? `draft of exit ${token.drafted_at}, verified`
       : token.depth === this.depths.at(-1) ? "full depth" : `exit ${token.depth}`];
     if (token.logprob !== undefined) said.push(`probability ${Math.exp(token.logprob).toFixed(3)}`);
@@ -99,7 +101,8 @@ class Lane {
 function name(key, depths) {
   const depth = Number.parseInt(key, 10);
   if (key.endsWith("draft")) return `drafts of exit ${depth}`;
-  if (key.endsWith("lookup")) return "from the text";
+  const source = SOURCES[key.split(" ")[1]];
+  if (source !== undefined) return source;
   return depth === depths.at(-1) ? "full depth" : `exit ${depth}`;
 }
 

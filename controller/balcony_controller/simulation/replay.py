@@ -19,12 +19,11 @@ import numpy.typing as npt
 
 from balcony_controller.decider import Decider
 from balcony_controller.driver import decode_step, drive
-from balcony_controller.lookups import Found
 from balcony_controller.shape import HEAD
 from balcony_controller.signals import Signals
 from balcony_controller.simulation.records import RecordedReply, Records
 from balcony_controller.simulation.traces import Trace
-from balcony_controller.verdict import Confidence, Outcome
+from balcony_controller.verdict import Confidence, Found, Outcome
 
 Array = npt.NDArray[np.float64]
 
@@ -262,6 +261,18 @@ class _Reply:
 
     def hold_lookup(self, count: int) -> None:
         """Nothing to hold: ``lookup`` offers nothing."""
+
+    def can_guess(self, most: int) -> bool:
+        """Records hold no guesses."""
+        return False
+
+    def guess(self) -> float:
+        """There is nothing to guess from."""
+        raise NotImplementedError
+
+    def hold_guess(self) -> None:
+        """There is no guess."""
+        raise NotImplementedError
 
     def look(self, split: int) -> float | None:
         """The recorded logit of the gate, once the stages up to it have run."""

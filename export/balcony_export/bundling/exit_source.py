@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from balcony_edge.bundle.manifest import ExitQuality
 from balcony_edge.errors import ExitsError, ModelError
+from balcony_edge.files import values
 from balcony_export.exits.store import MANIFEST, READER, RETRAIN, load
 from balcony_export.model.architectures import check_splits
 from balcony_export.model.blueprint import Blueprint
@@ -64,6 +65,8 @@ class ChosenExits(NamedTuple):
     """The settings of their training, see Exits; None for untrained exits."""
     frequent_tokens: tuple[int, ...] = ()
     """The tokens whose rows of the head their gates read; untrained exits have no gates."""
+    guesses: tuple[float, ...] = ()
+    """How often the draft stage's guesses in a row are right; () without a draft stage."""
 
 
 def find_exits(
@@ -89,7 +92,17 @@ def find_exits(
         measured = trained.quality["exits"]
         with READER.explained(exits / MANIFEST):
             quality = {split: ExitQuality.model_validate(_only(measured[str(split)], chosen)) for split in chosen}
-        return ChosenExits(Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens)
+            guesses = (
+                [
+                    values.number(share, "quality.draft.accepted", 0.0, 1.0)
+                    for share in values.listed(trained.quality["draft"]["accepted"], "quality.draft.accepted")
+                ]
+                if trained.has_draft
+                else []
+            )
+        return ChosenExits(
+            Tensors(trained.tensors), quality, chosen, trained.training, trained.frequent_tokens, tuple(guesses)
+        )
     if splits is None:
         splits = sorted({max(1, layers * part // 4) for part in (1, 2, 3)} - {layers})
     # Without exits there may be no split at all: the uncut model is a baseline for measurements.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from balcony_edge.bundle.folder import Bundle
-from balcony_edge.engine.mapped import release_pages
+from balcony_edge.engine.pages.mapped import release_pages
 from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_export.graphs.interchange import GRAPH_NAME
 from balcony_export.verification.measures import Values

@@ -84,6 +84,8 @@ class Plan:
     exactness: Exactness = "bit"
     training: Mapping[str, Any] | None = None
     """How the exits were trained, for the card."""
+    guesses: tuple[float, ...] = ()
+    """How often the draft stage's guesses in a row are right."""
     loss: str | None = None
     """What is lost of a base that is quantised already, as a sentence."""
 
@@ -151,6 +153,7 @@ def plan_export(
         generation,
         exactness,
         found.training,
+        found.guesses,
         held_types.loss(base, blueprint, formats),
     )
 
@@ -279,6 +282,7 @@ def _finish(
         minimum_onnxruntime=plan.options.minimum_onnxruntime(),
         graphs=[item.entry for item in graphs],
         quality=plan.quality,
+        guesses=list(plan.guesses),
         generation=plan.generation,
         recipe=recipe(work, weights.places, kind, plan.parts.quantiser.rounding),
     )

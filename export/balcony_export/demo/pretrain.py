@@ -19,7 +19,6 @@ from balcony_edge.errors import DataError
 from balcony_export.data import corpus
 from balcony_export.progress import Progress
 from balcony_export.training import resume
-from balcony_export.training.schedule import trapezoid
 
 # Steps from one saved state to the next.
 SAVE_EVERY = 25
@@ -148,3 +147,13 @@ def _resume(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimi
     found = resume.read_config(path)
     same = found is not None and {**found, "steps": config.steps} == asdict(config)
     return resume.restore(path, model, [optimizer]) if same else 0
+
+
+def trapezoid(step: int, total_steps: int, peak: float, warmup_steps: int = 30, decay_share: float = 0.4) -> float:
+    """The learning rate of a step: a linear warm-up to ``peak``, then ``peak``, then a linear decay to 0.
+
+    ``decay_share``: the share of the steps that decay. Before that, the rate does not depend on ``total_steps``, so the
+    length of a run can still be changed.
+    """
+    decay_steps = max(1, round(total_steps * decay_share))
+    return peak * min(1.0, (step + 1) / warmup_steps, (total_steps - step) / decay_steps)

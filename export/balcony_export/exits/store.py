@@ -4,6 +4,7 @@ exits.safetensors   the exits and gates in fp32, nothing of the base:
                         exits.{split}.layer.<name as in a Hugging Face layer>; layer_2, … if there are more
                         exits.{split}.norm.weight [hidden]
                         gates.{split}.weight [5], gates.{split}.bias [1]
+                        exits.draft.…, if there is a draft stage (see draft.py)
 exits.json          the schema, the base, the frequent tokens (see gate.py), how exits were trained and measured, and
                     the digests of both files: what a disk or a hand has changed would give other exits
 """
@@ -24,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_bytes
 
+from balcony_controller.shape import DRAFT
 from balcony_edge.errors import ExitsError
 from balcony_edge.files import values
 from balcony_edge.files.reading import UNFITTING, Reader
@@ -83,6 +85,11 @@ class Exits:
     def layers(self) -> list[str]:
         """The names of the layers that every exit has, such as ``layer``."""
         return layers_of(self.tensors, f"exits.{self.splits[0]}.")
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is a draft stage beside the exits."""
+        return f"exits.{DRAFT}.join.weight" in self.tensors
 
     def gate(self, split: int) -> dict[str, Array]:
         """``weight`` [5] and ``bias`` [1] of a split's gate."""
@@ -238,23 +245,37 @@ def _check_tensors(path: Path, exits: Exits) -> None:
         raise ExitsError(f"{path} holds exits of width {exits.width}; {MANIFEST} says {trained}", RETRAIN)
     # All exits must have the same tensors. Whether these are the base's layer's, the exporter checks.
     layer = sorted({f"{of}.{name}" for split in exits.splits for of in exits.layers for name in exits.layer(split, of)})
+    if exits.has_draft:
+        parts = (
+            "state_norm.weight",
+            "token_norm.weight",
+            "join.weight",
+            "norm.weight",
+            *(name for name in layer if name.startswith("layer.")),
+        )
+        _check_values(path, exits, [f"exits.{DRAFT}.{part}" for part in parts])
     for split in exits.splits:
         names = [f"exits.{split}.{name}" for name in layer] + [f"exits.{split}.norm.weight"]
         names += [f"gates.{split}.{name}" for name in GATE_SHAPES]
-        missing = [name for name in names if name not in exits.tensors]
-        if missing:
-            raise ExitsError(
-                f"{path} has no {missing[0]}" + f" (and lacks {len(missing) - 1} more)" * (len(missing) > 1),
-                RETRAIN,
-            )
-        wrong = [name for name in names if exits.tensors[name].dtype != np.float32]
-        if wrong:
-            raise ExitsError(f"{path}: {wrong[0]} is {exits.tensors[wrong[0]].dtype}, not float32", RETRAIN)
-        for name in names:
-            bad = count_not_finite(exits.tensors[name])
-            if bad:
-                raise ExitsError(f"{path}: {name} has {bad} values that are NaN or infinite", RETRAIN)
+        _check_values(path, exits, names)
         for name, shape in GATE_SHAPES.items():
             found = exits.gate(split)[name].shape
             if found != shape:
                 raise ExitsError(f"{path}: gates.{split}.{name} has shape {list(found)}, not {list(shape)}", RETRAIN)
+
+
+def _check_values(path: Path, exits: Exits, names: list[str]) -> None:
+    """Raise ExitsError unless all of these tensors are there, in fp32 and finite."""
+    missing = [name for name in names if name not in exits.tensors]
+    if missing:
+        raise ExitsError(
+            f"{path} has no {missing[0]}" + f" (and lacks {len(missing) - 1} more)" * (len(missing) > 1),
+            RETRAIN,
+        )
+    wrong = [name for name in names if exits.tensors[name].dtype != np.float32]
+    if wrong:
+        raise ExitsError(f"{path}: {wrong[0]} is {exits.tensors[wrong[0]].dtype}, not float32", RETRAIN)
+    for name in names:
+        bad = count_not_finite(exits.tensors[name])
+        if bad:
+            raise ExitsError(f"{path}: {name} has {bad} values that are NaN or infinite", RETRAIN)

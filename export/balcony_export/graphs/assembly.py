@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 
+from balcony_controller.shape import DRAFT
 from balcony_edge.bundle.manifest import Exactness, Formats, Graph
 from balcony_export.graphs import stages
 from balcony_export.graphs.builder import CacheScales, GraphBuilder
@@ -116,6 +117,11 @@ def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[Gra
                 frequent_tokens=parts.frequent_tokens,
             )
             planned.append((entry, build))
+    if parts.exits is not None and f"exits.{DRAFT}.join.weight" in parts.exits:
+        layers = blueprint.arch.layers
+        entry = Graph(kind="draft", file="draft.onnx", start=layers, stop=layers)
+        build = partial(stages.draft_stage, base=parts.base, exits=parts.exits, frequent_tokens=parts.frequent_tokens)
+        planned.append((entry, build))
     planned.append((Graph(kind="head", file="head.onnx"), partial(stages.head, base=parts.base)))
     return planned
 

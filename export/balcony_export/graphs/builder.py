@@ -296,6 +296,8 @@ class GraphBuilder:
             "hidden_out": (activations, [1, "positions", arch.hidden]),
             "gate": (TensorProto.FLOAT, [1, "positions", 1]),
             "draft": (TensorProto.INT64, [1, "positions"]),
+            "guess": (TensorProto.INT64, [1, 1]),
+            "guess_top": (TensorProto.FLOAT, [1, 1]),
             "logits": (TensorProto.FLOAT, [1, "positions", arch.vocabulary]),
             "token": (TensorProto.INT64, [1, "positions"]),
             "top": (TensorProto.FLOAT, [1, "positions"]),

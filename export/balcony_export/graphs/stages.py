@@ -25,10 +25,12 @@ from collections.abc import Sequence
 import numpy as np
 import onnx
 
+from balcony_controller.shape import DRAFT
 from balcony_export.exits.store import GATE_SHAPES
 from balcony_export.exits.widths import layers_of, width_of
 from balcony_export.graphs.builder import GraphBuilder
 from balcony_export.graphs.layers import EMBEDDING, Layer, Stream, decoder_layer, embedding, normed, rows_of
+from balcony_export.graphs.matrix import Matrix, RowRange
 from balcony_export.model.checkpoint import TensorSource
 
 # The constant of an exit's graph that holds the frequent tokens, int64 [count].
@@ -84,6 +86,39 @@ def exit_layer(split: int, name: str) -> str:
     return f"exits.{split}" if name == "layer" else f"exits.{split}.{name}"
 
 
+def draft_stage(
+    builder: GraphBuilder, base: TensorSource, exits: TensorSource, frequent_tokens: Sequence[int]
+) -> onnx.ModelProto:
+    """The graph of the draft stage (see exits/draft.py): of the full depth's ``hidden`` states and the next tokens.
+
+    ``hidden_out`` stands for the next position's hidden states. Of the last position alone it gives ``guess``, int64
+    [1, 1], the likeliest of the frequent tokens, and ``guess_top``, fp32 [1, 1], its log-probability among these.
+    """
+    name = f"exits.{DRAFT}"
+    hidden = builder.arch.hidden
+    builder.input("input_ids")
+    with builder.at(builder.formats.exits):
+        state = builder.norm("hidden", f"{name}.state_norm", exits, f"{name}.state_norm.weight")
+        token = builder.norm(embedding(builder, base), f"{name}.token_norm", exits, f"{name}.token_norm.weight")
+        both = builder.node("Concat", [state, token], f"/{name}/Concat", axis=-1)
+        join = f"{name}.join.weight"
+        exits.expect(join, (hidden, 2 * hidden))
+        joined = builder.linear(both, f"{name}.join", Matrix(exits, [RowRange(join, 0, hidden)], (2 * hidden,)))
+        stream = decoder_layer(
+            builder, Stream(joined), Layer(exits, f"{name}.layer.", name, builder.blueprint.exit_plan)
+        )
+    out, _ = normed(builder, stream, f"{name}.norm", exits, f"{name}.norm.weight")
+    builder.node("Identity", [out], "hidden_out")
+    start, stop, axis = (
+        builder.constant(f"last_{what}", [value], np.int64)
+        for what, value in (("start", -1), ("stop", np.iinfo(np.int64).max), ("axis", 1))
+    )
+    last = builder.node("Slice", ["hidden_out", start, stop, axis], f"/{name}/last/Slice")
+    likeliest = _likeliest(builder, base, last, name, "guess", frequent_tokens)
+    builder.node("Gather", [likeliest, builder.constant("first", 0, np.int64)], "guess_top", axis=-1)
+    return builder.model("hidden", ["hidden_out", "guess", "guess_top"])
+
+
 def head(builder: GraphBuilder, base: TensorSource) -> onnx.ModelProto:
     """The graph of the head. For a GPU it also gives the prediction, so that logits need not leave the GPU."""
     logits(builder, base, "hidden")
@@ -126,13 +161,7 @@ def gate(
     frequent tokens, a draft for which the head need not run.
     """
     name = f"gates.{split}"
-    out = peek(builder, base, frequent_tokens)
-    shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
-    two = builder.constant("two", [2], np.int64)
-    places = f"/{name}/TopK/places"
-    likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
-    first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
-    builder.node("Gather", [builder.constant(FREQUENT, list(frequent_tokens), np.int64), first], "draft", axis=0)
+    likeliest = _likeliest(builder, base, "hidden_out", name, "draft", frequent_tokens)
     # From the log-probabilities (first, second) to (top, -margin, top - margin), and the exponentials of all three.
     leads = builder.constant("leads", [[1, -1, 0], [0, 1, 1]], np.float32)
     logs = builder.node("MatMul", [likeliest, leads], f"/{name}/leads/MatMul")
@@ -144,10 +173,24 @@ def gate(
     builder.node("Add", [builder.node("MatMul", [features, weight], f"/{name}/MatMul"), bias], "gate")
 
 
-def peek(builder: GraphBuilder, base: TensorSource, frequent_tokens: Sequence[int]) -> str:
+def peek(builder: GraphBuilder, base: TensorSource, frequent_tokens: Sequence[int], hidden: str = "hidden_out") -> str:
     """The scores of the frequent tokens, from their rows of the head."""
     with builder.at(builder.formats.head):
-        return builder.linear("hidden_out", "peek", rows_of(base, _head_weight(builder), builder, frequent_tokens))
+        return builder.linear(hidden, "peek", rows_of(base, _head_weight(builder), builder, frequent_tokens))
+
+
+def _likeliest(
+    builder: GraphBuilder, base: TensorSource, hidden: str, name: str, draft: str, frequent_tokens: Sequence[int]
+) -> str:
+    """The node ``draft``, the likeliest of the frequent tokens; returns the log-probabilities of the likeliest two."""
+    out = peek(builder, base, frequent_tokens, hidden)
+    shares = builder.node("LogSoftmax", [_scaled(builder, out, "peek")], f"/{name}/LogSoftmax", axis=-1)
+    two = builder.constant("two", [2], np.int64)
+    places = f"/{name}/TopK/places"
+    likeliest = builder.node("TopK", [shares, two], f"/{name}/TopK", outputs=[places], axis=-1)
+    first = builder.node("Gather", [places, builder.constant("first", 0, np.int64)], f"/{name}/first/Gather", axis=-1)
+    builder.node("Gather", [builder.constant(FREQUENT, list(frequent_tokens), np.int64), first], draft, axis=0)
+    return likeliest
 
 
 def _head_weight(builder: GraphBuilder) -> str:

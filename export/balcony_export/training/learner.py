@@ -1,6 +1,8 @@
-"""One exit and its optimiser."""
+"""One exit, its optimiser and its learning rate."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
@@ -45,3 +47,13 @@ class Learner:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+
+
+def cosine(step: int, total_steps: int, peak: float, warmup_share: float = 0.01, floor_share: float = 0.0) -> float:
+    """The learning rate of a step: a linear warm-up to ``peak``, then a cosine down to ``floor_share * peak``."""
+    warmup_steps = max(1, round(total_steps * warmup_share))
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    floor = peak * floor_share
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -17,11 +17,10 @@ from balcony_export.data.rows import RowOrder, Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.progress import Progress
 from balcony_export.training import resume
-from balcony_export.training.learner import Learner
+from balcony_export.training.learner import Learner, cosine
 from balcony_export.training.losses import Loss
 from balcony_export.training.processes import Processes
 from balcony_export.training.run_folder import Metrics, Saving
-from balcony_export.training.schedule import cosine
 
 # The name of the steps on the progress bar and in metrics.jsonl.
 PHASE = "exits"

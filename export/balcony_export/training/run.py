@@ -90,7 +90,7 @@ def train_exits(job: Job, config: TrainConfig) -> store.Exits:
     processes = Processes.launched(job.device)
     blueprint = architectures.read(job.folder)
     config = replace(config, splits=tuple(architectures.check_splits(list(config.splits), blueprint.arch.layers)))
-    _check(job, config, blueprint, processes)
+    check_settings(job, config, blueprint, processes)
     digest = store.base_digest(job.folder)
     # Loaded when first needed: unusable input is refused before that.
     check_config(job.folder, blueprint.arch)
@@ -166,7 +166,7 @@ def _earlier(begin: Path, folder: Path, config: TrainConfig) -> store.Exits:
     return earlier
 
 
-def _check(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
+def check_settings(job: Job, config: TrainConfig, blueprint: Blueprint, processes: Processes) -> None:
     """Raise ModelError for settings that no run on this base can use."""
     context = blueprint.arch.context
     choices = (

@@ -52,6 +52,36 @@ def test_saved_exits_load_as_they_were(tmp_path: Path) -> None:
     assert loaded.norm(1).shape == (HIDDEN,)
 
 
+def drafting() -> Exits:
+    """Exits with a draft stage."""
+    plain = sample()
+    rng = np.random.default_rng(1)
+    shapes = {f"layer.{name}": (HIDDEN, HIDDEN) for name in LAYER_TENSORS}
+    shapes |= {f"{name}.weight": (HIDDEN,) for name in ("norm", "state_norm", "token_norm")}  # type: ignore[dict-item]
+    shapes["join.weight"] = (HIDDEN, 2 * HIDDEN)
+    stage = {f"exits.draft.{name}": rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    return replace(plain, tensors={**plain.tensors, **stage})
+
+
+def test_a_draft_stage_is_kept_beside_them(tmp_path: Path) -> None:
+    store.save(tmp_path, drafting())
+    assert store.load(tmp_path).has_draft
+    assert not sample().has_draft
+
+
+@pytest.mark.parametrize("name", ["norm.weight", "state_norm.weight", "layer.mlp.up_proj.weight"])
+def test_a_draft_stage_that_is_not_whole(tmp_path: Path, name: str) -> None:
+    exits = drafting()
+    lacking = {key: value for key, value in exits.tensors.items() if key != f"exits.draft.{name}"}
+    store.save(tmp_path / "lacking", replace(exits, tensors=lacking))
+    with pytest.raises(ExitsError, match=f"has no exits.draft.{name}"):
+        store.load(tmp_path / "lacking")
+    broken = {**exits.tensors, f"exits.draft.{name}": exits.tensors[f"exits.draft.{name}"] * np.float32("nan")}
+    store.save(tmp_path / "broken", replace(exits, tensors=broken))
+    with pytest.raises(ExitsError, match="NaN or infinite"):
+        store.load(tmp_path / "broken")
+
+
 def test_gates_of_four_weights_say_what_they_said(tmp_path: Path) -> None:
     saved = sample()
     store.save(tmp_path, saved)

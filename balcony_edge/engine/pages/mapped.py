@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from balcony_edge.engine.libc import libc
+from balcony_edge.engine.pages.libc import libc
 
 # From the kernel's mman-common.h.
 MADV_DONTNEED = 4

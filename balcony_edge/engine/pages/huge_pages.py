@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from balcony_edge.engine.libc import libc
+from balcony_edge.engine.pages.libc import libc
 
 # From the kernel's mman-common.h. MADV_COLLAPSE exists since Linux 6.1.
 MADV_HUGEPAGE = 14
