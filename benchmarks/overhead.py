@@ -22,7 +22,10 @@ from balcony_edge.engine.sampling import Sampler
 from balcony_edge.text.codec import TextStream
 
 PROMPT = "Once upon a time there was a little girl who lived near a forest."
-GOVERNOR = ("first_split", "next_depth", "judge", "observe_run", "verified", "end_step")
+GOVERNOR = (
+    *("lookup", "looked_up", "wants_guess", "holds_guess", "guessed"),
+    *("first_split", "next_depth", "judge", "observe_run", "verified", "end_step"),
+)
 PARTS = ("controller", "choice", "text")
 
 
