@@ -6,6 +6,7 @@ machine. conftest.py puts all tests of this process on it; the bits that kernels
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -53,27 +54,24 @@ class SteadyTime:
 def steady(patch: pytest.MonkeyPatch) -> SteadyTime:
     """Put replies, and the graph runs that governors are told of, on steady time until ``patch`` is undone."""
     time = SteadyTime()
-    consume, guess, run_head = stages.Stage.consume, DraftStage.guess, stages.Head._run
+    run_head = stages.Head._run
 
-    def timed_consume(stage: stages.Stage, stop: int) -> int:
-        count = consume(stage, stop)
-        stage.elapsed_ms = stage_ms(stage.name, count)
-        time.now_ms += stage.elapsed_ms
-        return count
+    def timed(run: Callable[..., int]) -> Callable[..., int]:
+        def run_timed(stage: stages.Stage, *arguments: int) -> int:
+            count = run(stage, *arguments)
+            stage.elapsed_ms = stage_ms(stage.name, count)
+            time.now_ms += stage.elapsed_ms
+            return count
 
-    def timed_guess(stage: DraftStage, position: int, known: int) -> int:
-        count = guess(stage, position, known)
-        stage.elapsed_ms = stage_ms(stage.name, count)
-        time.now_ms += stage.elapsed_ms
-        return count
+        return run_timed
 
     def timed_head(head: stages.Head, call: Any, start: int, stop: int) -> None:
         run_head(head, call, start, stop)
         head.elapsed_ms = stage_ms(HEAD, stop - start)
         time.now_ms += head.elapsed_ms
 
-    patch.setattr(stages.Stage, "consume", timed_consume)
-    patch.setattr(DraftStage, "guess", timed_guess)
+    patch.setattr(stages.Stage, "consume", timed(stages.Stage.consume))
+    patch.setattr(DraftStage, "guess", timed(DraftStage.guess))
     patch.setattr(stages.Head, "_run", timed_head)
     patch.setattr("balcony_edge.decoding.reply.time", time)
     return time

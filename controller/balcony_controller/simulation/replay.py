@@ -267,12 +267,11 @@ class _Reply:
         return False
 
     def guess(self) -> float:
-        """There is nothing to guess from."""
-        raise NotImplementedError
+        """No guess is as unlikely as can be: it is never held."""
+        return -math.inf
 
     def hold_guess(self) -> None:
-        """There is no guess."""
-        raise NotImplementedError
+        """Nothing to hold: ``can_guess`` says so."""
 
     def look(self, split: int) -> float | None:
         """The recorded logit of the gate, once the stages up to it have run."""

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from balcony_controller.shape import DRAFT
 from balcony_edge.errors import ExitsError
 from balcony_export.exits.balcony import Balconies, Balcony
 from balcony_export.exits.store import Exits
@@ -69,12 +68,7 @@ def of_trained(base: Base, trained: Exits) -> Balconies:
     if not trained.has_draft:
         raise ExitsError("these exits have no draft stage", "train one: balcony-edge train-draft")
     balconies = untrained(base)
-    prefix = f"exits.{DRAFT}."
-    weights = {
-        name.removeprefix(prefix): torch.from_numpy(value)
-        for name, value in trained.tensors.items()
-        if name.startswith(prefix)
-    }
+    weights = {name: torch.from_numpy(value) for name, value in trained.draft().items()}
     # strict=False: a layer may also hold constants, such as rotations, that are no weights.
     stage_of(balconies).load_state_dict(weights, strict=False)
     return balconies

@@ -43,6 +43,8 @@ SCHEMA_OF_FOUR_WEIGHTS = 2
 WEIGHTS_DIGEST, OWN_DIGEST = "weights_sha256", "sha256"
 WEIGHTS = "exits.safetensors"
 MANIFEST = "exits.json"
+# The tensor by which a draft stage is known.
+DRAFT_MARK = f"exits.{DRAFT}.join.weight"
 GATE_SHAPES: Mapping[str, tuple[int, ...]] = {"weight": (5,), "bias": (1,)}
 RETRAIN = "train the exits again: balcony-edge train"
 READER = Reader("the exits' description", ExitsError, f"copy the file again, or {RETRAIN}")
@@ -89,7 +91,12 @@ class Exits:
     @property
     def has_draft(self) -> bool:
         """Whether there is a draft stage beside the exits."""
-        return f"exits.{DRAFT}.join.weight" in self.tensors
+        return DRAFT_MARK in self.tensors
+
+    def draft(self) -> dict[str, Array]:
+        """The tensors of the draft stage, under the names that its module has for them; empty without one."""
+        prefix = f"exits.{DRAFT}."
+        return {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
 
     def gate(self, split: int) -> dict[str, Array]:
         """``weight`` [5] and ``bias`` [1] of a split's gate."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import onnx
 
-from balcony_controller.shape import DRAFT
 from balcony_edge.bundle.manifest import Exactness, Formats, Graph
+from balcony_export.exits.store import DRAFT_MARK
 from balcony_export.graphs import stages
 from balcony_export.graphs.builder import CacheScales, GraphBuilder
 from balcony_export.graphs.kept import Kept
@@ -117,7 +117,7 @@ def _plan(blueprint: Blueprint, parts: Parts) -> list[tuple[Graph, Callable[[Gra
                 frequent_tokens=parts.frequent_tokens,
             )
             planned.append((entry, build))
-    if parts.exits is not None and f"exits.{DRAFT}.join.weight" in parts.exits:
+    if parts.exits is not None and DRAFT_MARK in parts.exits:
         layers = blueprint.arch.layers
         entry = Graph(kind="draft", file="draft.onnx", start=layers, stop=layers)
         build = partial(stages.draft_stage, base=parts.base, exits=parts.exits, frequent_tokens=parts.frequent_tokens)

@@ -71,7 +71,8 @@ def train_draft(job: Job, config: TrainConfig) -> store.Exits:
     base = get_base()
     run_folder.prepare(job.out, {"base": job.name, "draft": settings})
     metrics = Metrics(job.out / "metrics.jsonl")
-    heldout = (text.own or text.heldout).spread(measured_rows(blueprint, text.heldout, 1, quality.MAX_TOKENS))
+    heldout = text.own or text.heldout
+    heldout = heldout.spread(measured_rows(blueprint, heldout, 1, quality.MAX_TOKENS))
     balconies = of_trained(base, earlier) if earlier.has_draft else untrained(base)
     lesson = Lesson(base, balconies, text.train, config)
 
