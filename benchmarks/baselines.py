@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from bent import Elastic, LayerSkip, Smaller
-from lab import Lab, Learner, arguments_of, finish, open_lab, table, train
+from lab import Answering, Lab, arguments_of, finish, open_lab, table, train
 from scoring import Ledger, cells, score, spread
 from students import MeanStart, SeveralStates, Student, TextTaught, Variant
 from task_scores import TASKS, score_tasks, wikitext_rows
@@ -91,7 +91,7 @@ def main() -> None:
         if ledger.has(seed, options.steps):
             continue
         methods = options.method or list(METHODS)
-        learners: list[Learner] = [one for method in methods for one in METHODS[method](lab, seed)]
+        learners: list[Answering] = [one for method in methods for one in METHODS[method](lab, seed)]
         folder = options.out / f"seed-{seed}"
         for step in train(lab, learners, {"text": lab.text.train}, seed, folder, options.save_every):
             if step in looks[:-1] and not ledger.has(seed, step):

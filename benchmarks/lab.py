@@ -84,6 +84,10 @@ class Learner(Protocol):
     def learn(self, step: int, batch: Batch) -> None:
         """One training step."""
 
+
+class Answering(Learner, Protocol):
+    """One that answers with a whole distribution."""
+
     def logits(self, batch: Batch) -> Iterator[tuple[Name, Tensor]]:
         """Logits [counted, vocabulary] of everything that it predicts."""
 

@@ -12,7 +12,7 @@ from statistics import mean, stdev
 import numpy as np
 import numpy.typing as npt
 import torch
-from lab import BASE, Batch, Lab, Learner, Name
+from lab import BASE, Answering, Batch, Lab, Name
 from torch import Tensor
 
 from balcony_export.data.rows import NO_TARGET, Rows
@@ -68,7 +68,7 @@ class Score:
 
 
 @torch.no_grad()
-def score(lab: Lab, learners: Sequence[Learner], sets: Mapping[str, Rows]) -> Scores:
+def score(lab: Lab, learners: Sequence[Answering], sets: Mapping[str, Rows]) -> Scores:
     """All that the learners say, the untrained lens and the base itself, on each set of rows.
 
     The figures of a set are named ``{set} {figure}``.
@@ -86,7 +86,7 @@ def score(lab: Lab, learners: Sequence[Learner], sets: Mapping[str, Rows]) -> Sc
 
 
 @torch.no_grad()
-def answers(lab: Lab, learners: Sequence[Learner], batch: Batch) -> Iterator[tuple[Name, Tensor]]:
+def answers(lab: Lab, learners: Sequence[Answering], batch: Batch) -> Iterator[tuple[Name, Tensor]]:
     """The logits [counted, vocabulary] of the base, of the untrained lens at each split, and of all learners."""
     yield (BASE, lab.base.blueprint.arch.layers), batch.full
     with lab.base.autocast():

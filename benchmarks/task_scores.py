@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lab import BASE, Lab, Learner, Name
+from lab import BASE, Answering, Lab, Name
 from lm_eval import simple_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
@@ -42,7 +42,7 @@ def wikitext_rows(options: argparse.Namespace) -> Rows:
     return Rows.of_stream(stream, WIKITEXT_LENGTH)[:WIKITEXT_ROWS]
 
 
-def score_tasks(lab: Lab, learners: Sequence[Learner], options: argparse.Namespace) -> dict[Name, dict[str, float]]:
+def score_tasks(lab: Lab, learners: Sequence[Answering], options: argparse.Namespace) -> dict[Name, dict[str, float]]:
     """The accuracy of every name on every task, on the first ``options.limit`` questions."""
     tokenizer = load_tokenizer(download.resolve(str(options.model), None, offline=True))
     known: dict[Request, dict[Name, Answer]] = {}
@@ -74,7 +74,7 @@ class _Answering(TemplateLM):  # type: ignore[misc]
     def __init__(
         self,
         lab: Lab,
-        learners: Sequence[Learner],
+        learners: Sequence[Answering],
         tokenizer: Any,
         known: dict[Request, dict[Name, Answer]],
         name: Name,
@@ -111,7 +111,7 @@ class _Answering(TemplateLM):  # type: ignore[misc]
         raise NotImplementedError
 
 
-def _scored(lab: Lab, learners: Sequence[Learner], part: Sequence[Request]) -> Iterator[tuple[Name, list[Answer]]]:
+def _scored(lab: Lab, learners: Sequence[Answering], part: Sequence[Request]) -> Iterator[tuple[Name, list[Answer]]]:
     """Every name's answers to some requests, each a row of its own."""
     longest = max(len(context) + len(after) for context, after in part)
     # A row each: so answers lie in the order of the requests.

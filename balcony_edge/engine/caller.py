@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from balcony_edge.engine.graph_shapes import AGAIN
-from balcony_edge.engine.memory import Buffer
+from balcony_edge.engine.memory import Buffer, Side
 from balcony_edge.errors import BundleError
 
-# Bytes of one position's row, bytes of all positions' rows, the size of a row, and the bytes from a position's row to
-# the one that is meant. Copying a memoryview takes half as long as copying a numpy array.
-_Row = tuple[memoryview, memoryview, int, int]
+# Bytes of some rows, bytes of all positions' rows, the size of a row, and the bytes from a position's row to the one
+# that is meant. Copying a memoryview takes half as long as copying a numpy array.
+_Rows = tuple[memoryview, memoryview, int, int]
 NO_SHIFTS: Mapping[str, int] = {}
+# Calls of up to so many positions have bindings that are kept. Deep passes that verify drafts seldom have more.
+FEW = 8
 
 
 class AttentionLengths:
@@ -53,8 +55,8 @@ class AttentionLengths:
 class Caller:
     """Runs one graph from buffers to buffers.
 
-    Decoding mostly runs single positions. On the CPU these have a binding of their own that never changes: their row
-    is copied in and out, which costs a tenth of binding it anew.
+    Decoding runs single positions, or a few that verify drafts. On the CPU each such number has a binding of its own
+    that never changes: its rows are copied in and out, which costs a tenth of binding them anew.
 
     Args:
         session: the ONNX Runtime session of the graph.
@@ -78,42 +80,39 @@ class Caller:
         shifts: Mapping[str, int] = NO_SHIFTS,
     ) -> None:
         self._run = session.run_with_iobinding
+        self._new_binding = session.io_binding
         self._inputs = [(name, buffer, shifts.get(name, 0)) for name, buffer in inputs.items()]
         self._outputs = outputs
+        self._fixed = fixed_inputs, fixed_outputs
         self._to_top = to_top
-        self._ranged = self._bound(session, fixed_inputs, fixed_outputs)
-        self._rows_in: list[_Row] = []
-        self._rows_out: list[_Row] = []
-        self._single: Any = None
+        self._padded = padded
+        self._ranged = self._bound()
+        self._few: dict[int, _Few] = {}
+        self._most_few = FEW if all(item.array is not None for item in (*inputs.values(), *outputs.values())) else 0
         self.elapsed_ms = 0.0
-        if all(buffer.array is not None for buffer in (*inputs.values(), *outputs.values())):
-            self._single = self._bound(session, fixed_inputs, fixed_outputs)
-            rows = 2 if padded else 1
-            for name, buffer, shift in self._inputs:
-                self._rows_in.append(self._row(self._single.bind_input, name, buffer, rows, shift))
-            for name, buffer in outputs.items():
-                if to_top:
-                    buffer.bind_rows(self._single.bind_output, name, 0, rows)
-                else:
-                    self._rows_out.append(self._row(self._single.bind_output, name, buffer, rows))
 
-    @staticmethod
-    def _bound(session: Any, inputs: dict[str, Buffer], outputs: dict[str, Buffer]) -> Any:
-        binding = session.io_binding()
+    def _bound(self) -> Any:
+        """A new binding with what is bound as a whole."""
+        binding = self._new_binding()
+        inputs, outputs = self._fixed
         for name, buffer in inputs.items():
-            buffer.bind(binding.bind_input, name)
+            buffer.bind(binding, "input", name)
         for name, buffer in outputs.items():
-            buffer.bind(binding.bind_output, name)
+            buffer.bind(binding, "output", name)
         return binding
 
-    @staticmethod
-    def _row(bind: Any, name: str, buffer: Buffer, rows: int, shift: int = 0) -> _Row:
-        """Bind a new buffer for one row; returns it with the buffer that it is copied from or to."""
-        row = Buffer((1, rows, *buffer.shape[2:]), buffer.dtype)
-        row.element = buffer.element
-        row.bind(bind, name)
-        size = buffer.row_bytes
-        return row.host_bytes()[:size], buffer.host_bytes(), size, shift * size
+    def _bound_few(self, count: int) -> _Few:
+        """A binding for ``count`` positions, and the buffers that their rows are copied from and to."""
+        binding = self._bound()
+        rows = 2 if self._padded and count == 1 else count
+        into = [_rows(binding, "input", name, buffer, count, rows, shift) for name, buffer, shift in self._inputs]
+        out: list[_Rows] = []
+        for name, buffer in self._outputs.items():
+            if self._to_top:
+                buffer.bind_rows(binding, "output", name, 0, rows)
+            else:
+                out.append(_rows(binding, "output", name, buffer, count, rows))
+        return _Few(binding, into, out)
 
     def _call(self, binding: Any) -> None:
         try:
@@ -124,23 +123,44 @@ class Caller:
 
     def __call__(self, start: int, stop: int) -> None:
         """Run the graph for positions [start, stop). ``elapsed_ms`` is then the time of the graph alone."""
-        if stop - start == 1 and self._single is not None:
-            for row, values, size, further in self._rows_in:
+        count = stop - start
+        if count <= self._most_few:
+            few = self._few.get(count)
+            if few is None:
+                few = self._few[count] = self._bound_few(count)
+            for rows, values, size, further in few.into:
                 at = start * size + further
-                row[:] = values[at : at + size]
+                rows[:] = values[at : at + len(rows)]
             begun = time.perf_counter()
-            self._call(self._single)
+            self._call(few.binding)
             self.elapsed_ms = (time.perf_counter() - begun) * 1e3
-            for row, values, size, _ in self._rows_out:
+            for rows, values, size, _ in few.out:
                 at = start * size
-                values[at : at + size] = row
+                values[at : at + len(rows)] = rows
             return
         binding = self._ranged
         offset = 0 if self._to_top else start
         for name, buffer, shift in self._inputs:
-            buffer.bind_rows(binding.bind_input, name, start + shift, stop + shift)
+            buffer.bind_rows(binding, "input", name, start + shift, stop + shift)
         for name, buffer in self._outputs.items():
-            buffer.bind_rows(binding.bind_output, name, offset, offset + stop - start)
+            buffer.bind_rows(binding, "output", name, offset, offset + count)
         begun = time.perf_counter()
         self._call(binding)
         self.elapsed_ms = (time.perf_counter() - begun) * 1e3
+
+
+class _Few(NamedTuple):
+    """A binding for some positions, and their rows: those copied in before a call, and those copied out after it."""
+
+    binding: Any
+    into: list[_Rows]
+    out: list[_Rows]
+
+
+def _rows(binding: Any, side: Side, name: str, buffer: Buffer, count: int, rows: int, shift: int = 0) -> _Rows:
+    """Bind a new buffer of ``rows`` rows; returns its first ``count`` with the buffer that these are copies of."""
+    held = Buffer((1, rows, *buffer.shape[2:]), buffer.dtype)
+    held.element = buffer.element
+    held.bind(binding, side, name)
+    size = buffer.row_bytes
+    return held.host_bytes()[: count * size], buffer.host_bytes(), size, shift * size
