@@ -9,6 +9,7 @@ from balcony_controller.accounts import Accounts, Limits, PowerModel
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
+from balcony_controller.features import ALL, Features
 from balcony_controller.foresight.foresight import Foresight
 from balcony_controller.loads import LoadMeter
 from balcony_controller.planning.library import PolicyLibrary, SolvedPolicies
@@ -33,7 +34,7 @@ class Governor:
     ``min_agreement``: the least expected agreement (0..1). No budget may push it lower.
     ``limits``: hard limits of heat and battery.
     ``power_model``: watts to go by where there is no power sensor.
-    ``solved``: the policies, if they have been solved already.
+    ``solved``: the policies, if they have been solved already, for these ``features``.
     """
 
     # The most drafts of one round.
@@ -55,6 +56,7 @@ class Governor:
         limits: Limits | None = None,
         power_model: PowerModel | None = None,
         solved: SolvedPolicies | None = None,
+        features: Features = ALL,
     ) -> None:
         self.shape = shape
         self.cost = cost
@@ -66,6 +68,8 @@ class Governor:
         self._signals = Signals()
         self._drafts = Drafts()
         self._backlog = Backlog(shape, cost.profiles)
+        self._features = features
+        solved = solved or SolvedPolicies.of(shape, cost, quality, rounds, features)
         library = PolicyLibrary(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
         self._selector = self._make_selector(library)
         self.foresight = Foresight(shape, cost, self._selector, self._backlog, rounds)
@@ -318,8 +322,9 @@ class Governor:
 
     def verified(self, outcomes: Iterable[Outcome]) -> None:
         """A deep pass has compared these tokens of exits with the full model's. No draft is held after it."""
-        for outcome in outcomes:
-            self.quality.feedback(outcome)
+        if self._features.feedback:
+            for outcome in outcomes:
+                self.quality.feedback(outcome)
         self._drafts.clear()
 
     def end_step(self, tokens: int, elapsed_ms: float, charge: bool = True) -> None:
@@ -351,6 +356,9 @@ class Governor:
         """
         signals = signals.sane()
         before, self._signals = self._signals, signals
+        if not self._features.forward:
+            self._accounts.observe_signals(signals)
+            return
         move = change(before, signals)
         if move > self.SIGNAL_CHANGE:
             self.cost.slowdown.disturb(move * move)

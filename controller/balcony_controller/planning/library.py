@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from balcony_controller.cost import CostModel
+from balcony_controller.features import ALL, Features
 from balcony_controller.planning.opening import Opener, Opening
 from balcony_controller.planning.policy import Policy
 from balcony_controller.planning.solver import plain_ms, solve
@@ -46,7 +47,7 @@ class Requirements:
 class SolvedPolicies:
     """The policies of one ladder.
 
-    ``rounds``: drafts may be held. ``gate_drafts``: gate drafts may be used.
+    ``rounds``: drafts may be held. ``features``: what they were solved for.
     ``mixed``: policies that may emit unverified tokens; the first is full depth alone.
     ``lossless``: policies that never do; the first is full depth alone, the others verify drafts of one exit.
     ``used``: the names of the stages that each set of depths needs.
@@ -54,7 +55,7 @@ class SolvedPolicies:
     """
 
     rounds: bool
-    gate_drafts: bool
+    features: Features
     mixed: tuple[Policy, ...]
     lossless: tuple[Policy, ...]
     used: dict[tuple[int, ...], list[str]]
@@ -63,16 +64,18 @@ class SolvedPolicies:
 
     @classmethod
     def of(
-        cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool, gate_drafts: bool = True
+        cls, shape: LadderShape, cost: CostModel, quality: QualityModel, rounds: bool, features: Features = ALL
     ) -> SolvedPolicies:
         """Solve all sets of depths that can be worth using: full depth, each exit with and without it, two exits."""
-        full, exits = shape.full, shape.depths[:-1]
+        full, exits, gate_drafts = shape.full, shape.depths[:-1], features.gate_drafts
+        holds = rounds and features.holding
         mixed = [
             solve(shape, cost, quality, (full,)),
-            *(solve(shape, cost, quality, (split, full), rounds=rounds, gate_drafts=gate_drafts) for split in exits),
+            *(solve(shape, cost, quality, (split, full), rounds=holds, gate_drafts=gate_drafts) for split in exits),
             *(solve(shape, cost, quality, (split,), gate_drafts=gate_drafts) for split in exits),
-            *(solve(shape, cost, quality, pair, gate_drafts=gate_drafts) for pair in combinations(exits, 2)),
         ]
+        if features.pairs:
+            mixed += [solve(shape, cost, quality, pair, gate_drafts=gate_drafts) for pair in combinations(exits, 2)]
         lossless = [solve(shape, cost, quality, (full,), lossless=True)]
         if rounds:
             lossless += [
@@ -80,7 +83,7 @@ class SolvedPolicies:
             ]
         return cls(
             rounds,
-            gate_drafts,
+            features,
             tuple(mixed),
             tuple(lossless),
             {
@@ -156,14 +159,15 @@ class PolicyLibrary:
         if all(abs(now[kind] - shift) <= self.SHIFT_CHANGE for kind, shift in self._shifts.items()):
             return False
         solved = self.solved
-        self._solve(SolvedPolicies.of(self.shape, self._cost, self.quality, solved.rounds, solved.gate_drafts))
+        self._solve(SolvedPolicies.of(self.shape, self._cost, self.quality, solved.rounds, solved.features))
         return True
 
     def without_gate_drafts(self) -> PolicyLibrary:
         """A library of policies without gate drafts, for sampled replies; this one if no gate gives drafts."""
         if not any(self.quality.drafts(split) for split in self._exits):
             return self
-        solved = SolvedPolicies.of(self.shape, self._cost, self.quality, self.solved.rounds, gate_drafts=False)
+        features = replace(self.solved.features, gate_drafts=False)
+        solved = SolvedPolicies.of(self.shape, self._cost, self.quality, self.solved.rounds, features)
         return PolicyLibrary(self.shape, self._cost, self.quality, solved.rounds, self._owed_ms, solved)
 
     def learn(self, policy: Policy, predicted_ms: float, profiled_ms: float, tokens: int) -> None:
@@ -185,7 +189,7 @@ class PolicyLibrary:
     def bias(self, policy: Policy) -> float:
         """True over predicted cost of a policy, between 0.5 and 2."""
         found = self._taken.get((policy.lossless, policy.depths))
-        if found is None:
+        if found is None or not self.solved.features.bias:
             return 1.0
         prior_ms = self.BIAS_PRIOR_TOKENS * self.solved.shallowest_ms
         taken_ms, predicted_ms = found[0] * self._fade, found[1] * self._fade

@@ -52,6 +52,7 @@ class PolicySelector:
     ) -> None:
         self.min_agreement = min_agreement
         self.library = library
+        self._features = library.solved.features
         self._libraries = {True: library}
         self._shape = shape
         self._deep_stages = shape.stages(shape.full)
@@ -76,8 +77,8 @@ class PolicySelector:
         """Another budget is in force, with these accounts."""
         self.accounts = accounts
         # Openings need an account to save on, and no limit that could forbid spending the savings at once.
-        may_open = accounts.per_token and accounts.tail is None and accounts.budget.reply_s is None
-        self._may_open = may_open and self.min_agreement == 0.0
+        may_save = accounts.per_token and accounts.tail is None and accounts.budget.reply_s is None
+        self._may_open = self._features.openings and may_save and self.min_agreement == 0.0
         self._choose(fresh=True)
 
     def begin(self, remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
@@ -110,7 +111,7 @@ class PolicySelector:
             predicted_ms = between(policy.cost_ms, self.row, self.part)
             accrued_ms = profiled_ms + owed - self._owed_before
             self.library.learn(policy, predicted_ms, accrued_ms, tokens)
-            if policy.lossless and self._opener is None and not self._is_cut:
+            if policy.lossless and self._opener is None and not self._is_cut and self._features.trials:
                 # That the exit must consume the prompt too is part of the cost of its rounds.
                 accrued_ms += self._prompt_owed
                 self.library.speed_trials.spent(policy.depths, elapsed_ms, profiled_ms, accrued_ms, tokens)
@@ -237,7 +238,8 @@ class PolicySelector:
             return
         moved = abs(nominal / max(self._chosen_for, 1e-9) - 1.0) > self.WORTH_CHOOSING
         stuck = not fresh and self._is_stuck(debt)
-        if fresh or moved or self.policy.lossless or stuck or self._is_cornered(debt):
+        may_change = self._features.changes and (moved or self.policy.lossless or stuck or self._is_cornered(debt))
+        if fresh or may_change:
             self._chosen_for = nominal
             accounts, opening = self.accounts, self._opening if self._may_open and self._counts_opening(debt) else None
             saved_ms = max(0.0, -debt) * nominal if opening is None else 0.0

@@ -92,10 +92,12 @@ class Contest:
         return [low + (high - low) * index / (count - 1) for index in range(count)] if high > low else []
 
     def governor_run(self, budget_ms: float) -> Run:
-        """Play the governor under a budget of ``budget_ms`` per token."""
+        """Play the governor under a budget of ``budget_ms`` per token, with the features that were solved for."""
         records, budget = self.records, Budget.parse(f"{budget_ms!r}ms")
         cost, quality = CostModel(records.profiles), records.quality()
-        control = Governor(records.shape, cost, quality, budget, rounds=True, solved=self.solved)
+        control = Governor(
+            records.shape, cost, quality, budget, rounds=True, solved=self.solved, features=self.solved.features
+        )
         return play(control, records, self._world, self.tokens)
 
     def governor_row(self, budget_ms: float) -> ContestRow:
