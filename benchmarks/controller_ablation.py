@@ -103,7 +103,7 @@ def play_trace(source: str, trace: Trace, budgets: int, tokens: int, seed: int) 
         found[name] = [contest.governor_row(budget_ms) for budget_ms in wanted]
         seconds[name] = time.process_time() - begun
     curve = [found[WHOLE]]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, played in found.items():
         for row in played:
             rows.append({**_figures(row), "name": name, "points": 100 * (row.agreement - level(curve, row.cost_ms))})
@@ -180,7 +180,7 @@ def _figures(row: ContestRow) -> dict[str, float]:
 
 
 def losslessness(source: str, tokens: int, seed: int) -> dict[str, tuple[float, float]]:
-    """By variant: lossless cost over plain full depth's, with a true and with a wrong profile; DEL's with a true one."""
+    """By variant: lossless cost over plain full depth's, by a true and by a wrong profile; DEL's by a true one."""
     records, _ = load(source)
     steady = find_traces(["steady"], tokens)[0]
     found = {
@@ -199,10 +199,7 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, f
     names = dict.fromkeys(row["name"] for row in rows)
     for name in names:
         mine = [row for row in rows if row["name"] == name and not math.isnan(row["points"])]
-        by_seed = [mean(row["points"] for row in mine if row["seed"] == seed) for seed in {row["seed"] for row in mine}]
-        by_trace = [
-            mean(row["points"] for row in mine if row["trace"] == trace) for trace in {r["trace"] for r in mine}
-        ]
+        by_seed, by_trace = ([mean(one) for one in _grouped(mine, key)] for key in ("seed", "trace"))
         yield (
             name,
             {
@@ -215,6 +212,14 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, f
                 "seconds": sum(row["seconds"] for row in mine),
             },
         )
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]], key: str) -> list[list[float]]:
+    """The points of the rows, by what they have under ``key``."""
+    groups: dict[Any, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row[key], []).append(row["points"])
+    return list(groups.values())
 
 
 def main() -> None:
