@@ -33,8 +33,8 @@ import numpy as np
 
 from balcony_controller import Budget, FixedDepth, Governor
 from balcony_controller.cost import CostModel, StageProfile
-from balcony_controller.features import ALL, Features
-from balcony_controller.planning.library import SolvedPolicies
+from balcony_controller.planning.features import ALL, Features
+from balcony_controller.planning.solved import SolvedPolicies
 from balcony_controller.simulation.contest import WARM_UP_TOKENS, Contest, ContestRow, at_cost
 from balcony_controller.simulation.records import Records
 from balcony_controller.simulation.replay import Run, World, play

@@ -1,7 +1,7 @@
 """Predicts what a token costs: profiled stage times × one slow-down factor.
 
-The factor ξ and its Kalman filter follow ALERT (Wan et al., USENIX ATC 2020): contention, throttling or another power
-mode slows all stages alike, so what is measured on one stage corrects the predictions for all of them.
+The factor ξ follows ALERT (Wan et al., USENIX ATC 2020): contention, throttling or another power mode slows all stages
+alike, so what is measured on one stage corrects the predictions for all of them.
 """
 
 from __future__ import annotations
@@ -81,40 +81,29 @@ class StageProfile:
 
 
 class SlowDown:
-    """Kalman filter of ξ = measured / profiled time: a random walk that is observed with noise (ALERT).
+    """ξ = measured / profiled time, followed with a fading memory. ``factor``: the estimate of ξ.
 
-    ``factor``: the estimate of ξ. ``variance``: of the estimate. ``drift``: variance that the walk adds for each
-    observation. ``noise``: variance of one observation.
+    ALERT's Kalman filter (a random walk observed with noise) comes to rest at a fixed gain, which is what is used here:
+    the filter itself gave the same results.
     """
 
-    def __init__(self, factor: float = 1.0, variance: float = 0.1, drift: float = 0.002, noise: float = 0.05) -> None:
-        self.factor = factor
-        self.variance = variance
-        self.drift = drift
-        self.noise = noise
+    # How much of the difference a step corrects, once the first few have been averaged.
+    FOLLOW = 0.18
+    LEAST, MOST = 1e-3, 1e4
+
+    def __init__(self) -> None:
+        self.factor = 1.0
+        self._seen = 0
 
     def observe(self, ratio: float) -> None:
         """Take in one observation of measured / profiled time. Values that are not finite or above zero are ignored."""
         if not 0.0 < ratio < math.inf:
             return
+        self._seen += 1
         # One step during which the process was descheduled must not look like a slow device.
-        ratio = min(ratio, 4 * self.factor)
-        predicted = self.variance + self.drift
-        gain = predicted / (predicted + self.noise)
-        self.factor = self._bounded(self.factor + gain * (ratio - self.factor))
-        self.variance = (1 - gain) * predicted
-
-    def scale(self, factor: float) -> None:
-        """A signal (the clock) predicts that everything takes ``factor`` times as long from now on."""
-        self.factor = self._bounded(self.factor * factor)
-
-    @staticmethod
-    def _bounded(factor: float) -> float:
-        return min(max(factor, 1e-3), 1e4)
-
-    def disturb(self, variance: float) -> None:
-        """A signal (load, clock) says that the speed has changed: trust the next observations more."""
-        self.variance = min(self.variance + variance, 4.0)
+        move = min(ratio, 4 * self.factor) - self.factor
+        self.factor += max(self.FOLLOW, 1.0 / (self._seen + 0.5)) * move
+        self.factor = min(max(self.factor, self.LEAST), self.MOST)
 
 
 class CostModel:

@@ -9,15 +9,16 @@ from balcony_controller.accounts import Accounts, Limits, PowerModel
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
-from balcony_controller.features import ALL, Features
 from balcony_controller.foresight.foresight import Foresight
 from balcony_controller.loads import LoadMeter
-from balcony_controller.planning.library import PolicyLibrary, SolvedPolicies
-from balcony_controller.planning.policy import NEVER, Policy, between
+from balcony_controller.planning.features import ALL, Features
+from balcony_controller.planning.modes import Mode
+from balcony_controller.planning.policy import NEVER, Policy
 from balcony_controller.planning.selector import PolicySelector
+from balcony_controller.planning.solved import SolvedPolicies
 from balcony_controller.quality import QualityModel
 from balcony_controller.shape import LadderShape
-from balcony_controller.signals import Signals, change
+from balcony_controller.signals import Signals
 from balcony_controller.verdict import Confidence, Found, Outcome, Verdict
 
 
@@ -39,10 +40,6 @@ class Governor:
 
     # The most drafts of one round.
     MOST_DRAFTS = 12
-    # Signals vary by chance. A larger change between two readings, of a load (0..1) or of the clock (as a share),
-    # loosens the cost model.
-    SIGNAL_CHANGE = 0.2
-    CLOCK_CHANGE = 0.05
 
     def __init__(
         self,
@@ -70,8 +67,7 @@ class Governor:
         self._backlog = Backlog(shape, cost.profiles)
         self._features = features
         solved = solved or SolvedPolicies.of(shape, cost, quality, rounds, features)
-        library = PolicyLibrary(shape, cost, quality, rounds, self._backlog.owed_ms, solved)
-        self._selector = self._make_selector(library)
+        self._selector = self._make_selector(solved)
         self.foresight = Foresight(shape, cost, self._selector, self._backlog, rounds)
         self._profiled_ms = self._graphs_ms = 0.0
         self._context = 0
@@ -80,23 +76,26 @@ class Governor:
         self._options: tuple[tuple[str, float], ...] = ()
         self.set_budget(budget)
 
-    def _make_selector(self, library: PolicyLibrary) -> PolicySelector:
-        return PolicySelector(self.shape, self.cost, library, self._backlog, self.min_agreement)
+    def _make_selector(self, solved: SolvedPolicies) -> PolicySelector:
+        return PolicySelector(self.shape, self.cost, self.quality, solved, self._backlog, self.min_agreement)
 
     # --- what the loop, logs and reports read ---
 
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        return self._selector.policy
+        return self._selector.setting.policy
+
+    @property
+    def mode(self) -> Mode:
+        """How tokens are decoded now; see planning/modes.py."""
+        return self._selector.mode
 
     @property
     def price(self) -> float:
         """The agreement that one more millisecond (by the clock) must buy now; 0 while tokens are lossless."""
         selector = self._selector
-        if selector.policy.lossless:
-            return 0.0
-        return between(selector.policy.price, selector.row, selector.part) / self.cost.slowdown.factor
+        return 0.0 if selector.lossless else selector.setting.price / self.cost.slowdown.factor
 
     @property
     def overspend_ms(self) -> float:
@@ -124,7 +123,7 @@ class Governor:
     @property
     def lossless(self) -> bool:
         """Whether only verified tokens are emitted now."""
-        return self._selector.policy.lossless
+        return self._selector.lossless
 
     @property
     def takes_gate_draft(self) -> bool:
@@ -139,7 +138,7 @@ class Governor:
     @property
     def out_of_time(self) -> bool:
         """Whether the reply's deadline leaves no time for another token, so that the reply must end."""
-        return self._accounts.reply_left_ms < self._selector.library.solved.shallowest_ms * self.cost.slowdown.factor
+        return self._accounts.reply_left_ms < self._selector.solved.shallowest_ms * self.cost.slowdown.factor
 
     @property
     def pause_ms(self) -> float:
@@ -214,15 +213,11 @@ class Governor:
         if not self._drafts.count:
             # A new step: what was judged in the one before is no option of this one.
             self._options = ()
-        depths, full = self._selector.policy.depths, self.shape.full
         if self.cut:
             return self.shape.depths[0]
-        # The prompt's time is not charged, so its first token may as well go deep where the policy ever does.
-        if self._selector.first and depths[-1] == full and self._selector.fits(full):
-            return full
         if self._drafts.count and not self._may_hold(self._drafts.count):
-            return full
-        return depths[0]
+            return self.shape.full
+        return self._selector.setting.policy.depths[0]
 
     def next_depth(self, split: int, gate_logit: float | None) -> int | None:
         """The depth to go on to, now that the gate at ``split`` has given ``gate_logit``; None to take this exit.
@@ -236,7 +231,7 @@ class Governor:
         if split == full:
             return None
         selector, drafts = self._selector, self._drafts
-        policy, row, part = selector.policy, selector.row, selector.part
+        policy, row, part = selector.setting
         if self.cut or split not in policy.to_full:
             return None
         index = self.quality.bin(split, gate_logit)
@@ -244,12 +239,7 @@ class Governor:
         may_hold = deep and split == policy.depths[0] and self._may_hold(drafts.count)
         # All gains are over taking the exit with its head.
         if drafts.count:
-            hold_draft_gain = policy.held_draft_gain(drafts.prefix, row, part, index) if may_hold else -math.inf
-            full_gain = policy.held_gain(drafts.prefix, row, part, index)
-            if deep and full_gain > max(0.0, hold_draft_gain):
-                return full
-            self._takes_gate_draft = hold_draft_gain > 0.0
-            return None
+            return full if deep and policy.held_gain(drafts.prefix, row, part, index) > 0.0 else None
         next_gain, full_gain, emit_draft_gain, hold_draft_gain = policy.gains(split, row, part, index)
         if not deep:
             full_gain = -math.inf
@@ -275,7 +265,7 @@ class Governor:
         ``expected`` is the probability that this token agrees, and ``options`` are the values that were compared.
         """
         drafts, selector = self._drafts, self._selector
-        policy = selector.policy
+        policy, row, part = setting = selector.setting
         if self._takes_gate_draft and confidence is None:
             chance = self.quality.drafted(depth, self.quality.bin(depth, gate_logit))
         else:
@@ -288,8 +278,7 @@ class Governor:
         if self.cut or depth not in policy.steps.deep or policy.depths[-1] != full or not selector.fits(full):
             return self._emit(chance)
         # The value of a verdict is: agreement of the tokens it emits - price · its cost - token value · its tokens.
-        row, part, steps = selector.row, selector.part, policy.steps
-        token_value, price = between(policy.token_value, row, part), between(policy.price, row, part)
+        steps, token_value, price = policy.steps, setting.token_value, setting.price
         # A token of the full model, which always agrees, beyond the value of any token.
         sure_gain = 1.0 - token_value
         emit = -math.inf if policy.lossless else drafts.right + chance - token_value * (held + 1)
@@ -301,8 +290,7 @@ class Governor:
             drafts_value = (drafts.accepted + prefix) * sure_gain - price * steps.row
             verify = drafts_value + sure_gain - price * (steps.position + steps.reach[depth] + steps.deep[depth])
             hold = drafts_value + policy.holding(prefix, row, part)
-            # Checked last, and only where it matters, because it takes time.
-            if hold > max(emit, verify + 1e-9, deepen) and not self._may_hold(drafts.count + 1):
+            if not self._may_hold(drafts.count + 1):
                 hold = -math.inf
         self._options = (("emit", emit), ("hold", hold), ("verify", verify), ("deepen", deepen))
         best = max(emit, hold, verify, deepen)
@@ -340,7 +328,7 @@ class Governor:
             self.cost.observe(self._profiled_ms, self._graphs_ms, elapsed_ms, tokens)
         if charge:
             self.foresight.end_step(self._profiled_ms, elapsed_ms, tokens)
-        selector.spent(self._profiled_ms, elapsed_ms, tokens, charge, usual=not self.foresight.is_used)
+        selector.spent(elapsed_ms, tokens, charge, usual=not self.foresight.is_used)
         accounts.charge(elapsed_ms, tokens, charge)
         self._pause_ms = accounts.pause_ms(elapsed_ms)
         accounts.wait(self._pause_ms)
@@ -349,26 +337,9 @@ class Governor:
         selector.count(tokens)
 
     def observe_signals(self, signals: Signals) -> None:
-        """Take in a new reading of the sensors.
-
-        It goes to the accounts. A large change of load or clock also moves the slow-down factor of the cost model, or
-        makes it follow the next measurements faster.
-        """
-        signals = signals.sane()
-        before, self._signals = self._signals, signals
-        if not self._features.forward:
-            self._accounts.observe_signals(signals)
-            return
-        move = change(before, signals)
-        if move > self.SIGNAL_CHANGE:
-            self.cost.slowdown.disturb(move * move)
-        old, new = before.gpu_clock_hz, signals.gpu_clock_hz
-        if old and new and abs(new / old - 1.0) > self.CLOCK_CHANGE:
-            # Half of the change (in logarithms) is applied at once and measured times correct the rest, since memory
-            # has a clock of its own.
-            self.cost.slowdown.scale(math.sqrt(min(10.0, max(0.1, old / new))))
-            self.cost.slowdown.disturb(min(1.0, abs(math.log(new / old)) ** 2))
-        self._accounts.observe_signals(signals)
+        """Take in a new reading of the sensors. It goes to the accounts."""
+        self._signals = signals.sane()
+        self._accounts.observe_signals(self._signals)
 
     # --- inside ---
 
@@ -382,6 +353,4 @@ class Governor:
 
     def _may_hold(self, count: int) -> bool:
         """Whether another draft may be held where ``count`` already are."""
-        if not self._selector.may_draft or count >= min(self.MOST_DRAFTS, max(1, self._accounts.remaining - 1)):
-            return False
-        return count == 0 or self._selector.may_extend_round(self._profiled_ms)
+        return self._selector.may_draft and count < min(self.MOST_DRAFTS, max(1, self._accounts.remaining - 1))

@@ -5,8 +5,7 @@ share of the GPU); time without decoding pays its debt back. ``BatteryPlan`` tur
 counts the tokens that may be late.
 
 The debt of an account is a virtual queue in the sense of drift-plus-penalty control (Neely, Stochastic Network
-Optimization, 2010, ch. 4). The longer the queue, the less the next token may cost. ``ease`` is that dependence: weak
-while the debt is within the usual variation of a few tokens, strong beyond.
+Optimization, 2010, ch. 4). The longer the queue, the less the next token may cost. ``ease`` is that dependence.
 """
 
 from __future__ import annotations
@@ -21,9 +20,7 @@ from balcony_controller.signals import Signals
 RESERVE_TOKENS = 8.0
 # How many tokens it takes to work off a difference from the reserve. It is slow on purpose: spending runs ahead in hard
 # passages, where depth buys most agreement, and an account that paid back at once would be stingy there.
-SOFT_TOKENS = 120.0
-# The debt from which on nothing is left but to pay back.
-HARD_TOKENS = 9.0
+SOFT_TOKENS = 60.0
 # The largest savings and debts that are remembered: old savings must not pay for a long overspend.
 MOST_SAVED_TOKENS = 30.0
 MOST_OWED_TOKENS = 50.0
@@ -34,11 +31,9 @@ LEAST, MOST = 0.05, 1.6
 def ease(debt_tokens: float) -> float:
     """How much of its limit an account allows the next token to use, as a factor, at a debt of ``debt_tokens``.
 
-    It is 1 at the reserve, above 1 with more savings, below 1 with less, and lies between LEAST and MOST. The linear
-    term steers back to the reserve; the fifth power takes over as the debt nears HARD_TOKENS.
+    It is 1 at the reserve, above 1 with more savings, below 1 with less, and lies between LEAST and MOST.
     """
-    lacking = debt_tokens + RESERVE_TOKENS
-    return min(MOST, max(LEAST, 1.0 - lacking / SOFT_TOKENS - (lacking / (HARD_TOKENS + RESERVE_TOKENS)) ** 5))
+    return min(MOST, max(LEAST, 1.0 - (debt_tokens + RESERVE_TOKENS) / SOFT_TOKENS))
 
 
 class TokenAccount:

@@ -118,7 +118,7 @@ class QualityModel:
     """
 
     # How much the calibration weighs against feedback, in Fisher information: p · (1 - p) for each token.
-    PRIOR_INFORMATION = 60.0
+    PRIOR_INFORMATION = 250.0
     # How much of the evidence is left after each token.
     MEMORY = 0.9998
     LARGEST_SHIFT = 3.0

@@ -47,17 +47,3 @@ def _possible(name: str, value: float | None) -> bool:
     if not math.isfinite(value) or (value < 0 and name not in _SIGNED):
         return False
     return value <= (1.0 if name in _SHARES else 1e12)
-
-
-def change(before: Signals, after: Signals) -> float:
-    """How much the device's speed may have changed between two readings, from 0 (not at all) to 1.
-
-    It is the largest change of a load, or 1 when throttling has begun. Signals that either reading lacks do not count.
-    """
-    moves = [0.0]
-    for old, new in ((before.cpu_load, after.cpu_load), (before.gpu_load, after.gpu_load)):
-        if old is not None and new is not None:
-            moves.append(abs(new - old))
-    if after.throttled and before.throttled is False:
-        moves.append(1.0)
-    return max(moves)

@@ -185,8 +185,8 @@ def test_a_reply_ends_before_its_deadline() -> None:
         if seconds >= 0.8:
             assert spent_s <= seconds
             assert sum(run.tokens) == tokens
-        if seconds <= 0.3:
-            assert control.out_of_time
+        # Far too little: replies end after the tokens that fit, and others follow.
+        assert (sum(run.first) > 1) == (seconds <= 0.3)
     assert all(run.verified)
 
 
@@ -197,17 +197,6 @@ def test_a_tail_limit_is_met_by_95_of_100_tokens() -> None:
         late = (elapsed > limit_ms).sum() / tokens.sum()
         assert late <= 0.055
     assert all(run.verified)
-
-
-def test_a_jump_of_load_loosens_the_cost_model_and_a_clock_predicts_it() -> None:
-    control = governor("8ms")
-    control.observe_signals(Signals(gpu_load=0.1, gpu_clock_hz=1e9))
-    before = control.cost.slowdown.variance
-    control.observe_signals(Signals(gpu_load=0.15, gpu_clock_hz=1e9))
-    assert control.cost.slowdown.variance == before
-    control.observe_signals(Signals(gpu_load=0.9, gpu_clock_hz=5e8))
-    assert control.cost.slowdown.variance > before
-    assert control.cost.slowdown.factor == pytest.approx(math.sqrt(2.0))
 
 
 def test_the_same_world_gives_the_same_decisions() -> None:

@@ -64,13 +64,13 @@ def slower_exits(times: float) -> dict[str, StageProfile]:
 def test_drafting_that_does_not_pay_on_this_machine_is_given_up(
     times: float, budget: str, least: float, seed: int
 ) -> None:
-    """The profile promises a gain of a fifth. With all trials, decoding takes at most two per cent longer."""
+    """The profile promises a gain of a fifth. With all trials, decoding takes at most 2.5 % longer."""
     control = governor(budget, min_agreement=least)
     slow = replace(records(), profiles=slower_exits(times))
     run = play(control, slow, World(Trace("steady", [0], [Moment()]), seed=seed), 3000)
     assert all(run.verified)
     assert run.agreed == run.tokens
-    assert run.mean_ms() <= 1.02 * FULL_MS
+    assert run.mean_ms() <= 1.025 * FULL_MS
 
 
 def test_a_replay_with_trials_is_the_same_every_time() -> None:

@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_controller.cost import CostModel, SlowDown, StageProfile
-from balcony_controller.quality import BinTable, Judge, QualityModel
-from balcony_controller.signals import Signals, change
-from balcony_controller.verdict import Confidence, Outcome
+from balcony_controller.quality import BinTable, QualityModel
+from balcony_controller.verdict import Outcome
 
 
 def test_profiles_interpolate_and_extrapolate() -> None:
@@ -49,15 +48,13 @@ def test_one_pause_is_not_a_slow_device() -> None:
     assert slowdown.factor < 2.0
 
 
-def test_a_disturbed_filter_follows_faster() -> None:
-    calm, disturbed = SlowDown(), SlowDown()
-    for slowdown in (calm, disturbed):
-        for _ in range(100):
-            slowdown.observe(1.0)
-    disturbed.disturb(0.25)
-    for slowdown in (calm, disturbed):
+def test_a_change_is_followed_within_a_few_steps() -> None:
+    slowdown = SlowDown()
+    for _ in range(100):
+        slowdown.observe(1.0)
+    for _ in range(10):
         slowdown.observe(2.0)
-    assert disturbed.factor > calm.factor > 1.0
+    assert 1.8 < slowdown.factor < 2.0
 
 
 def test_the_factor_and_the_overhead_are_learnt_from_steps() -> None:
@@ -88,57 +85,16 @@ def test_feedback_moves_the_estimate_towards_the_truth(truth: float) -> None:
     for step in range(4000):
         agreed = int((step + 1) * truth) > int(step * truth)
         quality.feedback(Outcome(1, quality.agreement(1, 0, 1), agreed))
-    assert abs(quality.agreement(1, 0, 1) - truth) < 0.1
+    assert abs(quality.agreement(1, 0, 1) - truth) < 0.15
     assert 0.0 <= quality.agreement(1, 0, 1) <= 1.0
 
 
 @pytest.mark.parametrize("drafted", [False, True])
 def test_an_exit_and_its_gates_drafts_are_corrected_each_by_itself(drafted: bool) -> None:
     quality = QualityModel({1: BinTable((), (1.0,), {1: (0.8,)}, (0.7,))}, (1, 2))
-    for _ in range(200):
+    for _ in range(600):
         quality.feedback(Outcome(1, 0.75, False, drafted))
     found = quality.agreement(1, 0, 1), quality.drafted(1, 0)
     moved, unmoved = found[::-1] if drafted else found
     assert moved < 0.5
     assert unmoved == (0.8 if drafted else 0.7)
-    assert quality.shifts()[1, drafted] < 0.0 == quality.shifts()[1, not drafted]
-
-
-def test_unknown_signals_move_nothing() -> None:
-    assert change(Signals(), Signals(cpu_load=1.0, gpu_clock_hz=1e9)) == 0.0
-    assert change(Signals(gpu_load=0.2), Signals(gpu_load=0.9)) == pytest.approx(0.7)
-    assert change(Signals(throttled=False), Signals(throttled=True)) == 1.0
-    assert change(Signals(), Signals(throttled=True)) == 0.0
-
-
-def test_impossible_signals_are_unknown() -> None:
-    nan = float("nan")
-    reading = Signals(time_s=nan, gpu_load=1.7, power_w=-3.0, temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
-    assert reading.sane() == Signals(temperature_c=-5.0, battery_power_w=-8.0, cpu_load=0.5)
-
-
-JUDGE = Judge({"margin": 1.0}, 0.0, (0.0, 1.0), (0.3, 0.3, 0.4), (0.4, 0.6, 0.9))
-
-
-@pytest.mark.parametrize(("margin", "chance"), [(-5.0, 0.4), (0.0, 0.5), (0.5, 0.625), (1.0, 0.75), (9.0, 0.9)])
-def test_a_judge_draws_straight_lines_between_its_bins(margin: float, chance: float) -> None:
-    assert JUDGE.chance(None, Confidence(-0.1, margin)) == pytest.approx(chance)
-
-
-def test_a_judge_does_not_guess_without_its_features() -> None:
-    gated = Judge({"gate": 1.0, "previous": 0.1}, 0.0, (), (1.0,), (0.7,))
-    assert gated.chance(None, Confidence(-0.1, 1.0)) is None
-    assert gated.chance(0.3, Confidence(-0.1, 1.0)) == 0.7
-    assert JUDGE.chance(None, Confidence(-0.1, float("nan"))) is None
-    with pytest.raises(ValueError, match="judge"):
-        Judge({"mood": 1.0}, 0.0, (), (1.0,), (0.7,))
-
-
-def test_a_judge_goes_before_the_gates_bins_and_is_corrected_with_them() -> None:
-    table = BinTable((), (1.0,), {1: (0.5,)})
-    quality = QualityModel({1: table}, (1, 2), {1: JUDGE})
-    assert quality.judged(1, None, Confidence(-0.1, 9.0)) == pytest.approx(0.9)
-    assert quality.judged(1, None, None) == 0.5
-    for _ in range(300):
-        quality.feedback(Outcome(1, quality.judged(1, None, Confidence(-0.1, 9.0)), False))
-    assert quality.judged(1, None, Confidence(-0.1, 9.0)) < 0.5

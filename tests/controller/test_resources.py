@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from balcony_controller import Budget, PowerModel, Signals
 from balcony_controller.loads import (
-    HARD_TOKENS,
+    LEAST,
     MOST_SAVED_TOKENS,
     RESERVE_TOKENS,
     BatteryPlan,
@@ -35,7 +35,7 @@ def replay(budget: str, trace: Trace, tokens: int, **options: PowerModel) -> Run
 
 def test_a_debt_lowers_what_may_be_spent_and_savings_raise_it() -> None:
     assert ease(-RESERVE_TOKENS) == 1.0
-    assert ease(-RESERVE_TOKENS - 3.0) > 1.0 > ease(0.0) > ease(3.0) > ease(HARD_TOKENS) == 0.05
+    assert ease(-RESERVE_TOKENS - 3.0) > 1.0 > ease(0.0) > ease(3.0) > ease(60.0) == LEAST
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 1e4), st.integers(1, 5)), max_size=60))

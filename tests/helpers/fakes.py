@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from balcony_controller import Budget, CostModel, Governor, Judge, LadderShape, Limits, PowerModel, StageProfile
+from balcony_controller.planning.features import ALL, Features
 from balcony_controller.quality import BinTable
 from balcony_controller.shape import DRAFT, HEAD
 from balcony_controller.simulation.records import RecordedReply, Records, Track
@@ -104,6 +105,7 @@ def governor(
     power_model: PowerModel | None = None,
     known: Records | None = None,
     drafts: bool = False,
+    features: Features = ALL,
 ) -> Governor:
     """A fresh governor over the fake ladder; with ``drafts`` there is a draft stage that costs as an exit does."""
     stage = {DRAFT: profile(0.9, 0.1)} if drafts else {}
@@ -116,4 +118,5 @@ def governor(
         min_agreement=min_agreement,
         limits=limits,
         power_model=power_model,
+        features=features,
     )

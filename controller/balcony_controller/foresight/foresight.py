@@ -14,7 +14,6 @@ from balcony_controller.drafts import Backlog
 from balcony_controller.foresight.guesses import Guesses
 from balcony_controller.foresight.lookups import Lookups
 from balcony_controller.foresight.passes import Pace, PassTimes
-from balcony_controller.planning.policy import between
 from balcony_controller.planning.selector import PolicySelector
 from balcony_controller.shape import DRAFT, HEAD, LadderShape
 from balcony_controller.verdict import Found
@@ -84,7 +83,7 @@ class Foresight:
         if not self._has_stage or held >= self.MOST_GUESSES or (held == 0 and not self._is_possible()):
             return False
         self._worth_ms, self._row_ms = self._token_ms(), self._rows_ms[held] * self._passes.ratio
-        if not held and not self._selector.policy.lossless:
+        if not held and not self._selector.lossless:
             # The pass would not be made otherwise: it must be worth its time together with the guess.
             self._row_ms += max(0.0, self._pass_ms * self._passes.ratio - self._worth_ms)
         # The first guess of a step also pays for what the stage has not read yet.
@@ -107,22 +106,22 @@ class Foresight:
         if self._verifies:
             self._passes.took(elapsed_ms, profiled_ms * self._cost.slowdown.factor + self._cost.overhead_ms)
         # Where the text has nothing to offer, a guess is compared with what a token takes there.
-        if self._selector.policy.lossless and not self._looks_up:
+        if self._selector.lossless and not self._looks_up:
             self._pace.observe(profiled_ms, tokens)
 
     def _is_possible(self) -> bool:
         selector = self._selector
-        return self.allowed and selector.may_look_up and selector.fits(self._full) and selector.may_extend_round(0.0)
+        return self.allowed and selector.may_look_up and selector.fits(self._full)
 
     def _token_ms(self) -> float:
         """Profiled milliseconds that a token of the full model is worth now."""
         selector = self._selector
-        policy = selector.policy
-        price = between(policy.price, selector.row, selector.part)
-        if policy.lossless or price <= 0.0:
+        setting = selector.setting
+        price = setting.price
+        if selector.lossless or price <= 0.0:
             # What tokens take without the text; at the beginning, what the policy says.
             pace_ms = self._pace.token_ms
-            return selector.token_ms if pace_ms == math.inf else pace_ms
-        worth_ms = (1.0 - between(policy.token_value, selector.row, selector.part)) / price
+            return setting.cost_ms if pace_ms == math.inf else pace_ms
+        worth_ms = (1.0 - setting.token_value) / price
         # A policy that never goes deep has no price for it: such tokens must fit what a token may take.
-        return worth_ms if policy.depths[-1] == self._full else min(worth_ms, selector.allowed_ms())
+        return worth_ms if setting.policy.depths[-1] == self._full else min(worth_ms, selector.allowed_ms())

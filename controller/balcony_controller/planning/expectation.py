@@ -25,14 +25,12 @@ class Expectation:
     """Expected sums from now until tokens are emitted, for an action and the best decisions after it.
 
     ``tokens``: how many tokens are emitted. ``cost_ms``: profiled milliseconds. ``agreement``: how many of the tokens
-    agree with the full model. ``deep``: how often the stages above the first exit run. The arrays broadcast to
-    [prices, …].
+    agree with the full model. The arrays broadcast to [prices, …].
     """
 
     tokens: Array
     cost_ms: Array
     agreement: Array
-    deep: Array
 
     def value(self, price: Array, token_value: Array) -> Array:
         """agreement - price · cost - token value · tokens; ``price`` and ``token_value`` are [prices]."""
@@ -41,15 +39,15 @@ class Expectation:
 
     def plus(self, cost_ms: float) -> Expectation:
         """The same at a cost of ``cost_ms`` more."""
-        return Expectation(self.tokens, self.cost_ms + cost_ms, self.agreement, self.deep)
+        return Expectation(self.tokens, self.cost_ms + cost_ms, self.agreement)
 
     def with_nothing_held(self) -> Expectation:
         """Of expectations [prices, prefixes, …] those for prefix 1, as it is while no draft is held: [prices, …]."""
-        return Expectation(*(part[:, -1] for part in (self.tokens, self.cost_ms, self.agreement, self.deep)))
+        return Expectation(*(part[:, -1] for part in (self.tokens, self.cost_ms, self.agreement)))
 
     def mix(self, weights: Array) -> Expectation:
         """The weighted mean over the last axis; ``weights`` [n], or [m, n], which makes m the new last axis."""
-        parts = (self.tokens, self.cost_ms, self.agreement, self.deep)
+        parts = (self.tokens, self.cost_ms, self.agreement)
         return Expectation(*(part @ weights.T for part in parts))
 
 
@@ -65,7 +63,6 @@ def best_of(price: Array, token_value: Array, options: Sequence[Expectation]) ->
             np.where(better, option.tokens, best.tokens),
             np.where(better, option.cost_ms, best.cost_ms),
             np.where(better, option.agreement, best.agreement),
-            np.where(better, option.deep, best.deep),
         )
     return best
 

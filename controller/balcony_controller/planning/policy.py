@@ -6,11 +6,11 @@ rows everything is interpolated: a place is (row, part), ``part`` being the frac
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from balcony_controller.planning.step_costs import StepCosts
 
@@ -43,9 +43,8 @@ class Policy:
         to_emit_draft[split][row][bin]         emitting the gate draft
         to_hold_draft[split][row][bin]         holding the gate draft
         held_to_full[row][prefix][bin]         with drafts held, at the first exit: going to full depth
-        held_to_hold_draft[row][prefix][bin]   with drafts held, at the first exit: holding the gate draft
 
-    The last two are () where drafts cannot be held, or gates give none.
+    The last one is () where drafts cannot be held.
     """
 
     depths: tuple[int, ...]
@@ -61,18 +60,17 @@ class Policy:
     to_emit_draft: Mapping[int, Table]
     to_hold_draft: Mapping[int, Table]
     held_to_full: tuple[Table, ...]
-    held_to_hold_draft: tuple[Table, ...]
 
-    def place(self, cost_ms: float) -> tuple[int, float]:
-        """The place (row, part) at which a token is expected to cost ``cost_ms``, or the nearest one there is."""
+    def at(self, cost_ms: float) -> Setting:
+        """The setting at which a token is expected to cost ``cost_ms``, or the nearest one there is."""
         costs = self.cost_ms
         if cost_ms >= costs[0] or len(costs) == 1:
-            return 0, 0.0
+            return Setting(self)
         if cost_ms <= costs[-1]:
-            return len(costs) - 2, 1.0
+            return Setting(self, len(costs) - 2, 1.0)
         index = bisect_left(self._rising, -cost_ms)
         above, below = costs[index - 1], costs[index]
-        return index - 1, (above - cost_ms) / (above - below)
+        return Setting(self, index - 1, (above - cost_ms) / (above - below))
 
     @cached_property
     def _rising(self) -> tuple[float, ...]:
@@ -80,11 +78,12 @@ class Policy:
 
     def agreement_at(self, cost_ms: float) -> float:
         """Expected agreement where a token costs ``cost_ms`` profiled milliseconds."""
-        return between(self.agreement, *self.place(cost_ms))
+        _, row, part = self.at(cost_ms)
+        return between(self.agreement, row, part)
 
-    def row_at(self, price: float) -> int:
-        """The last row whose price is at most ``price``; the first row if there is none."""
-        return max(0, bisect_right(self.price, price) - 1)
+    def cost_at(self, price: float) -> float:
+        """Expected cost at the last row whose price is at most ``price``; at the first row if there is none."""
+        return self.cost_ms[max(0, bisect_right(self.price, price) - 1)]
 
     def cost_of(self, agreement: float) -> float:
         """The least cost (profiled milliseconds per token) at which a token agrees at least so much.
@@ -110,11 +109,9 @@ class Policy:
 
     def held_gain(self, prefix: float, row: int, part: float, index: int) -> float:
         """With drafts held, at the first exit: the gain of going to full depth, for gate bin ``index``."""
-        return _held(self.held_to_full, prefix, row, part, index)
-
-    def held_draft_gain(self, prefix: float, row: int, part: float, index: int) -> float:
-        """With drafts held, at the first exit: the gain of holding the gate draft too; -∞ if that is not possible."""
-        return _held(self.held_to_hold_draft, prefix, row, part, index) if self.held_to_hold_draft else -math.inf
+        tables, place = self.held_to_full, grid_place(prefix)
+        value = tables[row][place][index]
+        return value if part == 0.0 else value + part * (tables[row + 1][place][index] - value)
 
     def gains(self, split: int, row: int, part: float, index: int) -> tuple[float, float, float, float]:
         """With nothing held, at ``split``: the gains of (next exit, full depth, emit gate draft, hold gate draft)."""
@@ -126,17 +123,38 @@ class Policy:
         )
 
 
+class Setting(NamedTuple):
+    """A policy, and the place (``row``, ``part``) in its tables at which it is followed."""
+
+    policy: Policy
+    row: int = 0
+    part: float = 0.0
+
+    @property
+    def price(self) -> float:
+        """The agreement that one more profiled millisecond must buy."""
+        return between(self.policy.price, self.row, self.part)
+
+    @property
+    def token_value(self) -> float:
+        """What any token brings: agreement - price · cost."""
+        return between(self.policy.token_value, self.row, self.part)
+
+    @property
+    def cost_ms(self) -> float:
+        """Expected profiled milliseconds per token."""
+        return between(self.policy.cost_ms, self.row, self.part)
+
+    @property
+    def is_cheapest(self) -> bool:
+        """Whether the policy cannot spend less."""
+        return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
+
+
 def _along(table: Table, row: int, part: float, index: int) -> float:
     """The entry for bin ``index`` at (row, part) of a table [row][bin]."""
     value = table[row][index]
     return value if part == 0.0 else value + part * (table[row + 1][index] - value)
-
-
-def _held(tables: tuple[Table, ...], prefix: float, row: int, part: float, index: int) -> float:
-    """The entry for bin ``index`` at (row, part) of a table [row][prefix][bin]."""
-    place = grid_place(prefix)
-    value = tables[row][place][index]
-    return value if part == 0.0 else value + part * (tables[row + 1][place][index] - value)
 
 
 def grid_place(prefix: float) -> int:

@@ -23,7 +23,6 @@ of a call counts where the call is made.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -99,7 +98,6 @@ def _plain(steps: StepCosts, price: Array, full_ms: float, depths: tuple[int, ..
         {},
         {},
         (),
-        (),
     )
 
 
@@ -143,7 +141,7 @@ class _Solver:
     def policy(self, depths: tuple[int, ...]) -> Policy:
         """Iterate to the best policy, then write its tables."""
         token_value, held, step = self._iterate()
-        cost_ms = np.minimum.accumulate(step.cost_ms / step.tokens - self._unpaid(step))
+        cost_ms = np.minimum.accumulate(step.cost_ms / step.tokens)
         gains = {split: self._gains(token_value, held, split) for split in self.exits}
         return Policy(
             depths,
@@ -158,13 +156,8 @@ class _Solver:
             {split: _rows(found.to_full) for split, found in gains.items()},
             {split: _rows(found.to_emit_draft) for split, found in gains.items()},
             {split: _rows(found.to_hold_draft) for split, found in gains.items()},
-            *self._held_gains(token_value, held),
+            self._held_gains(token_value, held),
         )
-
-    def _unpaid(self, step: Expectation) -> Array:
-        """How many milliseconds a token really costs less than ``StepCosts.position`` says. [prices]"""
-        waits = step.tokens / np.maximum(step.deep, 1e-9)
-        return np.array([self.steps.unpaid_ms(wait) for wait in waits.tolist()])
 
     def _iterate(self) -> tuple[Array, Expectation, Expectation]:
         """(token value, expectation with drafts held, expectation of a whole step) under the best policy found."""
@@ -185,7 +178,7 @@ class _Solver:
     def _deep_pass(self, cost_ms: float, *sizes: int) -> Expectation:
         """A deep pass that costs ``cost_ms``: it ends the step with one token of the full model. [prices, *sizes]"""
         ones = np.ones((len(self.price), *sizes))
-        return Expectation(ones, ones * cost_ms, ones, ones)
+        return Expectation(ones, ones * cost_ms, ones)
 
     def _hold(self, held: Expectation, after: NextPrefix) -> Expectation:
         """Hold one more draft: its chance to be accepted, and what follows. [prices, prefixes, chances]"""
@@ -193,7 +186,6 @@ class _Solver:
             after.prefix + after.of(held.tokens),
             self.steps.row + after.of(held.cost_ms),
             after.prefix + after.of(held.agreement),
-            after.of(held.deep),
         )
 
     # --- with drafts held ---
@@ -211,16 +203,13 @@ class _Solver:
         return best_of(self.price, token_value, [gated, self._verify_now()])
 
     def _options_with_drafts(self, token_value: Array, held: Expectation) -> list[Expectation]:
-        """At the first exit, with drafts held: [run the head, go deep, hold the gate draft if there is one].
-
-        Each is [prices, prefixes, bins].
-        """
+        """At the first exit, with drafts held: [run the head, go deep]. Each is [prices, prefixes, bins]."""
         first = self.exits[0]
         hold = self._hold(held, self.hold_token)
         deepen = self._deep_pass(self.steps.deep[first], *hold.tokens.shape[1:])
         run_head = best_of(self.price, token_value, [hold, deepen]).mix(self.weights[first]).plus(self.steps.head)
         deep = self._deep_pass(self.steps.deep[first], len(PREFIX), len(self.share))
-        return [run_head, deep, *([] if self.hold_draft is None else [self._hold(held, self.hold_draft)])]
+        return [run_head, deep]
 
     # --- with nothing held ---
 
@@ -239,7 +228,7 @@ class _Solver:
     def _emit(self, chances: Array) -> Expectation:
         """Emit a token unverified that is right with one of the ``chances`` [n]. [prices, n]"""
         ones = np.ones((len(self.price), len(chances)))
-        return Expectation(ones, ones * 0.0, ones * chances, ones * 0.0)
+        return Expectation(ones, ones * 0.0, ones * chances)
 
     def _go_deep(self, split: int) -> Expectation:
         """Go on from ``split`` to full depth. [prices, bins]"""
@@ -249,8 +238,7 @@ class _Solver:
         """Go on from ``split`` to the next exit, by the gate's bin at ``split``. [prices, bins]"""
         following = self.exits[self.exits.index(split) + 1]
         cost_ms = self.steps.reach[following] - self.steps.reach[split] + self.steps.exit[following]
-        found = self._best_at(token_value, held, following).mix(self.following[split]).plus(cost_ms)
-        return found if self.has_full else replace(found, deep=np.ones_like(found.deep))
+        return self._best_at(token_value, held, following).mix(self.following[split]).plus(cost_ms)
 
     def _best_at(self, token_value: Array, held: Expectation, split: int) -> Expectation:
         """The best action once the gate at ``split`` has given its logit, by its bin. [prices, bins]"""
@@ -295,18 +283,12 @@ class _Solver:
             gain(self._hold_gate_draft(held, split)),
         )
 
-    def _held_gains(self, token_value: Array, held: Expectation) -> tuple[tuple[Table, ...], tuple[Table, ...]]:
-        """With drafts held, the gains of (going deep, holding the gate draft) over running the head.
-
-        Each is [prices, prefixes, bins], or () where that is not possible.
-        """
+    def _held_gains(self, token_value: Array, held: Expectation) -> tuple[Table, ...]:
+        """With drafts held, what going deep gains over running the head. [prices, prefixes, bins], or ()."""
         if not self.may_hold:
-            return (), ()
-        head_value, deep, *gate_draft = (
-            found.value(self.price, token_value) for found in self._options_with_drafts(token_value, held)
-        )
-        to_hold_draft = tuple(_rows(block) for block in gate_draft[0] - head_value) if gate_draft else ()
-        return tuple(_rows(block) for block in deep - head_value), to_hold_draft
+            return ()
+        head, deep = (found.value(self.price, token_value) for found in self._options_with_drafts(token_value, held))
+        return tuple(_rows(block) for block in deep - head)
 
 
 def _rows(values: Array) -> Table:

@@ -6,16 +6,11 @@ position, whatever is decided there. The cost of a call counts only where the ca
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from balcony_controller.cost import CostModel, StageProfile
+from balcony_controller.cost import CostModel
 from balcony_controller.shape import HEAD, LadderShape
-
-# The length of a reply that costs are computed for, in tokens. It matters because positions that stages have not
-# consumed at the end of a reply are never paid for.
-REPLY_TOKENS = 128.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +29,6 @@ class StepCosts:
     """By split: calling the segments above it, and the head."""
     row: float
     """One more row of the head, for a draft that a deep pass verifies."""
-    batched: tuple[StageProfile, ...]
-    """Profiles of the stages above the first exit. They run now and then, over all positions since the last time."""
 
     @classmethod
     def of(cls, shape: LadderShape, cost: CostModel, depths: Sequence[int]) -> StepCosts:
@@ -59,21 +52,4 @@ class StepCosts:
             head=head,
             deep={depth: head + calls(shape.segments(depth, shape.full)) for depth in exits},
             row=profiles[HEAD].slope_ms,
-            batched=tuple(profiles[name] for name in used if name not in always),
         )
-
-    def unpaid_ms(self, wait: float) -> float:
-        """How many milliseconds a position really costs less than ``position`` says.
-
-        ``wait``: how many positions there are, on average, between two runs of the stages above the first exit. Two
-        things are cheaper than ``position`` says. A call over many positions takes less than small batches suggest. And
-        positions that these stages have not consumed when a reply ends are never paid for.
-        """
-        per_position = sum(stage.slope_ms for stage in self.batched)
-        if wait >= 1e3 * REPLY_TOKENS:
-            return per_position
-        # Saved per position by the calls over many positions.
-        batch_ms = sum(stage.batch_ms + stage.slope_ms * wait - stage.ms(wait) for stage in self.batched) / wait
-        # The share of a reply's positions that are still to be consumed at its end, if runs come at random.
-        left = wait / REPLY_TOKENS * -math.expm1(-REPLY_TOKENS / wait)
-        return batch_ms * (1.0 - left) + per_position * left

@@ -15,9 +15,10 @@ from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.fixed import FixedDepth
 from balcony_controller.governor import Governor
-from balcony_controller.planning.library import PolicyLibrary, SolvedPolicies
-from balcony_controller.planning.policy import Policy
+from balcony_controller.planning.modes import Mixed
+from balcony_controller.planning.policy import Policy, Setting
 from balcony_controller.planning.selector import PolicySelector
+from balcony_controller.planning.solved import SolvedPolicies
 from balcony_controller.shape import HEAD, LadderShape
 from balcony_controller.simulation.records import RecordedReply, Records
 from balcony_controller.verdict import Confidence, Verdict
@@ -60,16 +61,16 @@ class Threshold(FixedDepth):
 class _FixedSelector(PolicySelector):
     """Keeps one policy at one price, whatever happens."""
 
-    def __init__(self, selector: PolicySelector, policy: Policy, row: int, part: float) -> None:
+    def __init__(self, selector: PolicySelector, setting: Setting) -> None:
         self.__dict__.update(selector.__dict__)
-        self._fixed = policy, row, part
+        self._fixed = Mixed(setting)
 
     def _choose(self, fresh: bool = False) -> None:
         self._chosen_ago = 0
-        self.policy, self.row, self.part = self._fixed
+        self.mode = self._fixed
 
-    def _place(self) -> None:
-        """The price stays the same."""
+    def _mixed(self) -> Mixed:
+        return self._fixed
 
 
 class SameInformation(Governor):
@@ -78,13 +79,13 @@ class SameInformation(Governor):
     It is an oracle because the policy and price that spend a budget best are only known after the trace.
     """
 
-    def __init__(self, records: Records, solved: SolvedPolicies, policy: Policy, row: int, part: float) -> None:
-        self._fixed = policy, row, part
+    def __init__(self, records: Records, solved: SolvedPolicies, policy: Policy, row: int) -> None:
+        self._fixed = Setting(policy, row)
         cost, quality = CostModel(records.profiles), records.quality()
         super().__init__(records.shape, cost, quality, Budget.parse("full"), rounds=True, solved=solved)
 
-    def _make_selector(self, library: PolicyLibrary) -> PolicySelector:
-        return _FixedSelector(super()._make_selector(library), *self._fixed)
+    def _make_selector(self, solved: SolvedPolicies) -> PolicySelector:
+        return _FixedSelector(super()._make_selector(solved), self._fixed)
 
 
 class Clairvoyant(FixedDepth):

@@ -18,7 +18,7 @@ from balcony_controller.cost import CostModel
 from balcony_controller.decider import Decider
 from balcony_controller.fixed import FixedDepth, FixedDrafts
 from balcony_controller.governor import Governor
-from balcony_controller.planning.library import SolvedPolicies
+from balcony_controller.planning.solved import SolvedPolicies
 from balcony_controller.shape import HEAD
 from balcony_controller.simulation.baselines import (
     Clairvoyant,
@@ -157,7 +157,7 @@ class Contest:
         curves = []
         for policy in (*self.solved.mixed, *self.solved.lossless):
             rows = dict(zip(policy.cost_ms, range(len(policy.cost_ms)), strict=True)).values()
-            curves.append([self._point(SameInformation(self.records, self.solved, policy, row, 0.0)) for row in rows])
+            curves.append([self._point(SameInformation(self.records, self.solved, policy, row)) for row in rows])
         return curves
 
     def _point(self, decider: Decider) -> _Point:

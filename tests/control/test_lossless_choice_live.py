@@ -30,10 +30,9 @@ def test_tokens_are_the_same_when_policies_change_in_mid_reply(
     ladder: Ladder, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Trials all the time, and a clock that says anything.
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.FIRST_WAIT", 0)
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.GAP_TOKENS", 0)
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.CHEAP_ENTRY", 1e6)
-    monkeypatch.setattr("balcony_controller.planning.speed_trials.SpeedTrials.MOST_CHARGED", 0.0)
+    for name, tokens in (("FIRST_WAIT", 8), ("LONGER", 1), ("TRIED_TOKENS", 8)):
+        monkeypatch.setattr(f"balcony_controller.planning.lossless.LosslessChoice.{name}", tokens)
+    monkeypatch.setattr("balcony_controller.planning.selector.PolicySelector._may_try", lambda self, policy: True)
     profiles = measure(ladder, positions=(1, 2, 4), limit_s=0.0).profiles
     governor = Governor(
         ladder_shape(ladder), CostModel(profiles), quality_model(Bundle.demo()), Budget.parse("full"), rounds=True
