@@ -314,6 +314,7 @@ class AdaptiveSession:
             guessed=0 if reply is None else reply.guessed,
             bit_exact=self.ladder_profile.bit_exact,
             paused_ms=figures.paused_ms,
+            full_ms=self.governor.full_ms,
             floor_wins=self.governor.floor_wins,
             machine=self.loaded.sensors.snapshot.describe(),
             ended_by=None if reply is None else reply.ended_by,

@@ -51,6 +51,7 @@ def test_without_a_budget_every_token_is_the_full_models(session: AdaptiveSessio
     assert session.report().lossless
     assert session.report().agreement == 1.0
     assert not session.report().out_of_reach
+    assert session.report().why() == "Nothing was limited: every token is the full model's."
 
 
 def test_text_of_the_tokens_is_the_text_of_the_reply(session: AdaptiveSession) -> None:
@@ -69,6 +70,7 @@ def test_a_tight_budget_stays_shallow_and_says_so(session: AdaptiveSession) -> N
     assert report.agreement is None
     assert report.out_of_reach
     assert "below what the shallowest depth costs here" in report.line()
+    assert report.why().endswith("more than the budget 1e-06ms: no token went deeper.")
     assert "unknown" in report.line()
     assert report.depth_shares == {session.ladder.depths[0]: 1.0}
 

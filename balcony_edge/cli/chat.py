@@ -89,6 +89,7 @@ class Chat:
         """Until the end of the input or /quit."""
         if self._is_terminal:
             self._say(f"budget {self._session.budget} · /help says what can be typed")
+            self._say_shortfall()
         while (said := self._read()) is not None:
             try:
                 if said.startswith("/") and not said.startswith("//"):
@@ -100,6 +101,12 @@ class Chat:
                 if not self._is_terminal:
                     raise
                 self._say(str(error))
+
+    def _say_shortfall(self) -> None:
+        from balcony_edge.control.keepable import shortfall
+
+        if (short := shortfall(self._session.governor)) is not None:
+            self._say(short)
 
     # --- what is typed ---
 
@@ -143,6 +150,7 @@ class Chat:
             if rest:
                 self._session.budget = rest
             self._say(f"budget {self._session.budget}")
+            self._say_shortfall()
         elif verb == "/new":
             kept = [message for message in self._talk.messages[:1] if message["role"] == "system"]
             self._talk = Conversation(kept)
@@ -190,7 +198,9 @@ class Chat:
         sys.stdout.flush()
         talk.add("user", asked)
         talk.add("assistant", answer)
-        self._say(cell(session.report().line()))
+        report = session.report()
+        self._say(cell(report.line()))
+        self._say(cell(report.why()))
 
     def _tinted(self, token: Token) -> str:
         from balcony_edge.system.terminal import shown

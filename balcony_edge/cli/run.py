@@ -130,6 +130,7 @@ def run(
     from balcony_edge.bundle.open import open_bundle
     from balcony_edge.control.budgets import parse_budget
     from balcony_edge.control.decision_log import DecisionLog
+    from balcony_edge.control.keepable import shortfall
     from balcony_edge.control.signals import read_power_model
     from balcony_edge.engine.footprint import Footprint
     from balcony_edge.session import AdaptiveSession
@@ -156,6 +157,8 @@ def run(
                 log=decisions,
             )
         )
+        if (short := shortfall(session.governor)) is not None:
+            print(f"balcony-edge: {short}", file=sys.stderr)
         interrupted = False
         if chat_template and session.codec.chat_template is not None:
             given: str | list[int] = session.codec.encode_chat(
@@ -176,6 +179,8 @@ def run(
         sys.stdout.flush()
         report = session.audit() if audit else session.report()
         print(cell(report.line()), file=sys.stderr)
+        if why := report.why():
+            print(cell(why), file=sys.stderr)
         if prompt_cache is not None and not prompt_cache.exists():
             session.save_prompt(given, prompt_cache)
     if interrupted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -60,13 +61,15 @@ def serve(
             f"the server's packages are not installed ({error})", "pip install 'balcony-edge[cpu,serve]'"
         ) from error
     from balcony_edge.control.budgets import parse_budget
+    from balcony_edge.control.keepable import shortfall
     from balcony_edge.control.loaded import Loaded
     from balcony_edge.serve.service import Service
     from balcony_edge.serve.slots import Slots
 
     wanted = parse_budget(budget)
     loaded = Loaded(bundle, provider=provider, threads=threads, max_context=max_context, speculate=speculate)
-    service = Service(
-        loaded, Slots(loaded, slots, wanted, min_agreement, queue), name or loaded.bundle.manifest.base.model
-    )
+    taken = Slots(loaded, slots, wanted, min_agreement, queue)
+    if (short := shortfall(taken.slots[0].session.governor)) is not None:
+        print(f"balcony-edge: {short}", file=sys.stderr)
+    service = Service(loaded, taken, name or loaded.bundle.manifest.base.model)
     run(service, host, port, api_key, origin or (), access_log)

@@ -23,6 +23,7 @@ class Report:
             from exits.
         bit_exact: whether a deep pass gives the same bits on this machine as token-by-token decoding.
         paused_ms: time waited between tokens, to stay within a limit of power, battery or GPU.
+        full_ms: what a token takes here now at full depth.
         floor_wins: whether the least agreement that was asked for made tokens dearer than the budget.
         machine: load, power and heat of the device when the report was made, on one line.
         ended_by: why the reply ended ("end token", "stop", "length", "context", "deadline", "interrupted"); None while
@@ -47,6 +48,7 @@ class Report:
     guessed: int
     bit_exact: bool
     paused_ms: float
+    full_ms: float
     floor_wins: bool
     machine: str
     ended_by: str | None = None
@@ -97,6 +99,26 @@ class Report:
         return ", ".join(
             f"{share:.0%} at {'full depth' if depth == self.full_depth else f'exit {depth}'}"
             for depth, share in sorted(self.depth_shares.items())
+        )
+
+    def why(self) -> str:
+        """Why depth was what it was, in a sentence; empty without tokens."""
+        if not self.tokens:
+            return ""
+        if self.floor_wins:
+            return f"The least agreement that was asked for made tokens cost more than the budget {self.budget}."
+        if self.lossless:
+            limit = "Nothing was limited" if self.budget == "full" else f"The budget {self.budget} affords it"
+            return f"{limit}: every token is the full model's."
+        if self.out_of_reach:
+            return (
+                f"A token of the shallowest exit took {self.mean_ms:.3g} ms, more than the budget {self.budget}: no "
+                "token went deeper."
+            )
+        shallow = 1.0 - self.depth_shares.get(self.full_depth, 0.0)
+        return (
+            f"A token of full depth takes {self.full_ms:.3g} ms here, more than the budget {self.budget} allows: "
+            f"{shallow:.0%} of the tokens left at exits, where these were likeliest to be right."
         )
 
     def line(self) -> str:

@@ -111,6 +111,21 @@ class Governor:
         return self._selector.allowed_ms() * self.cost.slowdown.factor
 
     @property
+    def least_ms(self) -> float:
+        """Milliseconds of the cheapest token that there is here now."""
+        return self._clock_ms(self._selector.solved.shallowest_ms)
+
+    @property
+    def full_ms(self) -> float:
+        """Milliseconds of a token of plain full depth here now."""
+        return self._clock_ms(self._selector.solved.full_ms)
+
+    @property
+    def active_w(self) -> float | None:
+        """Watts of the device while it decodes, as far as is known."""
+        return self._power.active
+
+    @property
     def options(self) -> tuple[tuple[str, float], ...]:
         """(verdict, its value) for the token judged last, where verdicts were compared."""
         return self._options
@@ -342,6 +357,9 @@ class Governor:
         self._accounts.observe_signals(self._signals)
 
     # --- inside ---
+
+    def _clock_ms(self, profiled_ms: float) -> float:
+        return profiled_ms * self.cost.slowdown.factor + self.cost.overhead_ms
 
     def _emit(self, chance: float) -> Verdict:
         """Emit the drafts and this token, and count what agreement they are expected to lack."""
