@@ -44,6 +44,5 @@ class Opening(Mode):
 class Mixed(Mode):
     """Tokens of exits are emitted where that is worth more than going deeper, at the price that spends the budget.
 
-    Begins where nothing else does. Its set of depths is reconsidered every ``CHOOSE_TOKENS`` tokens, sooner if every
-    token adds to a debt.
+    Begins where nothing else does. Its set of depths is reconsidered every ``CHOOSE_TOKENS`` tokens.
     """

@@ -145,11 +145,6 @@ class Setting(NamedTuple):
         """Expected profiled milliseconds per token."""
         return between(self.policy.cost_ms, self.row, self.part)
 
-    @property
-    def is_cheapest(self) -> bool:
-        """Whether the policy cannot spend less."""
-        return (self.row, self.part) == (len(self.policy.price) - 2, 1.0)
-
 
 def _along(table: Table, row: int, part: float, index: int) -> float:
     """The entry for bin ``index`` at (row, part) of a table [row][bin]."""

@@ -31,20 +31,16 @@ class Savings:
     LEAST_OPENED = 4.0
     # What a token must save is at most the missing savings over so many tokens.
     LEAST_LEFT = 16.0
-    # The weight of the last reply in the mean length of replies.
-    LENGTH_WEIGHT = 0.2
 
     def __init__(self) -> None:
-        self._mean = math.inf
+        self._last = math.inf
         self._most = 1
         self._emitted = 0
         self._until = 0.0
 
     def begin(self, remaining: int) -> None:
         """A reply of at most ``remaining`` tokens begins."""
-        if self._emitted:
-            before = self._emitted if math.isinf(self._mean) else self._mean
-            self._mean = before + self.LENGTH_WEIGHT * (self._emitted - before)
+        self._last = self._emitted or self._last
         self._emitted, self._most = 0, max(1, remaining)
 
     def count(self, tokens: int) -> None:
@@ -53,8 +49,8 @@ class Savings:
 
     @property
     def length(self) -> float:
-        """How many tokens the reply is expected to have, judging by those before it."""
-        return min(self._most, self._mean)
+        """How many tokens the reply is expected to have: as many as the one before it, if so many are asked for."""
+        return min(self._most, self._last)
 
     def opens(self, open_ms: float, rest_ms: float, allowed_ms: float, debt_tokens: float) -> bool:
         """Plan the opening of the reply that begins: as long as the savings can be back when the reply ends.

@@ -30,13 +30,10 @@ class PolicySelector:
     makes tokens cost more than the budget allows.
     """
 
-    # The policy is reconsidered after so many tokens; after fewer if its cheapest tokens add to a debt of so much.
+    # The policy is reconsidered after so many tokens.
     CHOOSE_TOKENS = 16
-    URGENT_TOKENS, URGENT_DEBT = 2, 3.0
-    # The debt at which lossless decoding is left, and the one at which it is taken up again. It stays while it costs up
-    # to so many times what fits.
+    # The debt at which lossless decoding is left, and the one at which it is taken up again.
     LOSSLESS_DEBT, LOSSLESS_AGAIN = 3.5, 0.5
-    STAYS_AT = 1.07
     # A shortfall against ``min_agreement`` is made up for over so many tokens.
     FLOOR_TOKENS = 20.0
 
@@ -118,7 +115,7 @@ class PolicySelector:
         self._chosen_ago += tokens
         if isinstance(self.mode, Mixed):
             self.mode = self._mixed()
-        if self._chosen_ago >= self.CHOOSE_TOKENS or self._is_over() or self._is_urgent():
+        if self._chosen_ago >= self.CHOOSE_TOKENS or self._is_over():
             self._choose()
 
     # --- what the governor asks ---
@@ -249,9 +246,8 @@ class PolicySelector:
         if tail is not None and nominal_ms < self.solved.full_ms * tail.MARGIN:
             return False
         best = self.choice.best if self.may_draft else self.solved.plain
-        stays = isinstance(self.mode, Lossless)
-        most_debt, times = (self.LOSSLESS_DEBT, self.STAYS_AT) if stays else (self.LOSSLESS_AGAIN, 1.0)
-        return debt <= most_debt and best.cost_ms[0] <= nominal_ms * times
+        most_debt = self.LOSSLESS_DEBT if isinstance(self.mode, Lossless) else self.LOSSLESS_AGAIN
+        return debt <= most_debt and best.cost_ms[0] <= nominal_ms
 
     def _is_over(self) -> bool:
         """Whether the mode must be left now: an opening that is over, lossless decoding that is not afforded."""
@@ -267,10 +263,3 @@ class PolicySelector:
         if self._always_lossless:
             return False
         return not self.fits(self._shape.full) or self.accounts.debt_tokens > self.LOSSLESS_DEBT
-
-    def _is_urgent(self) -> bool:
-        """Whether every further token of the policy adds to a debt while there are cheaper policies."""
-        if self._chosen_ago < self.URGENT_TOKENS or self.accounts.debt_tokens <= self.URGENT_DEBT:
-            return False
-        setting = self.mode.setting
-        return setting.is_cheapest and setting.cost_ms > 1.01 * self.solved.shallowest_ms
