@@ -49,8 +49,9 @@ class PolicySelector:
         self.min_agreement = min_agreement
         self._shape, self._cost, self._quality, self._backlog = shape, cost, quality, backlog
         self._features = solved.features
+        # The policies of greedy replies, and those of sampled ones, which are solved when the first one begins.
         self._solved_for = {True: solved}
-        self._use(greedy=True)
+        self.solved, self.choice = solved, LosslessChoice(solved.lossless)
         self.home = solved.mixed[0]
         self.mode: Mode = Mixed(Setting(self.home))
         self.first = self._repeatable = False
@@ -177,14 +178,12 @@ class PolicySelector:
         return self.accounts.budget.unlimited or self.min_agreement >= 1.0
 
     def _use(self, greedy: bool) -> None:
-        """Use the policies of greedy replies, or those of sampled ones, which are solved when the first one begins."""
+        """Use the policies of greedy or of sampled replies."""
         if greedy not in self._solved_for:
-            self._solved_for[greedy] = self._solved_for[True].without_gate_drafts(
-                self._shape, self._cost, self._quality
-            )
-        solved = self._solved_for[greedy]
-        if getattr(self, "solved", None) is not solved:
-            self.solved, self.choice = solved, LosslessChoice(solved.lossless)
+            solved = self._solved_for[True].without_gate_drafts(self._shape, self._cost, self._quality)
+            self._solved_for[greedy] = solved
+        if (wanted := self._solved_for[greedy]) is not self.solved:
+            self.solved, self.choice = wanted, LosslessChoice(wanted.lossless)
 
     def _choose(self, fresh: bool = False) -> None:
         """Choose the mode. ``fresh``: a reply begins or the budget is new."""
@@ -192,8 +191,9 @@ class PolicySelector:
         if isinstance(self.mode, Opening) and not fresh and not self._is_over():
             return
         nominal_ms, debt = self.allowed_ms(eased=False), self.accounts.debt_tokens
-        if self._always_lossless or self._affords_lossless(nominal_ms, debt):
-            self.floor_wins = not self.accounts.budget.unlimited and not self._affords_lossless(nominal_ms, debt)
+        is_afforded = self.accounts.budget.unlimited or self._affords_lossless(nominal_ms, debt)
+        if is_afforded or self._always_lossless:
+            self.floor_wins = not is_afforded
             self._take(Lossless(Setting(self._lossless_policy())))
             return
         if fresh or self._features.changes:
