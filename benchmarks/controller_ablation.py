@@ -6,8 +6,10 @@ Plays the controller with all its mechanisms, without each of them, and without 
 ship where none is named), the traces that ship and random ones that nobody tuned on. *Points* are points of agreement
 over those of the whole controller at equal cost (its own curve over the budgets of the same trace and seed); given are
 the mean and the standard error over seeds, and the worst trace. *Cost* is over the budget: the mean, and the highest.
-*Overspend* is in tokens' worth beyond what is forced. *Lossless* is the cost of lossless tokens over plain full
-depth's: with the profile that is true, and with one that takes batches for a third cheaper than they are.
+*Overspend* is in tokens' worth beyond what is forced. *Time* is what a replay takes over that of the whole controller,
+its own code and the simulated device together. *Lossless* is the cost of lossless tokens over plain full
+depth's: with the profile that is true, and with one that takes batches for a third cheaper than they are. Last, what
+feedback brings where the calibration is wrong.
 
 Rivals: the best threshold tuned on line to keep the budget (best exit and gain, chosen afterwards), one that learns how
 often tokens are right (FREE) and the best fixed threshold and mix, each at the controller's cost; and, for lossless
@@ -48,6 +50,8 @@ GAINS = (0.02, 0.05, 0.15)
 WANTED = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.1)
 RANDOM_TRACES = 3
 CHEAPER_BATCHES = 1.5
+# How far the calibration is off, in log-odds, and how many draws there are of each.
+SPREADS, DRAWS = (0.0, 0.7, 1.2), 6
 
 
 def variants() -> dict[str, Features]:
@@ -87,6 +91,44 @@ def lossless_ms(records: Records, trace: Trace, features: Features, seed: int, t
     governor = Governor(records.shape, CostModel(profiles), records.quality(), full, rounds=True, features=features)
     plain = play(FixedDepth(records.shape.full), records, world, tokens)
     return play(governor, records, world, tokens).mean_ms() / plain.mean_ms()
+
+
+def wrong_tables(source: str, spread: float, draw: int, budgets: int, tokens: int) -> tuple[float, float]:
+    """Mean agreement with and without feedback where the calibration is wrong, over the budgets of a steady device.
+
+    The log-odds of each exit, and of its gate drafts, are off by an amount drawn with standard deviation ``spread``.
+    """
+    records, _ = load(source)
+    rng, steady = np.random.default_rng(draw), find_traces(["steady"], tokens)[0]
+    exits = {depth: float(np.exp(rng.normal(0.0, spread))) for depth in records.shape.depths[:-1]}
+    drafts = {split: float(np.exp(rng.normal(0.0, spread))) for split in records.tables}
+
+    def off(chances: Sequence[float], times: float) -> tuple[float, ...]:
+        return tuple(times * chance / (1.0 + chance * (times - 1.0)) for chance in chances)
+
+    tables = {
+        split: replace(
+            table,
+            agreement={depth: off(row, exits[depth]) for depth, row in table.agreement.items()},
+            drafted=None if table.drafted is None else off(table.drafted, drafts[split]),
+        )
+        for split, table in records.tables.items()
+    }
+    judges = {depth: replace(one, agreement=off(one.agreement, exits[depth])) for depth, one in records.judges.items()}
+    wrong, one = replace(records, tables=tables, judges=judges), Contest(records, steady, tokens, draw)
+    found = []
+    for features in (ALL, replace(ALL, feedback=False)):
+        cost = CostModel(records.profiles)
+        solved = SolvedPolicies.of(wrong.shape, cost, wrong.quality(), True, features)
+        runs = []
+        for budget_ms in one.budgets_ms(budgets):
+            budget, model = Budget.parse(f"{budget_ms!r}ms"), CostModel(records.profiles)
+            governor = Governor(
+                wrong.shape, model, wrong.quality(), budget, rounds=True, solved=solved, features=features
+            )
+            runs.append(play(governor, records, World(steady, seed=draw), tokens).agreement(WARM_UP_TOKENS))
+        found.append(mean(runs))
+    return found[0], found[1]
 
 
 def play_trace(source: str, trace: Trace, budgets: int, tokens: int, seed: int) -> list[dict[str, Any]]:
@@ -186,7 +228,7 @@ def losslessness(source: str, tokens: int, seed: int) -> dict[str, tuple[float, 
     found = {
         name: tuple(lossless_ms(records, steady, features, seed, tokens, true) for true in (True, False))
         for name, features in variants().items()
-        if name in (WHOLE, NOTHING, "without trials", "without gate_drafts", "without feedback")
+        if name in (WHOLE, NOTHING, "without gate_drafts", "without feedback")
     }
     world = World(steady, seed=seed)
     plain = play(FixedDepth(records.shape.full), records, world, tokens).mean_ms()
@@ -246,16 +288,28 @@ def main() -> None:
             rows = [row for future in running for row in future.result()]
             table = dict(summed(rows))
             print(f"\n{load(source)[1]}\n")
-            print("| | points | ± | worst trace | cost ÷ budget | highest | overspend |\n|---|---|---|---|---|---|---|")
+            print("| | points | ± | worst trace | cost ÷ budget | highest | overspend | time |\n|" + "---|" * 8)
             for name, row in table.items():
                 values = f"{row['points']:+.2f} | {row['error']:.2f} | {row['worst']:+.2f} | {row['cost']:.3f}"
-                print(f"| {name} | {values} | {row['highest']:.3f} | {row['over']:.1f} |")
+                took = row["seconds"] / table[WHOLE]["seconds"]
+                time_share = "" if math.isnan(took) else f"{took:.2f}"
+                print(f"| {name} | {values} | {row['highest']:.3f} | {row['over']:.1f} | {time_share} |")
             costs = [future.result() for future in lossless]
             print("\n| lossless | true profile | wrong profile |\n|---|---|---|")
             means = {name: [mean(one[name][place] for one in costs) for place in (0, 1)] for name in costs[0]}
             for name, (true, wrong) in means.items():
                 print(f"| {name} | {true:.3f} | {wrong:.3f} |")
-            document[str(source)] = {"table": table, "lossless": means}
+            gains = {}
+            for spread in SPREADS:
+                draws = [
+                    pool.submit(wrong_tables, source, spread, draw, options.budgets, options.tokens)
+                    for draw in range(DRAWS)
+                ]
+                pairs = [future.result() for future in draws]
+                gains[spread] = [100 * (after - before) for after, before in pairs]
+                spelled = ", ".join(f"{gain:+.2f}" for gain in gains[spread])
+                print(f"\nTables off by {spread}: feedback brings {mean(gains[spread]):+.2f} points ({spelled})")
+            document[str(source)] = {"table": table, "lossless": means, "wrong_tables": gains}
     print(json.dumps({"benchmark": "controller_ablation", **vars(options), "results": document}))
 
 
