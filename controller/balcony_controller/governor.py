@@ -305,7 +305,8 @@ class Governor:
             drafts_value = (drafts.accepted + prefix) * sure_gain - price * steps.row
             verify = drafts_value + sure_gain - price * (steps.position + steps.reach[depth] + steps.deep[depth])
             hold = drafts_value + policy.holding(prefix, row, part)
-            if not self._may_hold(drafts.count + 1):
+            # Checked last, and only where it matters, because it takes time.
+            if hold > max(emit, verify + 1e-9, deepen) and not self._may_hold(drafts.count + 1):
                 hold = -math.inf
         self._options = (("emit", emit), ("hold", hold), ("verify", verify), ("deepen", deepen))
         best = max(emit, hold, verify, deepen)
@@ -371,4 +372,6 @@ class Governor:
 
     def _may_hold(self, count: int) -> bool:
         """Whether another draft may be held where ``count`` already are."""
-        return self._selector.may_draft and count < min(self.MOST_DRAFTS, max(1, self._accounts.remaining - 1))
+        if not self._selector.may_draft or count >= min(self.MOST_DRAFTS, max(1, self._accounts.remaining - 1)):
+            return False
+        return count == 0 or self._selector.may_extend_round(self._profiled_ms)

@@ -34,6 +34,9 @@ class PolicySelector:
     CHOOSE_TOKENS = 16
     # The debt at which lossless decoding is left, and the one at which it is taken up again.
     LOSSLESS_DEBT, LOSSLESS_AGAIN = 3.5, 0.5
+    # The debt that may remain if all drafts of a round turn out wrong. It is below 10 tokens, which should never be
+    # exceeded, because the device may slow down meanwhile.
+    WAITED_TOKENS = 6.0
     # A shortfall against ``min_agreement`` is made up for over so many tokens.
     FLOOR_TOKENS = 20.0
 
@@ -143,6 +146,15 @@ class PolicySelector:
             return False
         return step_ms + self.solved.shallowest_ms * factor * (self.accounts.remaining - 1) <= left_ms
 
+    def debt_after_pass(self, spent_ms: float = 0.0) -> float:
+        """The debt if the present step, after ``spent_ms``, ended with a deep pass that emits a single token."""
+        deep_ms = self._backlog.step_ms(self._shape.stages(self._shape.full))
+        return self.accounts.debt_tokens + (spent_ms + deep_ms) / max(self.allowed_ms(eased=False), 1e-9) - 1.0
+
+    def may_extend_round(self, spent_ms: float) -> bool:
+        """Whether a round of drafts may go on after ``spent_ms``, though all of its drafts may turn out wrong."""
+        return not self.accounts.per_token or self.debt_after_pass(spent_ms) <= self.WAITED_TOKENS
+
     def allowed_ms(self, *, eased: bool = True) -> float:
         """Milliseconds that the next token's graph runs may take; ``eased``: debts and savings included."""
         factor, overhead_ms = self._cost.slowdown.factor, self._cost.overhead_ms
@@ -222,7 +234,7 @@ class PolicySelector:
     def _mixed(self) -> Mixed:
         """The mixed policy at the place that spends what is allowed now, or what ``min_agreement`` needs."""
         allowed_ms, self.floor_wins = self.allowed_ms(), False
-        if self._saves and self.accounts.debt_tokens <= self._savings.OVERSPENT_TOKENS:
+        if self._saves and self.accounts.debt_tokens <= 0.0:
             allowed_ms = max(allowed_ms, min(self._rest_ms(), self.allowed_ms(eased=False)))
         if self.min_agreement > 0.0:
             wanted = min(1.0, self.min_agreement + self.floor_debt / self.FLOOR_TOKENS)
@@ -252,9 +264,7 @@ class PolicySelector:
     def _is_over(self) -> bool:
         """Whether the mode must be left now: an opening that is over, lossless decoding that is not afforded."""
         if isinstance(self.mode, Opening):
-            deep_ms = self._backlog.step_ms(self._shape.stages(self._shape.full))
-            after = self.accounts.debt_tokens + deep_ms / max(self.allowed_ms(eased=False), 1e-9) - 1.0
-            return self._savings.is_over(after)
+            return self._savings.is_over(self.debt_after_pass())
         if not isinstance(self.mode, Lossless):
             return False
         if self.may_draft and self.choice.now is not self.mode.setting.policy:
