@@ -42,7 +42,9 @@ def test_an_answer_sees_what_was_said_before(bundle: Path, tmp_path: Path) -> No
             assert said[place]["content"] == session.generate(ids, 12)
     assert result.stdout == f"{said[1]['content']}\n{said[3]['content']}\n"
     # The second prompt begins with what is in the caches.
-    assert "reused)" in result.stderr.splitlines()[-1]
+    figures, why = result.stderr.splitlines()[-2:]
+    assert "reused)" in figures
+    assert why.endswith("every token is the full model's.")
 
 
 def test_a_conversation_is_resumed(bundle: Path, tmp_path: Path) -> None:

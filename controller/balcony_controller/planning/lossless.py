@@ -22,8 +22,9 @@ class LosslessChoice:
     # waits LONGER times as long, up to LAST_WAIT.
     TRIED_TOKENS = 32
     FIRST_WAIT, LONGER, LAST_WAIT = 48, 8, 4096
-    # The other policy is taken if its tokens take less than so many times the time. Its trial ends early if after
-    # SOON tokens they take more than CLEARLY times the time.
+    # Rounds are taken if their tokens take less than so many times the time, plain full depth if its tokens take less:
+    # lossless decoding must never be slower than that. A trial ends early if after SOON tokens they take more than
+    # CLEARLY times the time.
     TAKE = 0.97
     SOON, CLEARLY = 8, 1.15
 
@@ -73,7 +74,7 @@ class LosslessChoice:
             return
         usual_ms, tried_ms = self._taken[True].token_ms, self._taken[False].token_ms
         if self._tokens >= (self.SOON if tried_ms > self.CLEARLY * usual_ms else self.TRIED_TOKENS):
-            self._conclude(tried_ms < self.TAKE * usual_ms)
+            self._conclude(tried_ms < (1.0 if self.now is self._plain else self.TAKE) * usual_ms)
 
     def _conclude(self, is_faster: bool) -> None:
         if is_faster:

@@ -153,7 +153,8 @@ class PolicySelector:
 
     def may_extend_round(self, spent_ms: float) -> bool:
         """Whether a round of drafts may go on after ``spent_ms``, though all of its drafts may turn out wrong."""
-        return not self.accounts.per_token or self.debt_after_pass(spent_ms) <= self.WAITED_TOKENS
+        is_free = self._always_lossless or not self.accounts.per_token
+        return is_free or self.debt_after_pass(spent_ms) <= self.WAITED_TOKENS
 
     def allowed_ms(self, *, eased: bool = True) -> float:
         """Milliseconds that the next token's graph runs may take; ``eased``: debts and savings included."""
