@@ -27,7 +27,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
-from functools import partial
 from statistics import mean, stdev
 from typing import Any
 
@@ -149,20 +148,19 @@ def play_trace(source: str, trace: Trace, budgets: int, tokens: int, seed: int) 
     for name, played in found.items():
         for row in played:
             rows.append({**_figures(row), "name": name, "points": 100 * (row.agreement - level(curve, row.cost_ms))})
-    world, play_at = World(trace, seed=seed), partial(_point, records=records, tokens=tokens)
-    exits = records.shape.depths[:-1]
-    free = [[play_at(LearnedThreshold(split, share), world=world) for share in WANTED] for split in exits]
+    world = World(trace, seed=seed)
+    free = [[one.point(LearnedThreshold(split, share)) for share in WANTED] for split in records.shape.depths[:-1]]
     fixed, mixes = one.thresholds(), one.static_mixes()
     for row in found[WHOLE]:
         for name, curves in (("threshold, fixed", fixed), ("mix, fixed", mixes), ("threshold, learnt", free)):
             points = 100 * (at_cost(curves, row.cost_ms) - row.agreement)
             rows.append({**_figures(row), "name": name, "points": points})
-        rows.append(_best_online(one, records, world, row, curve, tokens))
+        rows.append(_best_online(records, world, row, curve, tokens))
     return [{**row, "trace": trace.name, "seed": seed, "seconds": seconds.get(row["name"], math.nan)} for row in rows]
 
 
 def _best_online(
-    one: Contest, records: Records, world: World, row: ContestRow, curve: Sequence[Sequence[ContestRow]], tokens: int
+    records: Records, world: World, row: ContestRow, curve: Sequence[Sequence[ContestRow]], tokens: int
 ) -> dict[str, Any]:
     """The on-line threshold of the exit and gain that do best under the budget of ``row``."""
     runs = [
@@ -195,12 +193,6 @@ def level(curve: Sequence[Sequence[ContestRow]], cost_ms: float) -> float:
     return float(np.interp(cost_ms, [row.cost_ms for row in points], [row.agreement for row in points]))
 
 
-def _point(decider: Any, records: Records, tokens: int, world: World) -> Any:
-    run = play(decider, records, world, tokens)
-    return replace(_EMPTY, cost_ms=run.mean_ms(WARM_UP_TOKENS), agreement=run.agreement(WARM_UP_TOKENS))
-
-
-_EMPTY = ContestRow("", "", "", 0.0, 0.0, 0.0)
 _KEPT: dict[str, dict[str, SolvedPolicies]] = {}
 
 

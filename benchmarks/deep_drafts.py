@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def later(values: Tensor, count: int) -> Tensor:
     return found
 
 
-class Drafter:
+class Drafter(ABC):
     """One way to guess. ``passes`` yields what it hands to the head, guess by guess, [rows, length, hidden] each.
 
     The first guess at place i is for the full model's token of place i + ``ahead``. That of pass k (from 0) has k
@@ -72,9 +73,9 @@ class Drafter:
         self._learner = Learner(module)
         self.optimizers = (self._learner.optimizer,)
 
+    @abstractmethod
     def passes(self, batch: Batch, count: int) -> Iterator[Tensor]:
         """``count`` guesses in a row."""
-        raise NotImplementedError
 
     def target_of(self, index: int) -> int:
         """How many places on the token is that pass ``index`` guesses."""

@@ -9,8 +9,9 @@ import pytest
 from balcony_controller import Governor, Limits, Signals
 from balcony_controller.foresight.foresight import Foresight
 from balcony_controller.foresight.guesses import Guesses
-from balcony_controller.foresight.passes import Pace, PassTimes
+from balcony_controller.foresight.passes import PassTimes
 from balcony_controller.foresight.rates import Rates
+from balcony_controller.planning.pace import Pace
 from helpers.fakes import FULL_MS, SHALLOW_MS, governor
 
 # A token costs 10 ms, a row of a deep pass 1 ms, a guess half of that.

@@ -13,7 +13,8 @@ from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog
 from balcony_controller.foresight.guesses import Guesses
 from balcony_controller.foresight.lookups import Lookups
-from balcony_controller.foresight.passes import Pace, PassTimes
+from balcony_controller.foresight.passes import PassTimes
+from balcony_controller.planning.pace import Pace
 from balcony_controller.planning.selector import PolicySelector
 from balcony_controller.shape import DRAFT, HEAD, LadderShape
 from balcony_controller.verdict import Found

@@ -7,8 +7,10 @@ some tokens, and its time for a token is compared with the time that the best on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from balcony_controller.planning.pace import Pace
 from balcony_controller.planning.policy import Policy
 
 
@@ -27,6 +29,8 @@ class LosslessChoice:
     # CLEARLY times the time.
     TAKE = 0.97
     SOON, CLEARLY = 8, 1.15
+    # How fast what tokens take is followed, and how many times that a single step counts at most (see Pace).
+    FOLLOW, MOST_TIMES = 1.0 / 64.0, 3.0
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         self._plain = policies[0]
@@ -37,7 +41,7 @@ class LosslessChoice:
         self._last: Policy | None = None
         # Tokens since the last trial began or ended, and what they took: of the best policy, and of the other.
         self._tokens = 0
-        self._taken = {True: _Taken(), False: _Taken()}
+        self._usual, self._tried = self._new_pace(), self._new_pace()
 
     def interrupt(self) -> None:
         """Tokens that are not lossless come between: a trial in progress is given up."""
@@ -68,11 +72,15 @@ class LosslessChoice:
         # The first step after a change also catches up what the other policy has left.
         is_steady, self._last = policy is self._last, policy
         self._tokens += tokens
+        is_tried = policy is not self.best
         if is_steady:
-            self._taken[policy is self.best].append(elapsed_ms, tokens)
-        if self.now is self.best:
+            (self._tried if is_tried else self._usual).observe(elapsed_ms, tokens)
+        if not (is_tried and is_steady):
             return
-        usual_ms, tried_ms = self._taken[True].token_ms, self._taken[False].token_ms
+        usual_ms, tried_ms = self._usual.token_ms, self._tried.token_ms
+        if usual_ms == math.inf:
+            # Nothing to compare with: the trial is lost.
+            usual_ms = 0.0
         if self._tokens >= (self.SOON if tried_ms > self.CLEARLY * usual_ms else self.TRIED_TOKENS):
             self._conclude(tried_ms < (1.0 if self.now is self._plain else self.TAKE) * usual_ms)
 
@@ -86,27 +94,7 @@ class LosslessChoice:
 
     def _clear(self) -> None:
         self._tokens = 0
-        self._taken = {True: _Taken(), False: _Taken()}
+        self._usual, self._tried = self._new_pace(), self._new_pace()
 
-
-class _Taken:
-    """The time that the last steps of a policy took for a token."""
-
-    # So many steps are remembered. A single step counts at most MOST_TIMES the mean: another program was in its way.
-    STEPS = 64
-    MOST_TIMES = 3.0
-
-    def __init__(self) -> None:
-        self._ms = self._tokens = 0.0
-
-    def append(self, elapsed_ms: float, tokens: int) -> None:
-        """One more step."""
-        if self._tokens:
-            elapsed_ms = min(elapsed_ms, self.MOST_TIMES * self.token_ms * tokens)
-        fade = 1.0 - 1.0 / self.STEPS
-        self._ms, self._tokens = self._ms * fade + elapsed_ms, self._tokens * fade + tokens
-
-    @property
-    def token_ms(self) -> float:
-        """Milliseconds a token."""
-        return self._ms / max(self._tokens, 1e-9)
+    def _new_pace(self) -> Pace:
+        return Pace(self.FOLLOW, self.MOST_TIMES)

@@ -125,42 +125,43 @@ class Contest:
     def fixed_exits(self) -> dict[str, _Point]:
         """Every depth by itself, by name: "exit_3", …, "exit_12" for full depth."""
         shape = self.records.shape
-        return {f"exit_{depth}": self._point(FixedDepth(depth)) for depth in shape.depths}
+        return {f"exit_{depth}": self.point(FixedDepth(depth)) for depth in shape.depths}
 
     def lossless(self) -> _Point:
         """The cheapest of plain full depth and rounds of fixed lengths at the shallowest exit."""
         shape = self.records.shape
-        options = [self._point(FixedDepth(shape.full))]
-        options += [self._point(FixedDrafts(shape.depths[0], length)) for length in DRAFT_LENGTHS]
+        options = [self.point(FixedDepth(shape.full))]
+        options += [self.point(FixedDrafts(shape.depths[0], length)) for length in DRAFT_LENGTHS]
         return min(options, key=lambda point: point.cost_ms)
 
     def static_mixes(self) -> list[list[_Point]]:
         """A curve for each exit, over the share of deep tokens."""
         shape = self.records.shape
-        return [[self._point(StaticMix(shape, exit_, s)) for s in MIX_SHARES] for exit_ in shape.depths[:-1]]
+        return [[self.point(StaticMix(shape, exit_, s)) for s in MIX_SHARES] for exit_ in shape.depths[:-1]]
 
     def thresholds(self) -> list[list[_Point]]:
         """Curves over the threshold: for each exit, with and without verifying the doubtful token."""
         shape = self.records.shape
         return [
-            [self._point(Threshold(exit_, least, bonus)) for least in THRESHOLDS]
+            [self.point(Threshold(exit_, least, bonus)) for least in THRESHOLDS]
             for exit_ in shape.depths[:-1]
             for bonus in (False, True)
         ]
 
     def clairvoyant(self) -> list[list[_Point]]:
         """One curve, over the price."""
-        return [[self._point(Clairvoyant(self.records, price / self.full_ms)) for price in CLAIRVOYANT_PRICES]]
+        return [[self.point(Clairvoyant(self.records, price / self.full_ms)) for price in CLAIRVOYANT_PRICES]]
 
     def same_information(self) -> list[list[_Point]]:
         """A curve for each of the governor's policies, over all prices at which it costs something different."""
         curves = []
         for policy in (*self.solved.mixed, *self.solved.lossless):
             rows = dict(zip(policy.cost_ms, range(len(policy.cost_ms)), strict=True)).values()
-            curves.append([self._point(SameInformation(self.records, self.solved, policy, row)) for row in rows])
+            curves.append([self.point(SameInformation(self.records, self.solved, policy, row)) for row in rows])
         return curves
 
-    def _point(self, decider: Decider) -> _Point:
+    def point(self, decider: Decider) -> _Point:
+        """Cost and agreement of a decider along the trace."""
         run = play(decider, self.records, self._world, self.tokens)
         return _Point(run.mean_ms(WARM_UP_TOKENS), run.agreement(WARM_UP_TOKENS))
 

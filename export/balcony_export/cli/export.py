@@ -11,6 +11,7 @@ import typer
 
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.manifest import Cache, Exactness, Precision, Provider, Rounding
+from balcony_export.cli.options import Offline, Revision
 from balcony_export.extras import require_export, require_train
 
 
@@ -99,8 +100,8 @@ def export(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print layers, exit costs and file sizes. Read and write no weights.")
     ] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Make a bundle from a frozen base and its exits. ONNX segments of the base, an exit a split, one shared head."""
     require_export()

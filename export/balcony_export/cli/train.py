@@ -10,6 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from balcony_edge.cli.options import finite
+from balcony_export.cli.options import (
+    BaseModel,
+    Device,
+    Length,
+    Offline,
+    Revision,
+    SaveEvery,
+    Seed,
+    SelfTokens,
+)
 from balcony_export.extras import require_train
 from balcony_export.quantising.size import Size
 
@@ -18,12 +28,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="The base: a model folder, a .gguf file, a Hub id, or a name that models lists. Never changed."
-        ),
-    ],
+    model: BaseModel,
     splits: Annotated[
         str,
         typer.Option(help="Layers of the base after which exits hang, such as 3,6,9. auto:3 spaces three by cost."),
@@ -51,10 +56,7 @@ def train(
     accumulate: Annotated[
         int, typer.Option(min=1, help="Work through a step's sequences in this many pieces: takes less memory.")
     ] = 1,
-    length: Annotated[
-        int | None,
-        typer.Option(min=8, help="Tokens in a sequence. Default: 512, or the model's context if shorter."),
-    ] = None,
+    length: Length = None,
     lr: Annotated[
         float | None,
         typer.Option(callback=finite, help="Highest learning rate. Default: 5e-4 * sqrt(4096 / hidden size)."),
@@ -114,17 +116,12 @@ def train(
         str,
         typer.Option(help="fp32, bf16, or auto: bf16 where the hardware multiplies it. The exits' weights stay fp32."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda, cuda:1, …")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed: fixes the batches, and the samples of --data self.")] = 0,
+    device: Device = "auto",
+    seed: Seed = 0,
     shard_base: Annotated[
         bool, typer.Option("--shard-base", help="Share a large base's layers between several processes (FSDP).")
     ] = False,
-    self_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tokens to write for --data self. Default: as many as the run uses, 2 million at most."
-        ),
-    ] = None,
+    self_tokens: SelfTokens = None,
     prompts: Annotated[
         Path | None,
         typer.Option(
@@ -138,17 +135,15 @@ def train(
             min=0.01, max=1.0, help="How much of the training rows is the base's own, if --data names other text too."
         ),
     ] = 0.75,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps between two saved states, from which an interrupted run goes on.")
-    ] = 200,
+    save_every: SaveEvery = 200,
     look_every: Annotated[
         int,
         typer.Option(
             min=0, help="Steps between measurements on held-out text. Each exit ends as at its best. 0: as at the end."
         ),
     ] = 100,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Train early exits for a frozen base, by self-distillation.
 

@@ -8,16 +8,21 @@ from typing import Annotated, Any
 import typer
 
 from balcony_edge.cli.options import finite
+from balcony_export.cli.options import (
+    BaseModel,
+    Device,
+    Length,
+    Offline,
+    Revision,
+    SaveEvery,
+    Seed,
+    SelfTokens,
+)
 from balcony_export.extras import require_train
 
 
 def train_draft(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="The base: a model folder, a .gguf file, a Hub id, or a name that models lists. Never changed."
-        ),
-    ],
+    model: BaseModel,
     exits: Annotated[
         Path,
         typer.Option(
@@ -35,10 +40,7 @@ def train_draft(
         typer.Option(help="Text to measure on. Repeatable. Default: a fiftieth of the documents."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Sequences in a step.")] = 16,
-    length: Annotated[
-        int | None,
-        typer.Option(min=8, help="Tokens in a sequence. Default: 512, or the model's context if shorter."),
-    ] = None,
+    length: Length = None,
     lr: Annotated[
         float | None,
         typer.Option(callback=finite, help="Highest learning rate. Default: twice the one of train."),
@@ -47,23 +49,16 @@ def train_draft(
         str,
         typer.Option(help="fp32, bf16, or auto: bf16 where the hardware multiplies it. The stage's weights stay fp32."),
     ] = "auto",
-    device: Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda, cuda:1, …")] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Seed: fixes the batches, and the samples of --data self.")] = 0,
-    self_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Tokens to write for --data self. Default: as many as the run uses, 2 million at most."
-        ),
-    ] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    self_tokens: SelfTokens = None,
     prompts: Annotated[Path | None, typer.Option(help="What the base is asked for --data self, as for train.")] = None,
-    save_every: Annotated[
-        int, typer.Option(min=1, help="Steps between two saved states, from which an interrupted run goes on.")
-    ] = 200,
+    save_every: SaveEvery = 200,
     look_every: Annotated[
         int, typer.Option(min=0, help="Steps between measurements on held-out text. 0: at the end alone.")
     ] = 100,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Train a draft stage for a frozen base: it guesses tokens, and the full model checks several at once.
 

@@ -9,6 +9,7 @@ import typer
 
 from balcony_edge.cli.options import finite
 from balcony_edge.errors import VerifyError
+from balcony_export.cli.options import Offline, Revision
 from balcony_export.extras import require_train
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ def verify(
     provider: Annotated[
         str, typer.Option(help="What runs the bundle: cpu, cuda, or auto (the one it was exported for).")
     ] = "auto",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Download nothing; use what the Hub cache holds.")] = False,
+    revision: Revision = None,
+    offline: Offline = False,
 ) -> None:
     """Check that a bundle computes what its model does in fp32, stage by stage. Exit code 1 if a stage fails."""
     require_train()
