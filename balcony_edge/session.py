@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,14 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_controller import (
-    Budget,
-    CostModel,
-    Decider,
-    Governor,
-    Limits,
-    PowerModel,
-)
+from balcony_controller import Budget, CostModel, Decider, Governor, Limits, PowerModel
 from balcony_controller.driver import Step
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.control.adapter import ladder_shape, quality_model
@@ -65,12 +59,14 @@ class AdaptiveSession:
         min_agreement: share of the full model's tokens (0 to 1) below which no budget may push a reply.
         limits: of temperature and battery level; beyond them only the shallowest exit runs, with pauses.
         power_model: estimated watts, used where no sensor tells the power.
+        allow_clocks: let the budget choose the device's clock too. It is put back at the end.
         log: where to write every decision.
 
     Raises:
         BundleError: the bundle cannot be used, or speculation was asked for and is not bit-exact here.
         HubError: the bundle cannot be fetched from the Hub.
         BudgetError: the budget cannot be read, or this device lacks a signal that it needs.
+        ClockError: the device's clock cannot be chosen here.
         ProviderError, RuntimeMissingError: ONNX Runtime or the provider is not available.
     """
 
@@ -87,6 +83,7 @@ class AdaptiveSession:
         min_agreement: float = 0.0,
         limits: Limits | None = None,
         power_model: PowerModel | None = None,
+        allow_clocks: bool = False,
         log: DecisionLog | None = None,
     ) -> None:
         parsed = parse_budget(budget)
@@ -102,6 +99,7 @@ class AdaptiveSession:
                 max_context=max_context,
                 sensors=sensors,
                 speculate=speculate,
+                allow_clocks=allow_clocks,
             )
         )
         self.bundle, self.runtime, self.codec = loaded.bundle, loaded.runtime, loaded.codec
@@ -116,6 +114,7 @@ class AdaptiveSession:
             min_agreement=min_agreement,
             limits=limits,
             power_model=power_model,
+            clocks=loaded.clock_choice(),
         )
         self._power_model = power_model
         self.ends = frozenset(self.bundle.manifest.generation.eos_token_ids)
@@ -250,6 +249,7 @@ class AdaptiveSession:
                 self._feed.new_signals if governed else SignalFeed(self.loaded.sensors).new_signals,
                 self._write_log if governed and self._log is not None else None,
                 self.loaded.device,
+                partial(self.loaded.set_clock, id(self)),
             ),
         )
 
@@ -317,6 +317,7 @@ class AdaptiveSession:
             full_ms=self.governor.full_ms,
             floor_wins=self.governor.floor_wins,
             machine=self.loaded.sensors.snapshot.describe(),
+            clock=self.loaded.clock_line(self.governor),
             ended_by=None if reply is None else reply.ended_by,
         )
 

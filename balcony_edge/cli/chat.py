@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from balcony_edge.cli.options import BundleName, Provider, Threads, finite
+from balcony_edge.cli.options import AllowClocks, BundleName, Provider, Threads, finite
 from balcony_edge.errors import BalconyError, PromptError
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def chat(
     provider: Provider = "auto",
     threads: Threads = None,
     max_context: Annotated[int | None, typer.Option(min=2, help="Largest number of positions.")] = None,
+    allow_clocks: AllowClocks = False,
 ) -> None:
     """Chat with a model under a budget. /help lists what can be typed."""
     from balcony_edge.control.budgets import parse_budget
@@ -58,7 +59,13 @@ def chat(
     wanted = parse_budget(budget)
     talk = Conversation.begun(system) if resume is None else Conversation.load(resume)
     with AdaptiveSession(
-        bundle, wanted, provider=provider, threads=threads, max_context=max_context, min_agreement=min_agreement
+        bundle,
+        wanted,
+        provider=provider,
+        threads=threads,
+        max_context=max_context,
+        min_agreement=min_agreement,
+        allow_clocks=allow_clocks,
     ) as session:
         if session.codec.chat_template is None:
             raise PromptError("this model does not chat: it has no chat template", "use balcony-edge run")

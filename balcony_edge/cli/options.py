@@ -18,6 +18,13 @@ Threads = Annotated[
 ]
 Provider = Annotated[str, typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda.")]
 
+AllowClocks = Annotated[
+    bool,
+    typer.Option(
+        "--allow-clocks", help="Let the budget choose the device's clock too, and put it back at the end. Needs root."
+    ),
+]
+
 
 def finite(value: float | None) -> float | None:
     """Callback of an option: refuses nan and infinity, which no comparison with a bound does."""

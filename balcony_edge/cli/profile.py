@@ -26,6 +26,14 @@ def profile(
         typer.Option(envvar="BALCONY_PROVIDER", help="auto, cpu or cuda. cuda is an error if it does not work here."),
     ] = "auto",
     threads: Threads = None,
+    allow_clocks: Annotated[
+        bool,
+        typer.Option(
+            "--allow-clocks",
+            help="Set the device's clock to each of its settings, measure tokens and watts at each, and put it back. "
+            "Needs root, and a sensor of power.",
+        ),
+    ] = False,
     base: Annotated[
         str | None, typer.Option(help="The device profile to start from. Default: the one that fits.")
     ] = None,
@@ -52,6 +60,7 @@ def profile(
         provider=provider,
         threads=threads,
         profile=base,
+        allow_clocks=allow_clocks,
         say=lambda what: print(f"measuring: {what}", file=sys.stderr, flush=True),
     )
     text = to_toml(measured)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.cli.options import BundleName, Threads, finite
+from balcony_edge.cli.options import AllowClocks, BundleName, Threads, finite
 from balcony_edge.errors import PromptError, StreamError
 
 
@@ -38,7 +38,9 @@ def run(
     ] = 0.0,
     max_temp: Annotated[
         float | None,
-        typer.Option(callback=finite, help="Above this temperature (°C) only the shallowest exit runs, with pauses."),
+        typer.Option(
+            callback=finite, help="Keep the device below this temperature (°C), ahead of time where its power is known."
+        ),
     ] = None,
     min_battery: Annotated[
         float | None,
@@ -52,6 +54,7 @@ def run(
             help="Watts to assume if no sensor tells the power: IDLE:ACTIVE, or profile (the device profile's)."
         ),
     ] = None,
+    allow_clocks: AllowClocks = False,
     log: Annotated[
         Path | None, typer.Option(help="Write a decision log to this file, one JSON line a step (see explain).")
     ] = None,
@@ -154,6 +157,7 @@ def run(
                 min_agreement=min_agreement,
                 limits=Limits(max_temp, min_battery),
                 power_model=power,
+                allow_clocks=allow_clocks,
                 log=decisions,
             )
         )

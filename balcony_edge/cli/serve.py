@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from balcony_edge.cli.options import BundleName, Provider, Threads, finite
+from balcony_edge.cli.options import AllowClocks, BundleName, Provider, Threads, finite
 from balcony_edge.errors import BalconyError
 
 
@@ -46,6 +46,7 @@ def serve(
     speculate: Annotated[
         bool | None, typer.Option("--speculate/--no-speculate", help="Let exits draft for the full model.")
     ] = None,
+    allow_clocks: AllowClocks = False,
     access_log: Annotated[
         bool, typer.Option("--access-log/--no-access-log", help="A line of JSON for each request, on stderr.")
     ] = True,
@@ -67,7 +68,14 @@ def serve(
     from balcony_edge.serve.slots import Slots
 
     wanted = parse_budget(budget)
-    loaded = Loaded(bundle, provider=provider, threads=threads, max_context=max_context, speculate=speculate)
+    loaded = Loaded(
+        bundle,
+        provider=provider,
+        threads=threads,
+        max_context=max_context,
+        speculate=speculate,
+        allow_clocks=allow_clocks,
+    )
     taken = Slots(loaded, slots, wanted, min_agreement, queue)
     if (short := shortfall(taken.slots[0].session.governor)) is not None:
         print(f"balcony-edge: {short}", file=sys.stderr)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import weakref
 from pathlib import Path
 
-from balcony_controller import Budget, PowerModel, Signals
-from balcony_controller.loads import missing
+from balcony_controller import Budget, ClockChoice, Governor, PowerModel, Signals
+from balcony_controller.loads.missing import missing
 from balcony_edge.bundle.folder import Bundle
 from balcony_edge.bundle.open import open_bundle
+from balcony_edge.control.clocks import DeviceClocks, find_clocks
 from balcony_edge.control.fair_lock import FairLock
 from balcony_edge.control.profile import batching_is_bit_exact, load_or_measure
 from balcony_edge.control.signals import first_snapshot, require_signals
@@ -32,6 +33,7 @@ class Loaded:
         profile: what its stages cost on this machine.
         speculates: whether exits may draft (see AdaptiveSession).
         sensors: where signals come from, polled until ``close``.
+        clocks: the device's clocks, set where that is allowed; None if there are none, or nothing is known of them.
         device: held by the session whose step is running, so that steps of several take turns.
     """
 
@@ -44,9 +46,12 @@ class Loaded:
         max_context: int | None = None,
         sensors: Sensors | None = None,
         speculate: bool | None = None,
+        allow_clocks: bool = False,
+        clocks: DeviceClocks | None = None,
     ) -> None:
         self.bundle = open_bundle(bundle)
         self.runtime = runtime = Runtime.start(provider, threads, self.bundle.manifest.formats)
+        self.clocks = clocks or find_clocks(gpu=runtime.provider == "cuda", allowed=allow_clocks)
         self.codec = TextCodec(self.bundle)
         first = Ladder(self.bundle, runtime, max_context)
         # Padding helps the CPU's attention; elsewhere nothing is known to need it.
@@ -82,9 +87,24 @@ class Loaded:
             require_signals(budget, first_snapshot(self.sensors), power_model)
         return needs
 
+    def clock_choice(self) -> ClockChoice | None:
+        """A session's choice among the device's clocks; None without any."""
+        return None if self.clocks is None else self.clocks.choice()
+
+    def set_clock(self, session: int, wanted: int | None) -> int | None:
+        """A session (its id) wants this clock; returns the index of the one in force, None where none is set."""
+        return None if self.clocks is None else self.clocks.set(session, wanted)
+
+    def clock_line(self, governor: Governor) -> str:
+        """What a report says of the device's clock; empty without any."""
+        choice = governor.clocks
+        return "" if self.clocks is None or choice is None else self.clocks.line(choice, governor.wanted_clock)
+
     def close(self) -> None:
-        """Stop the sensors."""
+        """Stop the sensors, and put back the device's clock."""
         self._stop_sensors()
+        if self.clocks is not None:
+            self.clocks.close()
 
     def __enter__(self) -> Loaded:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from balcony_controller import Budget, PowerModel, Signals
-from balcony_controller.loads import missing
+from balcony_controller.loads.missing import missing
 from balcony_edge.errors import BudgetError
 from balcony_edge.telemetry import Sensors, Snapshot
 from balcony_edge.telemetry.device import identify

@@ -71,6 +71,7 @@ class SessionHooks:
     the reply begins; from then on the ladder is the reply's. ``new_signals``: what the sensors say now, or None if that
     is nothing new. ``on_step``: called after each step, with its tokens' texts. ``device``:
     held while a step runs, where several sessions share the weights; to wait for it counts as the step's time.
+    ``clock``: sets the device's clock; the index of the one that it has, None where nothing sets clocks.
     """
 
     turn: Turn = field(default_factory=Turn)
@@ -78,6 +79,7 @@ class SessionHooks:
     begin: Callable[[Reply], None] = lambda reply: None
     new_signals: Callable[[], Signals | None] = lambda: None
     on_step: Callable[[Step[Emitted], Sequence[str]], None] | None = None
+    clock: Callable[[int | None], int | None] = lambda wanted: None
     device: AbstractContextManager[None] = field(default_factory=nullcontext)
 
 
@@ -308,6 +310,10 @@ class Reply:
     def signals(self) -> Signals | None:
         """What the sensors say now; None if that is nothing new."""
         return self._hooks.new_signals()
+
+    def clock(self, wanted: int | None) -> int | None:
+        """Set the device's clock, where that is allowed; returns the one that it has."""
+        return self._hooks.clock(wanted)
 
     def step(self, most: int) -> tuple[Sequence[Emitted], float]:
         """Decode one step: (emitted tokens, milliseconds). The time of the first step includes the prompt's."""

@@ -26,6 +26,7 @@ class Report:
         full_ms: what a token takes here now at full depth.
         floor_wins: whether the least agreement that was asked for made tokens dearer than the budget.
         machine: load, power and heat of the device when the report was made, on one line.
+        clock: the device's clock where the budget chooses it, or the one that would suit it better.
         ended_by: why the reply ended ("end token", "stop", "length", "context", "deadline", "interrupted"); None while
             it streams.
     """
@@ -51,6 +52,7 @@ class Report:
     full_ms: float
     floor_wins: bool
     machine: str
+    clock: str = ""
     ended_by: str | None = None
 
     @property
@@ -147,5 +149,5 @@ class Report:
             f"first token {number(self.first_token_ms, '.1f')} ms | "
             f"{self.tokens} tokens{ended} {number(self.decode_tok_s, '.0f')} tok/s, "
             f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}{beyond}) | "
-            f"{self.depths_line() or 'no tokens'} | {quality} | {self.machine}"
+            f"{self.depths_line() or 'no tokens'} | {quality} | {self.machine}{f' | {self.clock}' if self.clock else ''}"
         )

@@ -17,6 +17,7 @@ from balcony_edge.engine.runtime import Runtime, onnxruntime
 from balcony_edge.errors import DeviceProfileError
 from balcony_edge.files.writing import write_whole
 from balcony_edge.profiling.bandwidth import measure_bandwidth
+from balcony_edge.profiling.clocks import knob_to_measure, measure_clocks
 from balcony_edge.profiling.energy import WINDOW_S, PowerDraw, measure_power
 from balcony_edge.telemetry import Poller, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
@@ -37,6 +38,7 @@ def measure_device(
     sensors: Sensors | None = None,
     say: _Say = lambda _: None,
     power_window_s: float = WINDOW_S,
+    allow_clocks: bool = False,
 ) -> DeviceProfile:
     """Measure memory bandwidth, every stage of a bundle and, if there is a sensor, power. It takes half a minute.
 
@@ -47,8 +49,10 @@ def measure_device(
         sensors: where power and memory are read; None means this device.
         say: told what is being measured.
         power_window_s: seconds of rest and of work over which power is averaged.
+        allow_clocks: also set the device's clock to each of its settings, and measure what each is worth.
 
     Raises:
+        ClockError: clocks are allowed, and cannot be set or judged here.
         BundleError, ProviderError, RuntimeMissingError: as for a session.
         DeviceProfileError: the device profile to start from is missing or malformed.
     """
@@ -70,11 +74,17 @@ def measure_device(
         metered = own.snapshot.energy_j.known
         say("power, first at rest" if metered else "no power: nothing here tells the energy")
         full = ladder.full
-        drawn = (
-            None
-            if not own.snapshot.energy_j.known
-            else measure_power(own, lambda: _tokens(ladder, full), window_s=power_window_s)
-        )
+
+        def power() -> PowerDraw | None:
+            if not own.snapshot.energy_j.known:
+                return None
+            return measure_power(own, lambda: _tokens(ladder, full), window_s=power_window_s)
+
+        drawn = power()
+        clocks = None
+        if allow_clocks:
+            knob, switch = knob_to_measure(found.profile, gpu=runtime.provider == "cuda")
+            clocks = measure_clocks(knob, switch, lambda: _token_ms(ladder, full), power, say)
         mode = own.snapshot.power_mode.text or None
     finally:
         own.stop()
@@ -94,7 +104,8 @@ def measure_device(
             for name in [stage.name for stage in ladder.stages] + [name for name in stages if name == "head"]
         },
     )
-    return _profile(found, identity, measured, bandwidth, drawn)
+    measured_profile = _profile(found, identity, measured, bandwidth, drawn)
+    return measured_profile if clocks is None else measured_profile.model_copy(update={"clocks": clocks})
 
 
 def install(text: str, path: Path) -> None:

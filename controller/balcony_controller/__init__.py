@@ -16,6 +16,7 @@ from balcony_controller.cost import CostModel, StageProfile
 from balcony_controller.decider import Decider
 from balcony_controller.fixed import FixedDepth, FixedDrafts
 from balcony_controller.governor import Governor
+from balcony_controller.planning.clocks import Clock, ClockChoice
 from balcony_controller.quality import Judge, QualityModel
 from balcony_controller.shape import LadderShape
 from balcony_controller.signals import Signals
@@ -24,6 +25,8 @@ from balcony_controller.verdict import Confidence, Outcome, Verdict
 __all__ = [
     "Budget",
     "BudgetSyntaxError",
+    "Clock",
+    "ClockChoice",
     "Confidence",
     "CostModel",
     "Decider",

@@ -1,6 +1,6 @@
 """The accounts of one budget together: what the next token may take, what is owed, and how long to pause.
 
-Each limit of the budget has an account of its own (see loads.py). The next token may take the least that any of them
+Each limit of the budget has an account of its own (see loads/). The next token may take the least that any of them
 allows. Limits per token are met by choosing depth; loads are met by depth first, and by pauses below that.
 """
 
@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from balcony_controller.budget import Budget
-from balcony_controller.loads import BatteryPlan, LoadMeter, Tail, TokenAccount, ease
+from balcony_controller.loads.battery import BatteryPlan
+from balcony_controller.loads.heat import HeatPlan
+from balcony_controller.loads.meter import LoadMeter, Watts
+from balcony_controller.loads.tokens import Tail, TokenAccount, ease
 from balcony_controller.signals import Signals
 
 
@@ -27,9 +30,10 @@ class PowerModel:
 class Limits:
     """Hard limits that hold beside any budget.
 
-    ``temperature_c``: °C of the device's hottest point. ``battery_level``: the charge (0..1) from which on a battery is
-    spared. Beyond either limit, a reply with a budget uses the shallowest exit alone. A reply without one stays
-    lossless but decodes half of the time at most. Under heat both decode half of the time at most.
+    ``temperature_c``: °C of the device's hottest point. Where its power is known, it is held below that ahead of time,
+    as a limit on power (see ``loads.heat``). ``battery_level``: the charge (0..1) from which on a battery is spared.
+    Beyond either limit, a reply with a budget uses the shallowest exit alone. A reply without one stays lossless but
+    decodes half of the time at most. Under heat both decode half of the time at most.
     """
 
     temperature_c: float | None = None
@@ -46,7 +50,7 @@ class Limits:
 class Accounts:
     """The account of every limit of one budget. Times are milliseconds by the clock, pauses not included.
 
-    ``power`` and ``gpu`` outlive a budget: what they have learned of the device stays valid.
+    ``power``, ``gpu`` and ``heat`` outlive a budget: what they have learned of the device stays valid.
     ``cut``: a hard limit holds now. ``remaining``: how many tokens the reply may still have.
     ``reply_left_ms``: time left to the reply's deadline, infinite without one.
     """
@@ -57,11 +61,14 @@ class Accounts:
     # How far the device must cool below the limit before the cut ends.
     COOLER_C = 3.0
 
-    def __init__(self, budget: Budget, limits: Limits, power: LoadMeter, gpu: LoadMeter) -> None:
+    def __init__(
+        self, budget: Budget, limits: Limits, power: LoadMeter, gpu: LoadMeter, heat: HeatPlan | None = None
+    ) -> None:
         self.budget = budget
         self.limits = limits
         self.power = power
         self.gpu = gpu
+        self.heat = heat
         self.battery = None if budget.battery_h is None else BatteryPlan(budget.battery_h, budget.battery_floor)
         self.time = None if budget.latency_ms is None else TokenAccount(budget.latency_ms)
         self.energy = None if budget.energy_j is None else TokenAccount(budget.energy_j * 1e3)
@@ -69,6 +76,9 @@ class Accounts:
         self.reply_left_ms = math.inf
         self.remaining = 1
         self.cut = False
+        # Watts that the battery and the heat allow now; None while unknown.
+        self._battery_w: float | None = None
+        self._heat_w: float | None = None
         power.limit = math.inf if budget.power_w is None else budget.power_w
         power.debt = gpu.debt = 0.0
         gpu.limit = math.inf if budget.gpu_share is None else budget.gpu_share
@@ -82,12 +92,16 @@ class Accounts:
     def observe_signals(self, signals: Signals) -> None:
         """Take in a reading of the sensors: loads go to the meters, heat and a low battery cut depth."""
         power_w = signals.power_w
+        if self.heat is not None:
+            self.heat.observe(signals.temperature_c, power_w, signals.time_s)
+            self._heat_w = self.heat.limit_w(signals.temperature_c)
         if self.battery is not None:
             limit_w = self.battery.limit_w(signals)
-            if limit_w is not None:
-                self.power.limit = min(limit_w, self.budget.power_w or math.inf)
+            self._battery_w = self._battery_w if limit_w is None else limit_w
             if signals.battery_power_w is not None and signals.battery_power_w > 0:
                 power_w = signals.battery_power_w
+        limits_w = (self.budget.power_w, self._heat_w, self._battery_w)
+        self.power.limit = min((limit_w for limit_w in limits_w if limit_w is not None), default=math.inf)
         self.power.observe(power_w, signals.time_s)
         self.gpu.observe(signals.gpu_load, signals.time_s)
         self._cut(signals)
@@ -120,24 +134,25 @@ class Accounts:
         """The loop waits for ``pause_ms``, which brings the reply's deadline nearer."""
         self.reply_left_ms -= pause_ms
 
-    def nominal_ms(self, full_ms: float) -> float:
+    def nominal_ms(self, full_ms: float, watts: Watts | None = None) -> float:
         """Milliseconds that a token may take by the budget alone, without debts and savings; infinite without a limit.
 
         ``full_ms``: what a full-depth token takes now. Limits of load allow a share of that where no time per token is
-        set.
+        set. ``watts``: those of another clock than the present one.
         """
-        allowed = self._single_ms(full_ms, 0.0)
+        allowed = self._single_ms(full_ms, 0.0, watts)
+        active_w = self.power.active if watts is None else watts.active_w
         if self.time is not None:
             allowed = min(allowed, self.time.refill)
-        if self.energy is not None and self.power.active:
-            allowed = min(allowed, self.energy.refill / self.power.active)
+        if self.energy is not None and active_w:
+            allowed = min(allowed, self.energy.refill / active_w)
         return allowed
 
     def allowance_ms(self, full_ms: float, owed_ms: float = 0.0, share: Callable[[float], float] = ease) -> float:
         """Milliseconds that the next token may take, debts and savings included; infinite without a limit.
 
         ``full_ms``: as in ``nominal_ms``. ``owed_ms``: what catching up the stages in use takes; it counts as a debt.
-        ``share``: the factor of its limit that an account allows, by its debt in tokens (see ``loads.ease``).
+        ``share``: the factor of its limit that an account allows, by its debt in tokens (see ``tokens.ease``).
         """
         allowed = self._single_ms(full_ms, owed_ms)
         if self.time is not None:
@@ -147,15 +162,20 @@ class Accounts:
             allowed = min(allowed, self.energy.refill / watts * share(self.energy.debt_tokens(owed_ms * watts)))
         return allowed
 
-    def _single_ms(self, full_ms: float, owed_ms: float) -> float:
+    def _single_ms(self, full_ms: float, owed_ms: float, watts: Watts | None = None) -> float:
         """Milliseconds that a token may take by the limits without an account per token: tail, deadline, loads."""
         allowed = math.inf if self.tail is None else self.tail.limit_ms
         if self.reply_left_ms != math.inf:
             allowed = min(allowed, max(0.0, self.reply_left_ms - owed_ms) / self.remaining)
-        duty = min(self.power.duty(), self.gpu.duty())
+        duty = min(self.power.duty(watts), self.gpu.duty())
         if duty < 1.0:
             allowed = min(allowed, duty * (full_ms if self.time is None else self.time.refill))
         return allowed
+
+    @property
+    def limits_tokens(self) -> bool:
+        """Whether there is a limit on what tokens take, rather than on loads alone."""
+        return self.per_token or self.tail is not None or self.reply_left_ms != math.inf
 
     @property
     def per_token(self) -> bool:

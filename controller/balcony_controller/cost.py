@@ -105,6 +105,12 @@ class SlowDown:
         self.factor += max(self.FOLLOW, 1.0 / (self._seen + 0.5)) * move
         self.factor = min(max(self.factor, self.LEAST), self.MOST)
 
+    def move(self, factor: float) -> None:
+        """The device's clock has changed, which makes everything ``factor`` times as slow."""
+        self.factor = min(max(self.factor * factor, self.LEAST), self.MOST)
+        # The change was only predicted: what comes next says more than usual.
+        self._seen = min(self._seen, 1)
+
 
 class CostModel:
     """Stage profiles by stage name, the slow-down factor ξ of all, and the overhead per token besides graph runs."""

@@ -40,6 +40,11 @@ class Decider(Protocol):
         ...
 
     @property
+    def wanted_clock(self) -> int | None:
+        """The clock that the device should have from the next step on, as an index; None: whichever it has."""
+        ...
+
+    @property
     def out_of_time(self) -> bool:
         """Whether the reply must end now because its deadline leaves no time for another token."""
         ...
@@ -112,4 +117,8 @@ class Decider(Protocol):
 
     def observe_signals(self, signals: Signals) -> None:
         """There is a new reading of the sensors."""
+        ...
+
+    def observe_clock(self, present: int | None) -> None:
+        """The device has this clock from the next step on; None: nothing here sets clocks."""
         ...

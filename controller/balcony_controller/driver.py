@@ -1,7 +1,7 @@
 """The loop of one reply, the same for a session on a device and for replay on a simulated one.
 
 ``decode_step`` is one step: it runs exits until tokens can be emitted. ``drive`` is the reply around it: pause, step,
-tell the decider about the step and about new signals, and so on until the reply ends.
+tell the decider about the step and about new signals, set the clock that it wants, and so on until the reply ends.
 """
 
 from __future__ import annotations
@@ -132,6 +132,10 @@ class Machine(Protocol[Emission_co]):
         """The latest reading of the sensors, if there is a new one since the last call."""
         ...
 
+    def clock(self, wanted: int | None) -> int | None:
+        """Set the device's clock to the ``wanted`` one where that can be done; returns the one in force, None: unknown."""
+        ...
+
 
 @dataclass(frozen=True)
 class Step(Generic[Emission]):
@@ -167,6 +171,7 @@ def drive(
         signals = machine.signals()
         if signals is not None:
             decider.observe_signals(signals)
+        decider.observe_clock(machine.clock(decider.wanted_clock))
         most -= len(emitted)
         yield Step(emitted, elapsed_ms, pause_ms, first)
         first = False

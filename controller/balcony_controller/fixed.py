@@ -18,6 +18,7 @@ class FixedDepth:
     takes_gate_draft = False
     pause_ms = 0.0
     out_of_time = False
+    wanted_clock: int | None = None
 
     def __init__(self, depth: int) -> None:
         self.depth = depth
@@ -71,6 +72,9 @@ class FixedDepth:
 
     def observe_signals(self, signals: Signals) -> None:
         """Nothing depends on signals."""
+
+    def observe_clock(self, present: int | None) -> None:
+        """Nothing depends on clocks."""
 
 
 class FixedDrafts(FixedDepth):

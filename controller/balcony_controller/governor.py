@@ -10,7 +10,9 @@ from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
 from balcony_controller.foresight.foresight import Foresight
-from balcony_controller.loads import LoadMeter
+from balcony_controller.loads.heat import HeatPlan
+from balcony_controller.loads.meter import LoadMeter
+from balcony_controller.planning.clocks import ClockChoice
 from balcony_controller.planning.features import ALL, Features
 from balcony_controller.planning.modes import Mode
 from balcony_controller.planning.policy import NEVER, Policy
@@ -36,6 +38,7 @@ class Governor:
     ``limits``: hard limits of heat and battery.
     ``power_model``: watts to go by where there is no power sensor.
     ``solved``: the policies, if they have been solved already, for these ``features``.
+    ``clocks``: the device's clocks, among which the budget may choose too.
     """
 
     # The most drafts of one round.
@@ -54,14 +57,18 @@ class Governor:
         power_model: PowerModel | None = None,
         solved: SolvedPolicies | None = None,
         features: Features = ALL,
+        clocks: ClockChoice | None = None,
     ) -> None:
         self.shape = shape
         self.cost = cost
         self.quality = quality
         self.min_agreement = min_agreement
         self.limits = limits or Limits()
+        self.clocks = clocks
         self._power = LoadMeter() if power_model is None else LoadMeter(power_model.active_w, power_model.idle_w)
         self._gpu = LoadMeter()
+        limit_c = self.limits.temperature_c if features.heat else None
+        self._heat = None if limit_c is None else HeatPlan(limit_c)
         self._signals = Signals()
         self._drafts = Drafts()
         self._backlog = Backlog(shape, cost.profiles)
@@ -77,7 +84,8 @@ class Governor:
         self.set_budget(budget)
 
     def _make_selector(self, solved: SolvedPolicies) -> PolicySelector:
-        return PolicySelector(self.shape, self.cost, self.quality, solved, self._backlog, self.min_agreement)
+        least, clocks = self.min_agreement, self.clocks
+        return PolicySelector(self.shape, self.cost, self.quality, solved, self._backlog, least, clocks)
 
     # --- what the loop, logs and reports read ---
 
@@ -101,7 +109,7 @@ class Governor:
     def overspend_ms(self) -> float:
         """Milliseconds spent beyond the budget per token since it was set; negative if saved.
 
-        What is remembered is bounded (see ``loads.TokenAccount``). It is 0 where no time per token is set.
+        What is remembered is bounded (see ``loads.tokens``). It is 0 where no time per token is set.
         """
         return 0.0 if self._accounts.time is None else self._accounts.time.debt
 
@@ -161,6 +169,11 @@ class Governor:
         return self._pause_ms
 
     @property
+    def wanted_clock(self) -> int | None:
+        """The clock that suits the budget best, as an index of ``clocks``; None without any."""
+        return self._selector.wanted_clock
+
+    @property
     def cut(self) -> bool:
         """Whether heat or a low battery allows only the shallowest exit."""
         return self._accounts.cut and not self.budget.unlimited
@@ -170,7 +183,7 @@ class Governor:
     def set_budget(self, budget: Budget) -> None:
         """Follow another budget from the next token on. Its accounts begin without debts or savings."""
         self.budget = budget
-        self._accounts = Accounts(budget, self.limits, self._power, self._gpu)
+        self._accounts = Accounts(budget, self.limits, self._power, self._gpu, self._heat)
         self._accounts.observe_signals(self._signals)
         self._pause_ms = 0.0
         self._selector.set_budget(self._accounts)
@@ -356,6 +369,11 @@ class Governor:
         """Take in a new reading of the sensors. It goes to the accounts."""
         self._signals = signals.sane()
         self._accounts.observe_signals(self._signals)
+
+    def observe_clock(self, present: int | None) -> None:
+        """The device has this clock from the next step on: times and watts are predicted anew."""
+        if self.clocks is not None and present is not None and present != self.clocks.present:
+            self._selector.change_clock(present)
 
     # --- inside ---
 

@@ -21,6 +21,8 @@ from balcony_profiles.catalog import (
 )
 from balcony_profiles.identity import Identity
 from balcony_profiles.schema import (
+    Clocks,
+    ClockSetting,
     Cpu,
     Defaults,
     DeviceProfile,
@@ -34,6 +36,8 @@ from balcony_profiles.schema import (
 )
 
 __all__ = [
+    "ClockSetting",
+    "Clocks",
     "Cpu",
     "Defaults",
     "DeviceProfile",

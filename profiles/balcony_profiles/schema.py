@@ -27,6 +27,24 @@ class PowerMode(_Table):
     """Power of the module that somebody has measured in this mode under full load, W."""
 
 
+class ClockSetting(_Table):
+    """One setting of the clock. ``time_factor``: the time of a token over that of the fastest setting."""
+
+    name: Text
+    time_factor: Positive
+    idle_w: Annotated[float, Field(ge=0, le=1e4)]
+    active_w: Positive
+    """W of the whole device at rest, and while it decodes."""
+
+
+class Clocks(_Table):
+    """What the device's clock can be set to, fastest first, and what that does to a language model's tokens."""
+
+    kind: Literal["power mode", "GPU clock", "CPU clock"]
+    source: Text
+    settings: Annotated[tuple[ClockSetting, ...], Field(min_length=2)]
+
+
 class Gpu(_Table):
     """The graphics processor."""
 
@@ -133,6 +151,7 @@ class DeviceProfile(_Table):
     power_modes: tuple[PowerMode, ...] = ()
     super_power_modes: tuple[PowerMode, ...] = ()
     """Modes that the "Super" firmware has instead, if known."""
+    clocks: Clocks | None = None
     cpu: Cpu | None = None
     gpu: Gpu | None = None
     rails: Rails | None = None

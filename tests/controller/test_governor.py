@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from balcony_controller import Budget, Confidence, Limits, Outcome, Signals, Verdict
-from balcony_controller.loads import MOST_SAVED_TOKENS
+from balcony_controller.loads.tokens import MOST_SAVED_TOKENS
 from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Moment, Trace, shipped
 from helpers.effort import examples

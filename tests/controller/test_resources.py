@@ -9,16 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balcony_controller import Budget, PowerModel, Signals
-from balcony_controller.loads import (
-    LEAST,
-    MOST_SAVED_TOKENS,
-    RESERVE_TOKENS,
-    BatteryPlan,
-    LoadMeter,
-    TokenAccount,
-    ease,
-    missing,
-)
+from balcony_controller.loads.battery import BatteryPlan
+from balcony_controller.loads.meter import LoadMeter
+from balcony_controller.loads.missing import missing
+from balcony_controller.loads.tokens import LEAST, MOST_SAVED_TOKENS, RESERVE_TOKENS, TokenAccount, ease
 from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Moment, Trace
 from helpers.fakes import FULL_MS, governor, records

@@ -14,7 +14,6 @@ from balcony_controller.drafts import Backlog
 from balcony_controller.foresight.guesses import Guesses
 from balcony_controller.foresight.lookups import Lookups
 from balcony_controller.foresight.passes import PassTimes
-from balcony_controller.planning.pace import Pace
 from balcony_controller.planning.selector import PolicySelector
 from balcony_controller.shape import DRAFT, HEAD, LadderShape
 from balcony_controller.verdict import Found
@@ -37,7 +36,7 @@ class Foresight:
         self.is_used = False
         self._full, self._deep_stages, self._has_stage = shape.full, shape.stages(shape.full), shape.drafts
         self._cost, self._selector, self._backlog = cost, selector, backlog
-        self._lookups, self._guesses, self._passes, self._pace = Lookups(), Guesses(), PassTimes(), Pace()
+        self._lookups, self._guesses, self._passes = Lookups(), Guesses(), PassTimes()
         self._verifies = self._looks_up = False
         self._worth_ms = self._row_ms = 0.0
         stages = [cost.profiles[name] for name in (*self._deep_stages, HEAD)]
@@ -108,7 +107,7 @@ class Foresight:
             self._passes.took(elapsed_ms, profiled_ms * self._cost.slowdown.factor + self._cost.overhead_ms)
         # Where the text has nothing to offer, a guess is compared with what a token takes there.
         if self._selector.lossless and not self._looks_up:
-            self._pace.observe(profiled_ms, tokens)
+            self._selector.lossless_pace.observe(profiled_ms, tokens)
 
     def _is_possible(self) -> bool:
         selector = self._selector
@@ -121,7 +120,7 @@ class Foresight:
         price = setting.price
         if selector.lossless or price <= 0.0:
             # What tokens take without the text; at the beginning, what the policy says.
-            pace_ms = self._pace.token_ms
+            pace_ms = selector.lossless_pace.token_ms
             return setting.cost_ms if pace_ms == math.inf else pace_ms
         worth_ms = (1.0 - setting.token_value) / price
         # A policy that never goes deep has no price for it: such tokens must fit what a token may take.

@@ -12,7 +12,7 @@ class Features:
     ``openings``: replies open with deep tokens that savings pay for. ``changes``: another set of depths may be taken
     within a reply. ``pairs``: sets of two exits. ``gate_drafts``: tokens of the gate's few rows of the head.
     ``holding``: below lossless, drafts are held for a deep pass. ``feedback``: what deep passes find out corrects the
-    exits' agreement.
+    exits' agreement. ``heat``: a limit on temperature is kept ahead of time, as a limit on power.
     """
 
     openings: bool = True
@@ -21,6 +21,7 @@ class Features:
     gate_drafts: bool = True
     holding: bool = True
     feedback: bool = True
+    heat: bool = True
 
 
 ALL = Features()

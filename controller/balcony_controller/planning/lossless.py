@@ -50,6 +50,11 @@ class LosslessChoice:
             self._clear()
         self._last = None
 
+    def restart(self) -> None:
+        """Everything takes another time from now on: forget what tokens took. A trial in progress is given up."""
+        self.interrupt()
+        self._clear()
+
     @property
     def due(self) -> Policy | None:
         """The policy that should be tried now; None if it is not yet time for a trial."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 
-from balcony_controller.loads import LEAST, MOST, ease
+from balcony_controller.loads.tokens import LEAST, MOST, ease
 
 
 class Savings:
@@ -71,7 +71,7 @@ class Savings:
     def allowed_share(self, debt_tokens: float) -> float:
         """The factor of its limit that a token of the rest may use, so that savings are there when the reply ends.
 
-        Debts are paid back first, as ``loads.ease`` does it.
+        Debts are paid back first, as ``tokens.ease`` does it.
         """
         left = max(self.LEAST_LEFT, self.length - self._emitted)
         share = max(LEAST, min(MOST, 1.0 - (debt_tokens + self.SAVED_TOKENS) / left))

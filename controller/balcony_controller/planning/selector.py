@@ -11,9 +11,11 @@ import math
 from balcony_controller.accounts import Accounts
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog
-from balcony_controller.loads import ease
+from balcony_controller.loads.tokens import ease
+from balcony_controller.planning.clocks import ClockChoice
 from balcony_controller.planning.lossless import LosslessChoice
 from balcony_controller.planning.modes import Lossless, Mixed, Mode, Opening
+from balcony_controller.planning.pace import Pace
 from balcony_controller.planning.policy import Policy, Setting
 from balcony_controller.planning.savings import Savings
 from balcony_controller.planning.solved import SolvedPolicies, Wanted
@@ -27,7 +29,8 @@ class PolicySelector:
     ``home``: the mixed policy that gives the most agreement under this budget. ``first``: the next step is a reply's
     first. ``accounts``: those of the budget in force. ``min_agreement``: the least expected agreement (0..1).
     ``floor_debt``: by how many tokens' agreement the tokens emitted lately have fallen short of it. ``floor_wins``: it
-    makes tokens cost more than the budget allows.
+    makes tokens cost more than the budget allows. ``wanted_clock``: the index of the clock that suits the budget best.
+    ``lossless_pace``: profiled milliseconds that lossless tokens took lately, without drafts from the text.
     """
 
     # The policy is reconsidered after so many tokens.
@@ -48,9 +51,12 @@ class PolicySelector:
         solved: SolvedPolicies,
         backlog: Backlog,
         min_agreement: float,
+        clocks: ClockChoice | None = None,
     ) -> None:
         self.min_agreement = min_agreement
-        self._shape, self._cost, self._quality, self._backlog = shape, cost, quality, backlog
+        self.wanted_clock: int | None = None
+        self.lossless_pace = Pace()
+        self._shape, self._cost, self._quality, self._backlog, self._clocks = shape, cost, quality, backlog, clocks
         self._features = solved.features
         # The policies of greedy replies, and those of sampled ones, which are solved when the first one begins.
         self._solved_for = {True: solved}
@@ -84,6 +90,7 @@ class PolicySelector:
         may_save = accounts.per_token and accounts.tail is None and accounts.budget.reply_s is None
         self._may_open = self._features.openings and may_save and self.min_agreement == 0.0
         self._choose(fresh=True)
+        self._choose_clock()
 
     def begin(self, remaining: int, repeatable: bool = False, greedy: bool = True) -> None:
         """A reply of at most ``remaining`` tokens begins.
@@ -121,6 +128,15 @@ class PolicySelector:
             self.mode = self._mixed()
         if self._chosen_ago >= self.CHOOSE_TOKENS or self._is_over():
             self._choose()
+        if self._clocks is not None and self._clocks.is_due(tokens):
+            self._choose_clock()
+
+    def change_clock(self, present: int) -> None:
+        """The device has another clock: times and watts are predicted anew, and not compared with earlier ones."""
+        assert self._clocks is not None
+        self._cost.slowdown.move(self._clocks.change(present, self._cost.slowdown.factor))
+        self.accounts.power.move(self._clocks.watts(present))
+        self.choice.restart()
 
     # --- what the governor asks ---
 
@@ -146,6 +162,11 @@ class PolicySelector:
             return False
         return step_ms + self.solved.shallowest_ms * factor * (self.accounts.remaining - 1) <= left_ms
 
+    @property
+    def enough_ms(self) -> float:
+        """Profiled milliseconds of the cheapest lossless token, by its policy."""
+        return (self.choice.best if self.may_draft else self.solved.plain).cost_ms[0]
+
     def debt_after_pass(self, spent_ms: float = 0.0) -> float:
         """The debt if the present step, after ``spent_ms``, ended with a deep pass that emits a single token."""
         deep_ms = self._backlog.step_ms(self._shape.stages(self._shape.full))
@@ -159,12 +180,15 @@ class PolicySelector:
     def allowed_ms(self, *, eased: bool = True) -> float:
         """Milliseconds that the next token's graph runs may take; ``eased``: debts and savings included."""
         factor, overhead_ms = self._cost.slowdown.factor, self._cost.overhead_ms
-        full_ms = self.solved.full_ms * factor + overhead_ms
+        pace = 1.0 if self._clocks is None else self._clocks.pace
+        full_ms = self.solved.full_ms * factor * pace + overhead_ms
         if eased:
             share = self._savings.allowed_share if self._saves else ease
             allowed = self.accounts.allowance_ms(full_ms, self._owed_ms * factor, share)
         else:
             allowed = self.accounts.nominal_ms(full_ms)
+        if pace != 1.0 and not (self.accounts.limits_tokens or self.accounts.budget.unlimited):
+            allowed = min(allowed, full_ms)
         return max(0.0, allowed - overhead_ms) / factor
 
     # --- inside ---
@@ -220,6 +244,16 @@ class PolicySelector:
                 return
         self._take(Mixed(Setting(self.home)))
 
+    def _choose_clock(self) -> None:
+        if self._clocks is not None:
+            cost = self._cost
+            # Drafts may have turned out to be right less often than the policy has it.
+            seen_ms = self.lossless_pace.token_ms
+            enough_ms = self.enough_ms if seen_ms == math.inf else max(self.enough_ms, seen_ms)
+            self.wanted_clock = self._clocks.wanted(
+                self.accounts, self.solved.full_ms, enough_ms, cost.slowdown.factor, cost.overhead_ms
+            )
+
     def _take(self, mode: Mode) -> None:
         """Put ``mode`` in force."""
         if mode.setting.policy is not self.mode.setting.policy:
@@ -258,9 +292,8 @@ class PolicySelector:
         tail = self.accounts.tail
         if tail is not None and nominal_ms < self.solved.full_ms * tail.MARGIN:
             return False
-        best = self.choice.best if self.may_draft else self.solved.plain
         most_debt = self.LOSSLESS_DEBT if isinstance(self.mode, Lossless) else self.LOSSLESS_AGAIN
-        return debt <= most_debt and best.cost_ms[0] <= nominal_ms
+        return debt <= most_debt and self.enough_ms <= nominal_ms
 
     def _is_over(self) -> bool:
         """Whether the mode must be left now: an opening that is over, lossless decoding that is not afforded."""

@@ -21,6 +21,7 @@ from balcony_controller.decider import Decider
 from balcony_controller.driver import decode_step, drive
 from balcony_controller.shape import HEAD
 from balcony_controller.signals import Signals
+from balcony_controller.simulation.board import Board, BoardState
 from balcony_controller.simulation.records import RecordedReply, Records
 from balcony_controller.simulation.traces import Trace
 from balcony_controller.verdict import Confidence, Found, Outcome
@@ -35,6 +36,7 @@ class World:
     ``scale``: true over profiled milliseconds at slow-down 1. ``noise``: standard deviation of the logarithm of a graph
     run's time. ``overhead_ms``: what a step takes beside its graph runs, in profiled milliseconds. ``period_s``:
     seconds between two readings of the sensors. ``seed``: of the noise. ``end_s``: when the replay ends at the latest.
+    ``board``: where clocks and heat count; its watts then go before those of the trace.
     """
 
     trace: Trace
@@ -44,6 +46,7 @@ class World:
     period_s: float = 1.0
     seed: int = 0
     end_s: float = math.inf
+    board: Board | None = None
 
 
 @dataclass
@@ -52,7 +55,9 @@ class Run:
 
     ``tokens``: emitted. ``elapsed_ms``: taken. ``pause_ms``: waited before it. ``agreed``: how many of the tokens are
     the full model's. ``verified``: whether the step ended in a deep pass. ``depth``: of its last token. ``first``:
-    whether it was the first of a reply.
+    whether it was the first of a reply. ``clock``: that it was decoded at.
+
+    ``hottest_c``: the highest temperature, ``throttled_s``: seconds for which the firmware slowed the board down.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -62,6 +67,9 @@ class Run:
     verified: list[bool] = field(default_factory=list)
     depth: list[int] = field(default_factory=list)
     first: list[bool] = field(default_factory=list)
+    clock: list[int] = field(default_factory=list)
+    hottest_c: float | None = None
+    throttled_s: float = 0.0
     energy_j: float = 0.0
     time_s: float = 0.0
     battery_wh: float | None = None
@@ -106,6 +114,7 @@ class _Device:
         self.cursors = dict.fromkeys([name for name, _ in self.shape.trunk] + list(self.shape.exits.values()), 0)
         self.spent_ms = 0.0
         self.moment = world.trace.at(0)
+        self.board = None if world.board is None else BoardState(world.board)
         self.time_s = 0.0
         self.energy_j = 0.0
         self.battery_wh = world.trace.battery_wh
@@ -119,14 +128,28 @@ class _Device:
         if not self._noise:
             self._noise = self.rng.lognormal(0.0, self.world.noise, 4096).tolist()
         profiled = self.profiles[stage].ms(positions, context)
-        elapsed_ms = profiled * self.world.scale * self.moment.slowdown * self._noise.pop()
+        elapsed_ms = profiled * self.slowness * self._noise.pop()
         self.spent_ms += elapsed_ms
         return elapsed_ms
 
+    @property
+    def slowness(self) -> float:
+        """True over profiled milliseconds now, without noise."""
+        return self.world.scale * self.moment.slowdown * (1.0 if self.board is None else self.board.time_factor)
+
+    @property
+    def tells_power(self) -> bool:
+        """Whether there is a sensor of power."""
+        return self.board is not None or self.moment.active_w is not None
+
     def pass_time(self, elapsed_ms: float, busy: bool) -> None:
         """Let time pass and energy be used; ``busy``: the device decodes meanwhile."""
-        watts = self.moment.active_w if busy else self.moment.idle_w
         seconds = elapsed_ms / 1e3
+        if self.board is None:
+            watts = self.moment.active_w if busy else self.moment.idle_w
+        else:
+            watts = self.board.watts(busy)
+            self.board.pass_time(seconds, watts)
         self.time_s += seconds
         if watts is not None:
             self.energy_j += watts * seconds
@@ -140,23 +163,25 @@ class _Device:
         if elapsed_s < self.world.period_s:
             return None
         moment, trace = self.moment, self.world.trace
-        power_w = self._window_j / elapsed_s if moment.active_w is not None else None
+        power_w = self._window_j / elapsed_s if self.tells_power else None
         self._read_s, self._window_j = self.time_s, 0.0
         if not moment.sensors:
             return Signals(time_s=self.time_s)
-        full_wh = trace.battery_full_wh
+        full_wh, board = trace.battery_full_wh, self.board
+        is_warm = board is not None and board.temperature_c is not None
         return Signals(
             time_s=self.time_s,
             cpu_load=moment.cpu_load,
             gpu_load=moment.gpu_load,
             gpu_clock_hz=moment.gpu_clock_hz,
             power_w=power_w,
-            temperature_c=moment.temperature_c,
+            # Sensors tell half degrees.
+            temperature_c=round(2 * (board.temperature_c or 0.0)) / 2 if board and is_warm else moment.temperature_c,
             battery_level=None if self.battery_wh is None or not full_wh else self.battery_wh / full_wh,
             battery_energy_wh=self.battery_wh,
             battery_power_w=None if self.battery_wh is None or moment.on_mains else power_w,
             on_mains=moment.on_mains,
-            throttled=moment.throttled,
+            throttled=board.throttled if board and is_warm else moment.throttled,
         )
 
 
@@ -176,6 +201,8 @@ def play(decider: Decider, records: Records, world: World, tokens: int) -> Run:
         reply = records.replies[number % len(records.replies)]
         emitted += _play_reply(decider, device, run, reply, emitted, min(longest, tokens - emitted))
         number += 1
+    if device.board is not None:
+        run.hottest_c, run.throttled_s = device.board.hottest_c, device.board.throttled_s
     run.energy_j, run.time_s, run.battery_wh = device.energy_j, device.time_s - world.period_s, device.battery_wh
     return run
 
@@ -187,6 +214,7 @@ def _play_reply(
     device.cursors = dict.fromkeys(device.cursors, 0)
     machine = _Reply(decider, device, reply, emitted_before, most)
     full = device.shape.full
+    clock = machine.clock(None)
     for step in drive(decider, machine, dict.fromkeys(device.cursors, reply.prompt), most):
         tokens, agreed = len(step.emitted), sum(one.agreed for one in step.emitted)
         run.tokens.append(tokens)
@@ -196,6 +224,8 @@ def _play_reply(
         run.verified.append(step.emitted[-1].depth == full)
         run.depth.append(step.emitted[-1].depth)
         run.first.append(step.first)
+        run.clock.append(clock or 0)
+        clock = machine.clock(None)
     return machine.at
 
 
@@ -237,13 +267,22 @@ class _Reply:
         """A reading of the sensors, once every period."""
         return self.device.read_sensors()
 
+    def clock(self, wanted: int | None) -> int | None:
+        """The board's clock, set to the one that is wanted."""
+        board = self.device.board
+        if board is None:
+            return None
+        if wanted is not None:
+            board.clock = wanted
+        return board.clock
+
     def step(self, most: int) -> tuple[Sequence[_Emission], float]:
         """One step, whose time and energy the device uses."""
         device = self.device
         device.moment = device.world.trace.at(self.emitted_before + self.at)
         device.spent_ms = 0.0
         emitted = decode_step(self.decider, self, most)
-        device.spent_ms += device.world.overhead_ms * device.world.scale * device.moment.slowdown
+        device.spent_ms += device.world.overhead_ms * device.slowness
         device.pass_time(device.spent_ms, busy=True)
         self.at += len(emitted)
         return emitted, device.spent_ms
