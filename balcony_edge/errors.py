@@ -15,6 +15,7 @@ BalconyError
 ├── SessionError          a session that is closed, or busy with a reply of another thread
 ├── StreamError           stdin is closed, or stdout is closed or full
 ├── BudgetError           a budget cannot be read, or this device lacks the signals that it needs
+├── ClockError            a clock cannot be read or set
 └── ProviderError         an execution provider was asked for and is not available
 
 A wrong argument of a library call (a negative rate, an unknown signal) is a plain ValueError.
@@ -84,6 +85,10 @@ class DeviceProfileError(BalconyError):
 
 class BudgetError(BalconyError):
     """A budget that cannot be read, or that needs signals which this device lacks."""
+
+
+class ClockError(BalconyError):
+    """A clock that cannot be read or set, or what was changed of it cannot be put back."""
 
 
 class ProviderError(BalconyError):
