@@ -248,8 +248,8 @@ class AdaptiveSession:
                 # A feed of its own: signals that another decider has seen are still new to the governor.
                 self._feed.new_signals if governed else SignalFeed(self.loaded.sensors).new_signals,
                 self._write_log if governed and self._log is not None else None,
-                self.loaded.device,
                 partial(self.loaded.set_clock, id(self)),
+                self.loaded.device,
             ),
         )
 

@@ -6,7 +6,8 @@ Plays the controller with all its mechanisms, without each of them, and without 
 ship where none is named), the traces that ship and random ones that nobody tuned on. *Points* are points of agreement
 over those of the whole controller at equal cost (its own curve over the budgets of the same trace and seed); given are
 the mean and the standard error over seeds, and the worst trace. *Cost* is over the budget: the mean, and the highest.
-*Overspend* is in tokens' worth beyond what is forced. *Time* is what a replay takes over that of the whole controller,
+*Overspend* is in tokens' worth beyond what is forced. *Recovery* is how many tokens after the device has become half as
+fast (the trace "step 2x") their mean is within 1 % of the budget, the median over budgets and seeds. *Time* is what a replay takes over that of the whole controller,
 its own code and the simulated device together. *Lossless* is the cost of lossless tokens over plain full
 depth's: with the profile that is true, and with one that takes batches for a third cheaper than they are. Last, what
 feedback brings where the calibration is wrong.
@@ -27,7 +28,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields, replace
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,8 @@ from balcony_edge.measure.records import load, shipped
 from balcony_edge.measure.traces import find_traces
 
 WHOLE, NOTHING = "everything", "nothing"
+# The trace in whose middle the device becomes half as fast.
+STEP = "step 2x"
 GAINS = (0.02, 0.05, 0.15)
 WANTED = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.97, 1.1)
 RANDOM_TRACES = 3
@@ -55,7 +58,8 @@ SPREADS, DRAWS = (0.0, 0.7, 1.2), 6
 
 def variants() -> dict[str, Features]:
     """The whole controller, without each mechanism, and without any."""
-    names = [one.name for one in fields(Features)]
+    # Heat has a replay of its own (benchmarks/heat.py).
+    names = [one.name for one in fields(Features) if one.name != "heat"]
     return {
         WHOLE: ALL,
         **{f"without {name}": replace(ALL, **{name: False}) for name in names},
@@ -137,17 +141,22 @@ def play_trace(source: str, trace: Trace, budgets: int, tokens: int, seed: int) 
     one = Contest(records, trace, tokens, seed, solved[WHOLE])
     found: dict[str, list[ContestRow]] = {}
     seconds: dict[str, float] = {}
+    recovery: dict[str, list[float]] = {}
     wanted = one.budgets_ms(budgets)
     for name in solved:
         contest = Contest(records, trace, tokens, seed, solved[name])
         begun = time.process_time()
         found[name] = [contest.governor_row(budget_ms) for budget_ms in wanted]
         seconds[name] = time.process_time() - begun
+        if trace.name == STEP:
+            runs = [contest.governor_run(budget_ms) for budget_ms in wanted]
+            recovery[name] = [run.recovery_tokens(ms, tokens // 2) for run, ms in zip(runs, wanted, strict=True)]
     curve = [found[WHOLE]]
     rows: list[dict[str, Any]] = []
     for name, played in found.items():
-        for row in played:
-            rows.append({**_figures(row), "name": name, "points": 100 * (row.agreement - level(curve, row.cost_ms))})
+        for row, tokens_until in zip(played, recovery.get(name) or [math.nan] * len(played), strict=True):
+            points = 100 * (row.agreement - level(curve, row.cost_ms))
+            rows.append({**_figures(row), "name": name, "points": points, "recovery": tokens_until})
     world = World(trace, seed=seed)
     free = [[one.point(LearnedThreshold(split, share)) for share in WANTED] for split in records.shape.depths[:-1]]
     fixed, mixes = one.thresholds(), one.static_mixes()
@@ -175,6 +184,9 @@ def _best_online(
         **_figures(best),
         "name": "threshold, on line",
         "points": 100 * (best.agreement - level(curve, best.cost_ms)),
+        "recovery": runs[made.index(best)].recovery_tokens(row.budget_ms, tokens // 2)
+        if world.trace.name == STEP
+        else math.nan,
     }
 
 
@@ -243,9 +255,15 @@ def summed(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, f
                 "cost": mean(row["cost"] for row in mine),
                 "highest": max(row["cost"] for row in mine),
                 "over": max(row["over"] for row in mine),
+                "recovery": _median([row.get("recovery", math.nan) for row in mine]),
                 "seconds": sum(row["seconds"] for row in mine),
             },
         )
+
+
+def _median(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return median(known) if known else math.nan
 
 
 def _grouped(rows: Sequence[Mapping[str, Any]], key: str) -> list[list[float]]:
@@ -280,12 +298,14 @@ def main() -> None:
             rows = [row for future in running for row in future.result()]
             table = dict(summed(rows))
             print(f"\n{load(source)[1]}\n")
-            print("| | points | ± | worst trace | cost ÷ budget | highest | overspend | time |\n|" + "---|" * 8)
+            print("| | points | ± | worst trace | cost ÷ budget | highest | overspend | recovery | time |")
+            print("|" + "---|" * 9)
             for name, row in table.items():
                 values = f"{row['points']:+.2f} | {row['error']:.2f} | {row['worst']:+.2f} | {row['cost']:.3f}"
                 took = row["seconds"] / table[WHOLE]["seconds"]
                 time_share = "" if math.isnan(took) else f"{took:.2f}"
-                print(f"| {name} | {values} | {row['highest']:.3f} | {row['over']:.1f} | {time_share} |")
+                back = "" if math.isnan(row["recovery"]) else f"{row['recovery']:.0f}"
+                print(f"| {name} | {values} | {row['highest']:.3f} | {row['over']:.1f} | {back} | {time_share} |")
             costs = [future.result() for future in lossless]
             print("\n| lossless | true profile | wrong profile |\n|---|---|---|")
             means = {name: [mean(one[name][place] for one in costs) for place in (0, 1)] for name in costs[0]}

@@ -2,13 +2,13 @@
 
     python benchmarks/heat.py [RECORDS …] [--tokens 8000]
 
-The board has the Orin Nano Super's published clocks and watts (benchmarks/clocks.py), sits in surroundings of 45 °C, and
-its firmware halves the speed at 80 °C (BODIES: time constants and degrees a watt). Under a budget of time a token, and under none, four ways are compared: *firmware*, no limit of
-ours; *reacting*, a limit of 78 °C from which on only the shallowest exit runs, half of the time; *ahead*, the limit as
-watts by a model of the heat that is fitted meanwhile; *ahead, clocks*, the same with a choice of clocks. Given are
-agreement, wall-clock time a token over a cool board's, the 95th percentile of the time of a token over the budget (or
-over a cool board's full depth), the hottest °C, and the share of time that the firmware throttled. Prints a Markdown
-table for each file and, last, one JSON document.
+The board has the Orin Nano Super's published clocks and watts (benchmarks/clocks.py) and sits in surroundings of
+45 °C; its firmware halves the speed at 80 °C (BODIES: time constants and degrees a watt). Under a budget of time a
+token, and under none, four ways are compared: *firmware*, no limit of ours; *reacting*, a limit of 78 °C from which on
+only the shallowest exit runs, half of the time; *ahead*, the limit as watts by a model of the heat that is fitted
+meanwhile; *ahead, clocks*, the same with a choice of clocks. Given are agreement, wall-clock time a token over a cool
+board's, the 95th percentile of the time of a token over the budget (or over a cool board's full depth), the hottest °C,
+and the share of time that the firmware throttled. Prints a Markdown table for each file and, last, one JSON document.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from clocks import BOARDS, FULL_MS
 
 from balcony_controller import Budget, CostModel, Governor, Limits
 from balcony_controller.planning.clocks import ClockChoice
@@ -31,6 +30,7 @@ from balcony_controller.simulation.records import Records
 from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Moment, Trace
 from balcony_edge.measure.records import load, shipped
+from clocks import BOARDS, FULL_MS
 
 LIMIT_C = 78.0
 BOARD, LOAD = BOARDS["Jetson Orin Nano Super"], "Llama 3.2 3B"
@@ -97,9 +97,8 @@ def main() -> None:
                 for way in WAYS:
                     found = figures(run(records, solved, way, body, part, options.tokens), cool, part)
                     rows.append({"budget": name, "body": body_name, "way": way, **found})
-        print(
-            f"\n{about}\n\n| budget | way | agreement | wall | p95 | hottest °C | throttled |\n|---|---|---|---|---|---|---|"
-        )
+        print(f"\n{about}\n\n| budget | way | agreement | wall | p95 | hottest °C | throttled |")
+        print("|---|---|---|---|---|---|---|")
         for name in BUDGETS:
             for way in WAYS:
                 same = [row for row in rows if (row["budget"], row["way"]) == (name, way)]

@@ -16,6 +16,7 @@ from balcony_edge.clocks.knob import no_setting
 from balcony_edge.errors import ClockError
 from balcony_edge.telemetry.readers.jetson import DEVFREQ, THOR_GPU, JetsonReader
 from balcony_edge.telemetry.readers.sysfs import Sysfs
+from balcony_profiles import ClockKind
 
 CPUFREQ = "sys/devices/system/cpu/cpufreq"
 MOST_SETTINGS = 5
@@ -43,7 +44,7 @@ class _Domain(NamedTuple):
 class _Clock:
     """The clock of several domains. A setting is a share of each one's own maximum, named by the fastest one's MHz."""
 
-    def __init__(self, sysfs: Sysfs, kind: str, domains: Iterable[_Domain | None], mhz: int) -> None:
+    def __init__(self, sysfs: Sysfs, kind: ClockKind, domains: Iterable[_Domain | None], mhz: int) -> None:
         self.kind = kind
         self._sysfs = sysfs
         self._domains = [domain for domain in domains if domain is not None]

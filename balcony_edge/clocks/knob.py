@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from balcony_edge.clocks.change import Change
+from balcony_profiles import ClockKind
 
 
 class Knob(Protocol):
     """A clock with a few settings. It reads and writes nothing itself: ``ClockSwitch`` makes its changes."""
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> ClockKind:
         """What it is for people: "power mode", "GPU clock", "CPU clock"."""
 
     @property

@@ -10,6 +10,7 @@ from balcony_edge.clocks.knob import no_setting
 from balcony_edge.errors import ClockError
 from balcony_edge.telemetry.readers.power_mode import PowerModeReader, mode_names
 from balcony_edge.telemetry.readers.sysfs import Sysfs
+from balcony_profiles import ClockKind
 
 
 class PowerModes:
@@ -18,7 +19,7 @@ class PowerModes:
     A mode sets all clocks. It survives a reboot, and it undoes caps of single clocks that were set by hand.
     """
 
-    kind = "power mode"
+    kind: ClockKind = "power mode"
 
     def __init__(self, sysfs: Sysfs, names: Sequence[str]) -> None:
         self._reader = PowerModeReader(sysfs, time.monotonic)

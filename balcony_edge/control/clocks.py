@@ -57,7 +57,10 @@ class DeviceClocks:
             return None if self.switch is None else self._present
         now = time.monotonic()
         self._wants[session] = wanted, now
-        fastest = min(index for index, since in self._wants.values() if now - since <= self.STALE_S)
+        others = [
+            index for who, (index, since) in self._wants.items() if who != session and now - since <= self.STALE_S
+        ]
+        fastest = min([wanted, *others])
         if fastest != self._present:
             try:
                 self.switch.set(self.clocks[fastest].name)
@@ -112,12 +115,15 @@ def find_clocks(*, gpu: bool, allowed: bool, root: str = "/") -> DeviceClocks | 
             raise ClockError("this device has no clock that a program can set", "leave out --allow-clocks")
         return None
     found = DeviceClocks(figures(known, knob), knob, ClockSwitch(knob, sysfs) if allowed else None)
-    if allowed and found.choice() is None:
-        raise ClockError(
-            f"the {knob.kind} in force is none of {', '.join(clock.name for clock in found.clocks)}",
-            "set one of these, or " + MEASURE,
-        )
-    return found
+    if len(found.clocks) >= 2 and found.choice() is not None:
+        return found
+    if not allowed:
+        return None
+    raise ClockError(
+        f"the {knob.kind} {knob.present() or 'in force'} is none that figures are known of "
+        f"({', '.join(one.name for one in known.settings)})",
+        "set one of these, or " + MEASURE,
+    )
 
 
 def figures(known: Clocks, knob: Knob) -> list[Clock]:

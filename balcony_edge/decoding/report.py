@@ -142,6 +142,7 @@ class Report:
             if self.lossless
             else f"agreement with full {number(self.agreement, '.1%')} ({self.known} of {self.tokens} verified)"
         )
+        clock = f" | {self.clock}" if self.clock else ""
         ended = f" ({self.ended_by})" if self.ended_by else ""
         reused = f" ({self.reused_tokens} reused)" if self.reused_tokens else ""
         return (
@@ -149,5 +150,5 @@ class Report:
             f"first token {number(self.first_token_ms, '.1f')} ms | "
             f"{self.tokens} tokens{ended} {number(self.decode_tok_s, '.0f')} tok/s, "
             f"{number(self.mean_ms, '.3f')} ms/token (budget {self.budget}{beyond}) | "
-            f"{self.depths_line() or 'no tokens'} | {quality} | {self.machine}{f' | {self.clock}' if self.clock else ''}"
+            f"{self.depths_line() or 'no tokens'} | {quality} | {self.machine}{clock}"
         )

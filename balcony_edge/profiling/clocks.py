@@ -62,7 +62,9 @@ def measure_clocks(
         )
         for name, ms, drawn in found
     ]
-    return Clocks(kind=knob.kind, source=f"measured on the device; power by {found[0][2].source}", settings=settings)
+    return Clocks(
+        kind=knob.kind, source=f"measured on the device; power by {found[0][2].source}", settings=tuple(settings)
+    )
 
 
 def knob_to_measure(known: DeviceProfile | None, *, gpu: bool, root: str = "/") -> tuple[Knob, ClockSwitch]:

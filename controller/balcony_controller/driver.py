@@ -133,7 +133,7 @@ class Machine(Protocol[Emission_co]):
         ...
 
     def clock(self, wanted: int | None) -> int | None:
-        """Set the device's clock to the ``wanted`` one where that can be done; returns the one in force, None: unknown."""
+        """Set the device's clock to the ``wanted`` one where that is possible; returns the one in force."""
         ...
 
 

@@ -21,6 +21,7 @@ from balcony_profiles.catalog import (
 )
 from balcony_profiles.identity import Identity
 from balcony_profiles.schema import (
+    ClockKind,
     Clocks,
     ClockSetting,
     Cpu,
@@ -36,6 +37,7 @@ from balcony_profiles.schema import (
 )
 
 __all__ = [
+    "ClockKind",
     "ClockSetting",
     "Clocks",
     "Cpu",

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(min_length=1)]
 Positive = Annotated[float, Field(gt=0, le=1e15)]
+ClockKind = Literal["power mode", "GPU clock", "CPU clock"]
 Count = Annotated[int, Field(gt=0, le=1 << 50)]
 
 
@@ -40,7 +41,7 @@ class ClockSetting(_Table):
 class Clocks(_Table):
     """What the device's clock can be set to, fastest first, and what that does to a language model's tokens."""
 
-    kind: Literal["power mode", "GPU clock", "CPU clock"]
+    kind: ClockKind
     source: Text
     settings: Annotated[tuple[ClockSetting, ...], Field(min_length=2)]
 

@@ -102,6 +102,18 @@ class Run:
         above = np.cumsum(elapsed - tokens * budget_ms)[np.cumsum(tokens) > warm_up]
         return float(max(0.0, above.max(initial=0.0) / budget_ms))
 
+    def recovery_tokens(self, budget_ms: float, since: int) -> float:
+        """How many tokens after token ``since`` the mean from there on is within 1 % of ``budget_ms``, for good.
+
+        0 where it always is, infinite where it never is until the end.
+        """
+        keep = (np.cumsum([0, *self.tokens[:-1]]) >= since) & ~np.array(self.first)
+        tokens, elapsed = np.array(self.tokens)[keep], np.array(self.elapsed_ms)[keep]
+        late = np.flatnonzero(np.cumsum(elapsed) > 1.01 * np.cumsum(tokens) * budget_ms)
+        if not len(late):
+            return 0.0
+        return math.inf if late[-1] == len(tokens) - 1 else float(tokens[: late[-1] + 1].sum())
+
 
 class _Device:
     """The simulated device: cursors of its stages, clock, energy and sensors."""
