@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         BalconyError,
         BudgetError,
         BundleError,
+        ClockError,
         DataError,
         DeviceProfileError,
         ExitsError,
@@ -53,6 +54,7 @@ __all__ = [
     "BudgetError",
     "Bundle",
     "BundleError",
+    "ClockError",
     "DataError",
     "DeviceProfileError",
     "ExitsError",
@@ -78,7 +80,7 @@ _HOMES = {
     "Token": "decoding.reply",
     "Bundle": "bundle.folder",
     "open_bundle": "bundle.open",
-    "Report": "report",
+    "Report": "decoding.report",
     **{name: "errors" for name in __all__ if name.endswith("Error")},
 }
 

@@ -7,10 +7,10 @@ ship where none is named), the traces that ship and random ones that nobody tune
 over those of the whole controller at equal cost (its own curve over the budgets of the same trace and seed); given are
 the mean and the standard error over seeds, and the worst trace. *Cost* is over the budget: the mean, and the highest.
 *Overspend* is in tokens' worth beyond what is forced. *Recovery* is how many tokens after the device has become half as
-fast (the trace "step 2x") their mean is within 1 % of the budget, the median over budgets and seeds. *Time* is what a replay takes over that of the whole controller,
-its own code and the simulated device together. *Lossless* is the cost of lossless tokens over plain full
-depth's: with the profile that is true, and with one that takes batches for a third cheaper than they are. Last, what
-feedback brings where the calibration is wrong.
+fast (the trace "step 2x") the mean of the next 60 is within the budget, the median over budgets and seeds. *Time* is
+what a replay takes over that of the whole controller, its own code and the simulated device together. *Lossless* is the
+cost of lossless tokens over plain full depth's: with the profile that is true, and with one that takes batches for a
+third cheaper than they are. Last, what feedback brings where the calibration is wrong.
 
 Rivals: the best threshold tuned on line to keep the budget (best exit and gain, chosen afterwards), one that learns how
 often tokens are right (FREE) and the best fixed threshold and mix, each at the controller's cost; and, for lossless

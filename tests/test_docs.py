@@ -100,3 +100,7 @@ def _anchors(page: Path) -> set[str]:
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = (unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode() for title in titles)
     return {re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower()) for title in plain}
+
+
+def test_every_public_name_can_be_had() -> None:
+    assert all(getattr(balcony_edge, name) is not None for name in balcony_edge.__all__)

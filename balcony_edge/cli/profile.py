@@ -30,7 +30,7 @@ def profile(
         bool,
         typer.Option(
             "--allow-clocks",
-            help="Set the device's clock to each of its settings, measure tokens and watts at each, and put it back. "
+            help="Set the device to each of its clocks, measure tokens and watts at each, and put it back. "
             "Needs root, and a sensor of power.",
         ),
     ] = False,

@@ -110,4 +110,4 @@ def _next_step(error: OSError, path: str) -> str:
         return f"run with sudo, or give yourself the file until the next boot: sudo chown $USER {path}"
     if error.errno == errno.EROFS:
         return "this container may not change the device: give it /sys to write, or run outside of it"
-    return "the kernel refuses it: choose another setting, or leave the clock alone"
+    return "the kernel refuses it: choose another clock, or leave it alone"

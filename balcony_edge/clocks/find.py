@@ -17,4 +17,4 @@ def find_knobs(sysfs: Sysfs, modes: Sequence[str] = (), *, gpu: bool) -> list[Kn
     setting it tells. What an earlier process left must be put back before (``restore_left_over``).
     """
     knobs: list[Knob] = [PowerModes(sysfs, modes), *([GpuClock(sysfs)] if gpu else []), CpuClock(sysfs)]
-    return [knob for knob in knobs if len(knob.settings) >= 2]
+    return [knob for knob in knobs if len(knob.clocks) >= 2]

@@ -1,6 +1,6 @@
 """Caps of the CPU's and the GPU's clock as knobs, from the kernel's cpufreq and devfreq.
 
-The fastest setting is the cap that was found: somebody, or the power mode, has chosen it, and it is never exceeded. The
+The fastest clock is the cap that was found: somebody, or the power mode, has chosen it, and it is never exceeded. The
 slowest is at least 40 % of it, and never below the lowest clock that is allowed.
 """
 
@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 from balcony_edge.clocks.change import Change, FileWrite, from_json, is_cap
 from balcony_edge.clocks.device import in_force
-from balcony_edge.clocks.knob import no_setting
+from balcony_edge.clocks.knob import no_clock
 from balcony_edge.errors import ClockError
 from balcony_edge.telemetry.readers.jetson import DEVFREQ, THOR_GPU, JetsonReader
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_profiles import ClockKind
 
 CPUFREQ = "sys/devices/system/cpu/cpufreq"
-MOST_SETTINGS = 5
+MOST_CLOCKS = 5
 LOWEST_SHARE = 0.4
 
 _FASTEST_MHZ = 10_000
@@ -42,7 +42,7 @@ class _Domain(NamedTuple):
 
 
 class _Clock:
-    """The clock of several domains. A setting is a share of each one's own maximum, named by the fastest one's MHz."""
+    """The clock of several domains. A clock is a share of each one's own maximum, named by the fastest one's MHz."""
 
     def __init__(self, sysfs: Sysfs, kind: ClockKind, domains: Iterable[_Domain | None], mhz: int) -> None:
         self.kind = kind
@@ -53,21 +53,21 @@ class _Clock:
         if self._domains and not _held_by_heat(sysfs):
             lead = max(self._domains, key=lambda domain: domain.steps[-1])
             slowest = lead.steps[0] / lead.steps[-1]
-            for index in range(MOST_SETTINGS):
-                cap = lead.nearest(1 - (1 - slowest) * index / (MOST_SETTINGS - 1), 0)
+            for index in range(MOST_CLOCKS):
+                cap = lead.nearest(1 - (1 - slowest) * index / (MOST_CLOCKS - 1), 0)
                 self._shares.setdefault(f"{cap / mhz:.0f} MHz", cap / lead.steps[-1])
-        self.settings = tuple(self._shares)
+        self.clocks = tuple(self._shares)
 
     def present(self) -> str | None:
-        """The setting whose caps are in force in all domains; None if it is none of them."""
-        fits = (name for name in self.settings if all(in_force(self._sysfs, change) for change in self.to(name)))
+        """The clock whose caps are in force in all domains; None if it is none of them."""
+        fits = (name for name in self.clocks if all(in_force(self._sysfs, change) for change in self.to(name)))
         return next(fits, None)
 
-    def to(self, setting: str) -> list[Change]:
-        """A cap for each domain, never below its lowest clock. Raises ValueError if there is no such setting."""
-        if setting not in self._shares:
-            raise no_setting(self.kind, setting, self.settings)
-        share = self._shares[setting]
+    def to(self, clock: str) -> list[Change]:
+        """A cap for each domain, never below its lowest clock. Raises ValueError if there is no such clock."""
+        if clock not in self._shares:
+            raise no_clock(self.kind, clock, self.clocks)
+        share = self._shares[clock]
         caps = [(one.cap, one.nearest(share, self._sysfs.number(one.lowest).value or 0)) for one in self._domains]
         return [FileWrite(path, f"{cap}\n") for path, cap in caps]
 

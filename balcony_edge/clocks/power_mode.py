@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from balcony_edge.clocks.change import Change, ModeChange
-from balcony_edge.clocks.knob import no_setting
+from balcony_edge.clocks.knob import no_clock
 from balcony_edge.errors import ClockError
 from balcony_edge.telemetry.readers.power_mode import PowerModeReader, mode_names
 from balcony_edge.telemetry.readers.sysfs import Sysfs
@@ -25,21 +25,21 @@ class PowerModes:
         self._reader = PowerModeReader(sysfs, time.monotonic)
         numbers = {name: number for number, name in mode_names(sysfs).items()}
         self._numbers = {name: numbers[name] for name in names if name in numbers}
-        self.settings = tuple(self._numbers)
+        self.clocks = tuple(self._numbers)
 
     def present(self) -> str | None:
-        """The mode in force; None if it is none of the settings, or this device does not tell it."""
+        """The mode in force; None if it is none of the clocks, or this device does not tell it."""
         mode = self._reader.read().value
         return next((name for name, number in self._numbers.items() if number == mode), None)
 
-    def to(self, setting: str) -> list[Change]:
-        """One change of the mode. Raises ValueError if there is no such setting."""
-        if setting not in self._numbers:
-            raise no_setting(self.kind, setting, self.settings)
-        return [ModeChange(self._numbers[setting])]
+    def to(self, clock: str) -> list[Change]:
+        """One change of the mode. Raises ValueError if there is no such clock."""
+        if clock not in self._numbers:
+            raise no_clock(self.kind, clock, self.clocks)
+        return [ModeChange(self._numbers[clock])]
 
     def undo(self) -> list[Change]:
-        """The change to the mode in force, whether or not it is a setting. Raises ClockError if it is unknown."""
+        """The change to the mode in force, whether or not it is a clock. Raises ClockError if it is unknown."""
         reading = self._reader.read()
         if reading.value is None:
             raise ClockError(f"the power mode is unknown: {reading.reason}", "see what `sudo nvpmodel -q` says")

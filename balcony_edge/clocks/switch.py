@@ -30,29 +30,29 @@ class ClockSwitch:
         self._guard: Guard | None = None
 
     @property
-    def settings(self) -> tuple[str, ...]:
-        """The knob's settings, fastest first."""
-        return self.knob.settings
+    def clocks(self) -> tuple[str, ...]:
+        """The knob's clocks, fastest first."""
+        return self.knob.clocks
 
     @property
     def present(self) -> str | None:
-        """The setting in force now, read from the device; None if it is none of them or unknown."""
+        """The clock in force now, read from the device; None if it is none of them or unknown."""
         return self.knob.present()
 
-    def set(self, setting: str) -> None:
-        """Make a setting be in force; one that is already, costs no write.
+    def set(self, clock: str) -> None:
+        """Make a clock be in force; one that is already, costs no write.
 
         Raises:
             ClockError: it cannot be set, or the device does not keep to it. All is then as before the first ``set``,
                 or the error says what is not.
-            ValueError: there is no such setting.
+            ValueError: there is no such clock.
         """
-        if all(in_force(self._device.sysfs, change) for change in self.knob.to(setting)):
+        if all(in_force(self._device.sysfs, change) for change in self.knob.to(clock)):
             return
         if self._guard is None:
             self._guard = Guard(self._device, self.knob.undo)
         try:
-            for change in self.knob.to(setting):
+            for change in self.knob.to(clock):
                 if not in_force(self._device.sysfs, change):
                     self._device.make(change)
         except ClockError as error:

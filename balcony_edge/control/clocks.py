@@ -106,7 +106,7 @@ def find_clocks(*, gpu: bool, allowed: bool, root: str = "/") -> DeviceClocks | 
         return None
     profile = find_profile(identify(root, nvml=gpu)).profile
     known = None if profile is None else profile.clocks
-    knobs = find_knobs(sysfs, [] if known is None else [one.name for one in known.settings], gpu=gpu)
+    knobs = find_knobs(sysfs, [] if known is None else [one.name for one in known.figures], gpu=gpu)
     knob = next((knob for knob in knobs if known is not None and knob.kind == known.kind), None)
     if known is None or knob is None:
         if allowed and knobs:
@@ -121,7 +121,7 @@ def find_clocks(*, gpu: bool, allowed: bool, root: str = "/") -> DeviceClocks | 
         return None
     raise ClockError(
         f"the {knob.kind} {knob.present() or 'in force'} is none that figures are known of "
-        f"({', '.join(one.name for one in known.settings)})",
+        f"({', '.join(one.name for one in known.figures)})",
         "set one of these, or " + MEASURE,
     )
 
@@ -130,6 +130,6 @@ def figures(known: Clocks, knob: Knob) -> list[Clock]:
     """The clocks of a device profile that a knob can set."""
     return [
         Clock(one.name, one.time_factor, Watts(one.idle_w, one.active_w))
-        for one in known.settings
-        if one.name in knob.settings
+        for one in known.figures
+        if one.name in knob.clocks
     ]

@@ -72,6 +72,8 @@ class DecisionLog:
                 **said,
                 "elapsed_ms": elapsed_ms,
                 "pause_ms": governor.pause_ms,
+                "full_ms": governor.full_ms,
+                **({} if governor.clocks is None else {"clock": governor.clocks.clock.name}),
                 "slowdown": governor.cost.slowdown.factor,
                 "allowance_ms": governor.allowance_ms,
                 "debt_ms": governor.overspend_ms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from balcony_edge.control.decision_log import KIND
@@ -73,6 +74,8 @@ def _step(given: Any, where: str) -> dict[str, Any]:
         "depths": depths,
         "elapsed_ms": values.number(step.get("elapsed_ms"), f"{where}: elapsed_ms", 0.0),
         "pause_ms": values.number(step.get("pause_ms"), f"{where}: pause_ms", 0.0),
+        "full_ms": values.optional(step.get("full_ms"), f"{where}: full_ms"),
+        "clock": values.text(step.get("clock", ""), f"{where}: clock"),
         "slowdown": values.number(step.get("slowdown"), f"{where}: slowdown", values.SMALL),
         "allowance_ms": values.optional(step.get("allowance_ms"), f"{where}: allowance_ms"),
         "debt_ms": values.optional(step.get("debt_ms"), f"{where}: debt_ms"),
@@ -106,6 +109,8 @@ def figures(head: dict[str, Any], steps: list[dict[str, Any]]) -> dict[str, Any]
         "mean_ms": sum(step["elapsed_ms"] for step in timed) / tokens if tokens else None,
         "depth_shares": {str(depth): count / sum(depths.values()) for depth, count in sorted(depths.items())},
         "full": full,
+        "full_ms": median(full_ms) if (full_ms := [ms for step in timed if (ms := step["full_ms"])]) else None,
+        "clocks": dict(Counter(step["clock"] for step in steps if step["clock"])),
         "lossless_share": sum(step["tokens"] for step in steps if step["lossless"])
         / sum(step["tokens"] for step in steps),
         "slowdown": [min(slow), max(slow)],
@@ -142,6 +147,14 @@ def paragraph(found: dict[str, Any]) -> str:
         said.append("Every token is the full model's own: the budget afforded lossless decoding throughout.")
     elif found["lossless_share"] > 0.0:
         said.append(f"For {found['lossless_share']:.0%} of the tokens the budget afforded lossless decoding.")
+    if found["lossless_share"] < 1.0 and found["full_ms"] is not None:
+        shallow = 1.0 - found["depth_shares"].get(str(full), 0.0)
+        said.append(
+            f"A token of full depth takes {found['full_ms']:.3g} ms here, more than the budget allows: {shallow:.0%} "
+            "of the tokens left at exits, where these were likeliest to be right."
+        )
+    if found["clocks"]:
+        said.append(f"Steps at each clock: {', '.join(f'{name} {count}' for name, count in found['clocks'].items())}.")
     low, high = found["slowdown"]
     if high / low > 1.1:
         said.append(f"The device's speed moved: everything took {low:.2f} to {high:.2f} times as long as profiled.")

@@ -1,4 +1,4 @@
-"""Measures what the settings of the device's clock are worth: the time of a token, and the watts, at each."""
+"""Measures what the device's clocks are worth: the time of a token, and the watts, at each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from balcony_edge.clocks.switch import ClockSwitch, restore_left_over
 from balcony_edge.errors import ClockError
 from balcony_edge.profiling.energy import PowerDraw
 from balcony_edge.telemetry.readers.sysfs import Sysfs
-from balcony_profiles import Clocks, ClockSetting, DeviceProfile
+from balcony_profiles import ClockFigures, Clocks, DeviceProfile
 
 NO_POWER = "nothing here tells the power, and without it no clock can be judged"
 
@@ -22,21 +22,21 @@ def measure_clocks(
     power: Callable[[], PowerDraw | None],
     say: Callable[[str], None] = lambda _: None,
 ) -> Clocks:
-    """The figures of every setting that can be set, fastest first. The one in force is put back.
+    """The figures of every clock that can be set, fastest first. The one in force is put back.
 
     Args:
         knob, switch: the clock, and what sets it.
         token_ms: measures the time of a token.
         power: measures the watts at rest and while decoding; None if nothing tells them.
-        say: told what is being measured, and which setting cannot be set.
+        say: told what is being measured, and which clock cannot be set.
 
     Raises:
-        ClockError: fewer than two settings can be set, or nothing tells the power.
+        ClockError: fewer than two clocks can be set, or nothing tells the power.
     """
     found: list[tuple[str, float, PowerDraw]] = []
     failure: ClockError | None = None
     with switch:
-        for name in knob.settings:
+        for name in knob.clocks:
             try:
                 switch.set(name)
             except ClockError as error:
@@ -50,11 +50,11 @@ def measure_clocks(
                 raise ClockError(NO_POWER, "leave out --allow-clocks")
             found.append((name, token_ms(), drawn))
     if len(found) < 2:
-        raise failure or ClockError(f"the {knob.kind} has one setting only", "leave out --allow-clocks")
+        raise failure or ClockError(f"the {knob.kind} has one clock only", "leave out --allow-clocks")
     found.sort(key=lambda one: one[1])
     fastest_ms = found[0][1]
-    settings = [
-        ClockSetting(
+    figures = [
+        ClockFigures(
             name=name,
             time_factor=_rounded(ms / fastest_ms),
             idle_w=_rounded(drawn.idle_w),
@@ -63,7 +63,7 @@ def measure_clocks(
         for name, ms, drawn in found
     ]
     return Clocks(
-        kind=knob.kind, source=f"measured on the device; power by {found[0][2].source}", settings=tuple(settings)
+        kind=knob.kind, source=f"measured on the device; power by {found[0][2].source}", figures=tuple(figures)
     )
 
 

@@ -21,9 +21,9 @@ from balcony_profiles.catalog import (
 )
 from balcony_profiles.identity import Identity
 from balcony_profiles.schema import (
+    ClockFigures,
     ClockKind,
     Clocks,
-    ClockSetting,
     Cpu,
     Defaults,
     DeviceProfile,
@@ -37,8 +37,8 @@ from balcony_profiles.schema import (
 )
 
 __all__ = [
+    "ClockFigures",
     "ClockKind",
-    "ClockSetting",
     "Clocks",
     "Cpu",
     "Defaults",

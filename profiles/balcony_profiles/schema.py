@@ -28,8 +28,8 @@ class PowerMode(_Table):
     """Power of the module that somebody has measured in this mode under full load, W."""
 
 
-class ClockSetting(_Table):
-    """One setting of the clock. ``time_factor``: the time of a token over that of the fastest setting."""
+class ClockFigures(_Table):
+    """What one clock is worth. ``time_factor``: the time of a token over that at the fastest."""
 
     name: Text
     time_factor: Positive
@@ -39,11 +39,11 @@ class ClockSetting(_Table):
 
 
 class Clocks(_Table):
-    """What the device's clock can be set to, fastest first, and what that does to a language model's tokens."""
+    """The clocks that the device can be set to, fastest first, and what they do to a language model's tokens."""
 
     kind: ClockKind
     source: Text
-    settings: Annotated[tuple[ClockSetting, ...], Field(min_length=2)]
+    figures: Annotated[tuple[ClockFigures, ...], Field(min_length=2)]
 
 
 class Gpu(_Table):

@@ -18,7 +18,7 @@ from balcony_edge.telemetry.readers.sysfs import Sysfs
 
 def main() -> None:
     """Run it."""
-    root, kind, setting, how = sys.argv[1:5]
+    root, kind, clock, how = sys.argv[1:5]
     sysfs = Sysfs(root)
     knobs = {knob.kind: knob for knob in find_knobs(sysfs, ("MAXN_SUPER", "25W", "15W", "7W"), gpu=True)}
 
@@ -37,7 +37,7 @@ def main() -> None:
             signal.pause()
 
     switch = ClockSwitch(knobs[kind], sysfs, write=write)
-    switch.set(setting)
+    switch.set(clock)
     tell_and_wait()
 
 

@@ -127,7 +127,7 @@ def test_a_mode_that_nobody_has_measured_is_refused(orin: Sysfs, root: Path) -> 
 
 def test_a_session_takes_the_slow_clock_that_its_budget_affords(big_little: Sysfs, root: Path) -> None:
     knob = CpuClock(big_little)
-    fast, *_, slow = knob.settings
+    fast, *_, slow = knob.clocks
     figures = [Clock(fast, 1.0, Watts(2.0, 10.0)), Clock(slow, 2.0, Watts(2.0, 4.0))]
     clocks = DeviceClocks(figures, knob, ClockSwitch(knob, big_little))
     before = (root / CAP).read_bytes()
@@ -176,12 +176,12 @@ def test_settings_are_measured_one_by_one_and_put_back(
     Tree(root).write({"go": ""})
     (root.parent / "bin" / "go").touch()
     figures = measure_clocks(knob, switch, lambda: times[str(knob.present())], power, said.append)
-    assert [(one.name, one.time_factor) for one in figures.settings][:3] == [
+    assert [(one.name, one.time_factor) for one in figures.figures][:3] == [
         ("MAXN_SUPER", 1.0),
         ("25W", 1.1),
         ("15W", 1.4),
     ]
-    assert figures.settings[0].active_w == 15.0
+    assert figures.figures[0].active_w == 15.0
     assert {path: text for path, text in snapshot().items() if not path.endswith("/go")} == before
 
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from balcony_edge.clocks.change import FileWrite, ModeChange, from_json
+from balcony_edge.clocks.change import FileWrite, ModeChange, from_json, is_cap
 from balcony_edge.clocks.journal import Entry, Journal, unlock
 from balcony_edge.clocks.switch import restore_left_over
 from balcony_edge.errors import ClockError
 from balcony_edge.files.sealed import sealed
 from balcony_edge.telemetry.readers.sysfs import Sysfs
+from helpers.fuzz import LONG, SHORT, fuzz
+from helpers.mutations import mutated_json
 
 CAP = "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq"
 BOOT = "9d7e6c3a-0000-4000-8000-000000000001"
@@ -110,3 +112,24 @@ def test_one_holds_the_lock(state: Path) -> None:
 def test_looking_for_what_was_left_makes_no_files(root: Path, state: Path) -> None:
     assert restore_left_over(root) is None
     assert not state.exists()
+
+
+def check(journal: Journal, content: bytes) -> None:
+    """With the seal that it has, and with one that fits: what it would put back is a cap or a mode, nothing else."""
+    line = content.decode("utf-8", "replace").split("\n")[0]
+    journal.path.write_bytes(sealed(line).encode("utf-8", "surrogatepass"))
+    try:
+        entry = journal.read()
+        for change in () if entry is None else entry.undo:
+            assert isinstance(change, ModeChange) or is_cap(change.path)
+    except ClockError:
+        pass
+    journal.path.write_bytes(content)
+    journal.read()
+
+
+@pytest.mark.parametrize("count", [SHORT, pytest.param(LONG, marks=pytest.mark.long)])
+def test_broken_journals(tmp_path: Path, count: int) -> None:
+    journal = Journal(tmp_path)
+    journal.write(Entry(BOOT, 4711, [FileWrite(CAP, "1800000\n"), ModeChange(2)]))
+    fuzz(journal.path.read_bytes(), mutated_json, lambda content: check(journal, content), count)

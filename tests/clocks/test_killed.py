@@ -30,12 +30,12 @@ Start = Callable[..., subprocess.Popen[str]]
 
 @pytest.fixture
 def start(orin: Sysfs, root: Path) -> Iterator[Start]:
-    """``start(kind, setting, how)``: such a program on an Orin."""
+    """``start(kind, clock, how)``: such a program on an Orin."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(kind: str, setting: str, how: str) -> subprocess.Popen[str]:
+    def run(kind: str, clock: str, how: str) -> subprocess.Popen[str]:
         paths = os.pathsep.join(path for path in sys.path if path)
-        command = [sys.executable, str(SETTER), str(root), kind, setting, how]
+        command = [sys.executable, str(SETTER), str(root), kind, clock, how]
         process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE, text=True)
         started.append(process)
         return process
@@ -138,10 +138,10 @@ def test_a_second_process_is_refused(start: Start, orin: Sysfs, snapshot: Snapsh
 
 @pytest.fixture
 def both_killed(start: Start, until: Until) -> Callable[..., int]:
-    """``both_killed(kind, setting)``: the program and its watcher are dead; the program's number."""
+    """``both_killed(kind, clock)``: the program and its watcher are dead; the program's number."""
 
-    def kill(kind: str, setting: str) -> int:
-        process = start(kind, setting, "wait")
+    def kill(kind: str, clock: str) -> int:
+        process = start(kind, clock, "wait")
         (watcher,) = told(process)
         os.kill(watcher, signal.SIGSTOP)
         process.kill()

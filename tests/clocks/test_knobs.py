@@ -1,4 +1,4 @@
-"""Which settings a device has, and what each of them would change; looking changes nothing."""
+"""Which clocks a device has, and what each of them would change; looking changes nothing."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def test_a_jetson_has_three_knobs(orin: Sysfs, snapshot: Callable[[], dict[str, 
     before = snapshot()
     modes, gpu, cpu = find_knobs(orin, ("MAXN_SUPER", "25W", "40W", "15W", "25W"), gpu=True)
     assert (modes.kind, gpu.kind, cpu.kind) == ("power mode", "GPU clock", "CPU clock")
-    assert modes.settings == ("MAXN_SUPER", "25W", "15W")
-    assert gpu.settings == ("1020 MHz", "816 MHz", "714 MHz", "510 MHz", "408 MHz")
-    assert cpu.settings == ("1728 MHz", "1498 MHz", "1190 MHz", "1037 MHz", "730 MHz")
+    assert modes.clocks == ("MAXN_SUPER", "25W", "15W")
+    assert gpu.clocks == ("1020 MHz", "816 MHz", "714 MHz", "510 MHz", "408 MHz")
+    assert cpu.clocks == ("1728 MHz", "1498 MHz", "1190 MHz", "1037 MHz", "730 MHz")
     assert (modes.present(), gpu.present(), cpu.present()) == ("MAXN_SUPER", "1020 MHz", "1728 MHz")
     assert modes.to("15W") == [ModeChange(0)]
     assert modes.undo() == [ModeChange(2)]
@@ -48,7 +48,7 @@ def test_boards_without_clocks_have_no_knobs(board: str, root: Path) -> None:
 
 def test_unequal_cores_get_the_same_share(big_little: Sysfs) -> None:
     cpu = CpuClock(big_little)
-    assert cpu.settings == ("2400 MHz", "2040 MHz", "1680 MHz", "1320 MHz", "960 MHz")
+    assert cpu.clocks == ("2400 MHz", "2040 MHz", "1680 MHz", "1320 MHz", "960 MHz")
     assert [change.text for change in cpu.to("1680 MHz") if isinstance(change, FileWrite)] == ["1200000\n", "1680000\n"]
     # 40 % of 1800 MHz would be 720 MHz, and the next step above is taken.
     assert [change.text for change in cpu.to("960 MHz") if isinstance(change, FileWrite)] == ["816000\n", "960000\n"]
@@ -61,13 +61,13 @@ def test_no_cap_is_below_the_lowest_clock(orin: Sysfs, root: Path) -> None:
     assert texts == ["729600\n", "1344000\n"]
     for base in (CPU0, CPU4):
         Tree(root).write({f"{base}/scaling_min_freq": 1_728_000})
-    assert len(CpuClock(orin).settings) == 1
+    assert len(CpuClock(orin).clocks) == 1
     assert {change.text for change in cpu.to("730 MHz") if isinstance(change, FileWrite)} == {"1728000\n"}
 
 
 def test_a_cap_that_was_chosen_is_not_exceeded(orin: Sysfs, root: Path) -> None:
     Tree(root).write({f"{GPU}/max_freq": 612_000_000})
-    assert GpuClock(orin).settings == ("612 MHz", "510 MHz", "408 MHz", "306 MHz")
+    assert GpuClock(orin).clocks == ("612 MHz", "510 MHz", "408 MHz", "306 MHz")
 
 
 def test_present_is_none_between_settings(orin: Sysfs, root: Path) -> None:
@@ -92,7 +92,7 @@ def test_what_heat_leaves_is_not_taken_for_what_was_set(orin: Sysfs, root: Path)
     cool = CpuClock(orin)
     tree = Tree(root).write({f"{HEAT}/type": "cpufreq-cpu0", f"{HEAT}/cur_state": 3})
     tree.write({f"{base}/scaling_max_freq": 1_190_400 for base in (CPU0, CPU4)})
-    assert CpuClock(orin).settings == ()
+    assert CpuClock(orin).clocks == ()
     assert [change.text for change in cool.undo() if isinstance(change, FileWrite)] == ["1728000\n"] * 2
 
 
@@ -103,7 +103,7 @@ def test_garbage_is_no_clock(orin: Sysfs, root: Path, text: str) -> None:
         (root / f"{base}/scaling_max_freq").write_text(text)
     with pytest.raises(ClockError, match="cannot be read"):
         cpu.undo()
-    assert CpuClock(orin).settings == ()
+    assert CpuClock(orin).clocks == ()
     assert cpu.present() is None
 
 
@@ -117,5 +117,5 @@ def test_an_unknown_mode_cannot_be_put_back(orin: Sysfs, root: Path) -> None:
 
 def test_an_unknown_setting_is_a_wrong_argument(orin: Sysfs) -> None:
     for knob in find_knobs(orin, ("MAXN_SUPER", "15W"), gpu=True):
-        with pytest.raises(ValueError, match=f"the {knob.kind} has no setting 'fast'"):
+        with pytest.raises(ValueError, match=f"the {knob.kind} has no clock 'fast'"):
             knob.to("fast")

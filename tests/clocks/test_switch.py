@@ -34,13 +34,13 @@ def test_each_knob_is_set_and_put_back(index: int, orin: Sysfs, snapshot: Snapsh
     (nvpmodel.folder / "go").touch()
     before = snapshot()
     with ClockSwitch(find_knobs(orin, MODES, gpu=True)[index], orin) as switch:
-        assert switch.present == switch.settings[0]
-        switch.set(switch.settings[0])
+        assert switch.present == switch.clocks[0]
+        switch.set(switch.clocks[0])
         assert snapshot() == before
         assert not state.exists()
-        for setting in (*reversed(switch.settings), switch.settings[1]):
-            switch.set(setting)
-            assert switch.present == setting
+        for clock in (*reversed(switch.clocks), switch.clocks[1]):
+            switch.set(clock)
+            assert switch.present == clock
         assert (state / "clocks.json").exists()
         assert snapshot() != before
     assert snapshot() == before
@@ -81,13 +81,13 @@ def test_one_switch_at_a_time(orin: Sysfs, snapshot: Snapshot) -> None:
 
 
 def test_a_wrong_name_changes_nothing(orin: Sysfs, state: Path) -> None:
-    with pytest.raises(ValueError, match="no setting 'warp'"):
+    with pytest.raises(ValueError, match="no clock 'warp'"):
         cpu_switch(orin).set("warp")
     assert not state.exists()
 
 
 @pytest.mark.parametrize(
-    ("code", "step"), [(errno.EACCES, "sudo chown"), (errno.EROFS, "container"), (errno.EINVAL, "another setting")]
+    ("code", "step"), [(errno.EACCES, "sudo chown"), (errno.EROFS, "container"), (errno.EINVAL, "another clock")]
 )
 def test_a_refused_write_puts_back_those_before(
     code: int, step: str, orin: Sysfs, snapshot: Snapshot, state: Path, root: Path

@@ -102,17 +102,19 @@ class Run:
         above = np.cumsum(elapsed - tokens * budget_ms)[np.cumsum(tokens) > warm_up]
         return float(max(0.0, above.max(initial=0.0) / budget_ms))
 
-    def recovery_tokens(self, budget_ms: float, since: int) -> float:
-        """How many tokens after token ``since`` the mean from there on is within 1 % of ``budget_ms``, for good.
+    def recovery_tokens(self, budget_ms: float, since: int, window: int = 60) -> float:
+        """How many tokens after token ``since`` the mean of the next ``window`` tokens is within ``budget_ms`` again.
 
-        0 where it always is, infinite where it never is until the end.
+        Infinite where it never is until the end.
         """
         keep = (np.cumsum([0, *self.tokens[:-1]]) >= since) & ~np.array(self.first)
-        tokens, elapsed = np.array(self.tokens)[keep], np.array(self.elapsed_ms)[keep]
-        late = np.flatnonzero(np.cumsum(elapsed) > 1.01 * np.cumsum(tokens) * budget_ms)
-        if not len(late):
-            return 0.0
-        return math.inf if late[-1] == len(tokens) - 1 else float(tokens[: late[-1] + 1].sum())
+        emitted = np.concatenate([[0], np.cumsum(np.array(self.tokens)[keep])])
+        spent = np.concatenate([[0.0], np.cumsum(np.array(self.elapsed_ms)[keep])])
+        ends = np.searchsorted(emitted, emitted + window)
+        begins = np.arange(len(emitted))[ends < len(emitted)]
+        ends = ends[: len(begins)]
+        within = spent[ends] - spent[begins] <= budget_ms * (emitted[ends] - emitted[begins])
+        return float(emitted[begins[within.argmax()]]) if within.any() else math.inf
 
 
 class _Device:
