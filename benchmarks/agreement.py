@@ -20,13 +20,13 @@ import torch
 from lab import table
 from scoring import followed
 
+from balcony_edge.measure.chances import auroc, sigmoid
 from balcony_export.data import corpus
 from balcony_export.data.instructions import Starts, Template, read_instructions
 from balcony_export.data.own_documents import SAMPLED_EVERY, Writer
 from balcony_export.data.rows import Rows
 from balcony_export.exits import store
 from balcony_export.exits.balcony import of_trained
-from balcony_export.exits.calibration import auroc, sigmoid
 from balcony_export.exits.gate import Gate
 from balcony_export.model import download
 from balcony_export.model.base import Base, choose_dtype, load_base

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from balcony_edge.measure.chances import auroc, calibration_error, sigmoid
 from balcony_export.data import corpus
 from balcony_export.data.rows import Rows
 from balcony_export.exits import placement, store
 from balcony_export.exits.balcony import Balconies, of_trained
-from balcony_export.exits.calibration import auroc, calibration_error, logistic, sigmoid
+from balcony_export.exits.calibration import logistic
 from balcony_export.exits.gate import Gate, frequent_tokens, gate_head
 from balcony_export.model.base import Base, load_base
 from balcony_export.model.config.completed import read_config

@@ -12,6 +12,7 @@ import typer
 import balcony_edge
 from balcony_edge.bundle.manifest import HUB_ID
 from balcony_edge.cli.bench import bench
+from balcony_edge.cli.calibrate import calibrate
 from balcony_edge.cli.chat import chat
 from balcony_edge.cli.demo import demo
 from balcony_edge.cli.doctor import doctor
@@ -42,7 +43,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Run one frozen language model at many depths, under a budget of time, power or battery.",
 )
-for verb in (run, chat, serve, demo, models, bench, replay, explain, inspect, push, pull, doctor, watch, profile):
+VERBS = (
+    *(run, chat, serve, demo, models, bench, replay, explain, inspect, calibrate),
+    *(push, pull, doctor, watch, profile),
+)
+for verb in VERBS:
     app.command()(verb)
 
 

@@ -75,7 +75,7 @@ def replay(
             latency_ms_of(text)
     except (BudgetSyntaxError, ValueError) as error:
         raise BudgetError(str(error), "for example --budget 25ms") from error
-    rows = contest_rows(known, traces, budget or budgets, tokens, _progress)
+    rows = contest_rows(known, traces, budget or budgets, tokens, progress)
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr)
     found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "records": about, "tokens": tokens}
@@ -102,14 +102,15 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     opened = open_bundle(None if bundle == "demo" else bundle)
     with AdaptiveSession(opened) as session:
         prompts = prompts_for(session.codec, replies)
-        made = record(session, prompts, progress=lambda done, of: _progress(f"reply {done + 1} of {of}"))
+        made = record(session, prompts, progress=lambda done, of: progress(f"reply {done + 1} of {of}"))
     if sys.stderr.isatty():
         print("\r\x1b[2K", end="", file=sys.stderr)
     save(made, out, f"{opened.manifest.base.model}, {opened.manifest.formats.base}")
     typer.echo(f"{made.tokens} tokens of {len(made.replies)} replies in {out}")
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
+    """Say on a terminal how far it is, on one line."""
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{cell(text)}", end="", file=sys.stderr, flush=True)
 

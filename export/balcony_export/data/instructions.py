@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from balcony_edge.errors import DataError
+from balcony_edge.measure.prompts import prompt_of
 from balcony_export.data import corpus
 from balcony_export.data.documents import json_lines
 
@@ -35,8 +36,6 @@ FRAMES = (
     "{}\n\nWhat could happen next?",
 )
 PASSAGE_WORDS = 60
-# Keys of a JSON row that hold an instruction.
-KEYS = ("prompt", "instruction", "question", "text")
 # Stands for the user's words while the template is cut at them.
 MARK = "\u2063user\u2063"
 
@@ -108,29 +107,12 @@ def read_instructions(path: Path) -> list[str]:
     Raises DataError naming what cannot be used.
     """
     if corpus.kind_of(path) in (".jsonl", ".ndjson"):
-        found = [_instruction(row, where) for row, where in json_lines(corpus.read_text(path), str(path))]
+        found = [prompt_of(row, where) for row, where in json_lines(corpus.read_text(path), str(path))]
     else:
         found = list(_passages(path))
     if not found:
         raise DataError(f"{path} holds no instruction", "give JSON Lines with a field prompt, or a longer text")
     return found
-
-
-def _instruction(row: Any, where: str) -> str:
-    """The first thing that a user says in a row: a string of KEYS, ``turns``, or the first user's turn."""
-    if isinstance(row, str):
-        return row
-    if isinstance(row, dict):
-        turns = row.get("turns")
-        spoken = [row.get(key) for key in KEYS] + (turns[:1] if isinstance(turns, list) else [])
-        messages = row.get("messages") or row.get("conversations")
-        for turn in messages if isinstance(messages, list) else []:
-            if isinstance(turn, dict) and (turn.get("role") or turn.get("from")) in ("user", "human"):
-                spoken.append(turn.get("content") or turn.get("value"))
-        for words in spoken:
-            if isinstance(words, str) and words.strip():
-                return words.strip()
-    raise DataError(f"{where} holds no instruction", f"name a field {', '.join(KEYS)} or messages")
 
 
 def _passages(path: Path) -> Iterator[str]:

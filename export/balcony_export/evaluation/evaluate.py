@@ -16,10 +16,10 @@ import numpy as np
 
 from balcony_controller import Confidence, Judge
 from balcony_edge.errors import DataError
+from balcony_edge.measure.chances import auroc, calibration_error, sigmoid
 from balcony_edge.measure.traffic import depth_costs
 from balcony_edge.session import AdaptiveSession
 from balcony_export.data import corpus
-from balcony_export.exits.calibration import auroc, calibration_error, sigmoid
 from balcony_export.verification.measures import CHUNK, Mean, divergence, log_probabilities
 
 # Under a budget, the first so many tokens of each document are the prompt, and twice as many are decoded.

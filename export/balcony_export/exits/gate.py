@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from balcony_export.exits.calibration import Flags, Floats, logistic
+from balcony_edge.measure.chances import Flags, Floats
+from balcony_export.exits.calibration import logistic
 from balcony_export.model.checkpoint import Array
 from balcony_export.model.lm_head import LMHead
 

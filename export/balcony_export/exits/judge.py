@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from balcony_export.exits.calibration import Flags, Floats, auroc, bin_table, calibration_error, logistic, sigmoid
+from balcony_edge.measure.chances import JUDGE_BINS, Flags, Floats, auroc, bin_table, calibration_error, sigmoid
+from balcony_export.exits.calibration import logistic
 
 FEATURES = ("gate", "top", "margin", "previous")
-# More than for a gate, because a judge's probabilities spread wider.
-BINS = 16
 
 
 class Evidence(NamedTuple):
@@ -47,7 +46,7 @@ class Evidence(NamedTuple):
         return np.stack([self.gate, self.top, self.margin, previous], axis=-1)
 
 
-def fit_judge(seen: Evidence, agrees: Flags, fits: Flags, bins: int = BINS) -> dict[str, Any]:
+def fit_judge(seen: Evidence, agrees: Flags, fits: Flags, bins: int = JUDGE_BINS) -> dict[str, Any]:
     """Fit the judge of one exit; returns it as the manifest holds it, with its AUROC and its calibration error.
 
     ``agrees`` [positions]: whether the exit's token was the full model's. ``fits`` [positions]: where the weights are

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from balcony_edge.measure.chances import Floats
 from balcony_export.data.rows import NO_TARGET
-from balcony_export.exits.calibration import Floats
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training.losses import FORWARD_KL, Loss
 

@@ -9,11 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from balcony_export.data.corpus import Tokens
-from balcony_export.data.own_documents import continued
-from balcony_export.data.rows import NO_TARGET, Rows
-from balcony_export.exits.balcony import Balconies
-from balcony_export.exits.calibration import (
+from balcony_edge.measure.chances import (
     Flags,
     Floats,
     auroc,
@@ -23,6 +19,10 @@ from balcony_export.exits.calibration import (
     calibration_error,
     sigmoid,
 )
+from balcony_export.data.corpus import Tokens
+from balcony_export.data.own_documents import continued
+from balcony_export.data.rows import NO_TARGET, Rows
+from balcony_export.exits.balcony import Balconies
 from balcony_export.exits.gate import Gate, gate_head
 from balcony_export.exits.judge import Evidence, chances, fit_judge
 from balcony_export.model.base import Base

@@ -13,10 +13,10 @@ import pytest
 from balcony_controller import Confidence
 from balcony_edge import AdaptiveSession, BalconyError, DataError
 from balcony_edge.measure import plots
+from balcony_edge.measure.chances import auroc
 from balcony_edge.telemetry import FakeSensors
 from balcony_export.cli.eval import table
 from balcony_export.evaluation.evaluate import evaluate, read_texts
-from balcony_export.exits.calibration import auroc
 from helpers.command import cli, fails, here
 
 STORIES = [

@@ -11,7 +11,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from balcony_export.exits.calibration import (
+from balcony_edge.measure.chances import (
     BINS,
     Flags,
     Floats,
@@ -20,9 +20,9 @@ from balcony_export.exits.calibration import (
     bin_shares,
     bin_table,
     calibration_error,
-    logistic,
     sigmoid,
 )
+from balcony_export.exits.calibration import logistic
 from balcony_export.exits.gate import MOST_GATE_ROWS, Gate, frequent_tokens, gate_head
 from balcony_export.model.lm_head import LMHead
 
