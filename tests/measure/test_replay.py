@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from balcony_controller.simulation.contest import contest
+from balcony_controller.simulation.contest import WARM_UP_TOKENS, Contest, contest
 from balcony_edge import AdaptiveSession, RecordingError
 from balcony_edge.control.decision_log import DecisionLog
 from balcony_edge.control.explain import figures, paragraph, read_log
@@ -202,6 +202,8 @@ def test_what_a_paragraph_can_say() -> None:
         "mean_ms": None,
         "depth_shares": {"12": 1.0},
         "full": 12,
+        "full_ms": None,
+        "clocks": {},
         "lossless_share": 1.0,
         "slowdown": [1.0, 3.0],
         "largest_debt_ms": 0.0,
@@ -215,6 +217,10 @@ def test_what_a_paragraph_can_say() -> None:
     for words in ("lossless decoding throughout", "1.00 to 3.00 times", "120 ms", "4 tokens", "3 tokens", "2 emitted"):
         assert words in said
     assert "afforded lossless decoding" in paragraph({**base, "lossless_share": 0.3, "slowdown": [1.0, 1.0]})
+    mixed = {"depth_shares": {"3": 0.75, "12": 0.25}, "lossless_share": 0.0, "full_ms": 4.5, "clocks": {"15W": 9}}
+    said = paragraph({**base, **mixed})
+    assert "full depth takes 4.5 ms here, more than the budget allows: 75% of the tokens left at exits" in said
+    assert "Steps at each clock: 15W 9." in said
 
 
 def test_a_log_cut_off_in_its_last_line_still_counts(log: Path, tmp_path: Path) -> None:
@@ -242,3 +248,13 @@ def test_traces_spread_over_processes_give_the_same_rows() -> None:
     traces = find_traces(["steady", "step 2x"], 150)
     spread = contest_rows(known, traces, 1, 150)
     assert spread == list(contest(known, traces, 1, 150))
+
+
+def test_a_sudden_load_is_answered_at_once_also_where_all_tokens_are_deep() -> None:
+    """Near full depth's cost the set of depths can be full depth alone, which leaves nothing to save with."""
+    tokens = 1200
+    bursts = find_traces(["bursts"], tokens)[0]
+    found = Contest(load("smollm2-135m")[0], bursts, tokens)
+    for budget_ms in found.budgets_ms(6)[-2:]:
+        run = found.governor_run(budget_ms)
+        assert run.overspend_tokens(budget_ms, WARM_UP_TOKENS) <= found.forced_tokens(budget_ms) + 10.0

@@ -300,7 +300,9 @@ class PolicySelector:
         if isinstance(self.mode, Opening):
             return self._savings.is_over(self.debt_after_pass())
         if not isinstance(self.mode, Lossless):
-            return False
+            # A set of the full depth alone leaves nothing to save with until another one is taken.
+            is_stuck = self.mode.setting.policy.depths[0] == self._shape.full
+            return is_stuck and self._features.changes and self.accounts.debt_tokens > self.LOSSLESS_DEBT
         if self.may_draft and self.choice.now is not self.mode.setting.policy:
             # It is another lossless policy's turn.
             return True
