@@ -84,6 +84,20 @@ class ClockSwitch:
         self.restore()
 
 
+def left_over() -> bool:
+    """Whether a killed process has left clocks that nobody has put back; changes nothing."""
+    folder = state_folder()
+    if folder is None or not os.path.lexists(Journal(folder).path):
+        return False
+    try:
+        lock = Journal(Path(folder)).try_lock()
+    except ClockError:
+        return True
+    if lock is not None:
+        unlock(lock)
+    return lock is not None
+
+
 def restore_left_over(root: str | os.PathLike[str] = "/", *, timeout_s: float = TIMEOUT_S) -> str | None:
     """Put back what a killed process has left: what was done, for people; None if there was nothing to do.
 

@@ -42,11 +42,11 @@ class DeviceClocks:
         self.failure: ClockError | None = None
         self._knob = knob
         self._wants: dict[int, tuple[int, float]] = {}
-        self._present = self._in_force()
+        self._present = self._found = self._in_force()
 
     def choice(self) -> ClockChoice | None:
         """A new choice among them, for one session; None where the one in force has no figures."""
-        return None if self._present is None else ClockChoice(self.clocks, self._present)
+        return None if self._present is None else ClockChoice(self.clocks, self._present, self._found)
 
     def set(self, session: int, wanted: int | None) -> int | None:
         """``session`` (its id) wants this clock, an index; returns the one in force then. None where nothing is set.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+from balcony_edge.clocks.switch import left_over
 from balcony_edge.doctor.problem import Problem, Severity
 from balcony_edge.system import control_group
 from balcony_edge.telemetry.device_profile import FoundProfile
@@ -41,6 +42,7 @@ def device_problems(sysfs: Sysfs, snapshot: Snapshot, found: FoundProfile) -> li
         *_gpu_cap(sysfs, profile),
         *_throttling(snapshot, profile),
         *_processor(sysfs),
+        *_left_clocks(),
         *_quota(sysfs),
         *_permissions(snapshot),
         *_profile(found),
@@ -74,6 +76,13 @@ def _power_mode(sysfs: Sysfs, snapshot: Snapshot, profile: DeviceProfile | None)
     what = f"the power mode is {current}, and this board also has {modes[fastest]}"
     what += ": expect about half its speed or less" if halved else ""
     return [Problem(Severity.WARNING if halved else Severity.INFO, what, f"sudo nvpmodel -m {fastest}")]
+
+
+def _left_clocks() -> list[Problem]:
+    if not left_over():
+        return []
+    what = "a killed process has left the device's clock set, and nobody has put it back"
+    return [Problem(Severity.WARNING, what, "balcony-edge run --allow-clocks -p Hello   (puts it back first)")]
 
 
 def _mode_watts(name: str, number: int, profile: DeviceProfile | None) -> float:

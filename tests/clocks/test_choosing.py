@@ -72,6 +72,10 @@ def test_with_leave_the_fastest_that_a_session_wants_is_set_and_put_back(
     assert clocks.set(1, None) == 0
     assert clocks.set(1, 2) == 2
     assert clocks.set(2, 1) == 1
+    # A session that begins now knows which clock was found.
+    later = clocks.choice()
+    assert later is not None
+    assert (later.present, later.home) == (1, 0)
     # The first session still wants the slow one.
     assert clocks.set(1, 2) == 1
     assert clocks.set(2, 0) == 0

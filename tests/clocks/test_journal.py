@@ -12,9 +12,12 @@ import pytest
 
 from balcony_edge.clocks.change import FileWrite, ModeChange, from_json, is_cap
 from balcony_edge.clocks.journal import Entry, Journal, unlock
-from balcony_edge.clocks.switch import restore_left_over
+from balcony_edge.clocks.switch import left_over, restore_left_over
+from balcony_edge.doctor.checks import device_problems
 from balcony_edge.errors import ClockError
 from balcony_edge.files.sealed import sealed
+from balcony_edge.telemetry import FakeSensors
+from balcony_edge.telemetry.device_profile import FoundProfile
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from helpers.fuzz import LONG, SHORT, fuzz
 from helpers.mutations import mutated_json
@@ -133,3 +136,18 @@ def test_broken_journals(tmp_path: Path, count: int) -> None:
     journal = Journal(tmp_path)
     journal.write(Entry(BOOT, 4711, [FileWrite(CAP, "1800000\n"), ModeChange(2)]))
     fuzz(journal.path.read_bytes(), mutated_json, lambda content: check(journal, content), count)
+
+
+def test_doctor_tells_of_clocks_that_were_left(tmp_path: Path, state: Path) -> None:
+    assert not left_over()
+    state.mkdir()
+    journal = Journal(state)
+    journal.write(Entry(BOOT, 4711, [ModeChange(2)]))
+    assert left_over()
+    found = device_problems(Sysfs(tmp_path), FakeSensors().snapshot, FoundProfile(None, "a test"))
+    assert any("has left the device's clock set" in problem.what and problem.next for problem in found)
+    lock = journal.try_lock()
+    assert lock is not None
+    # Its process is alive.
+    assert not left_over()
+    unlock(lock)

@@ -35,8 +35,8 @@ class Clock:
 class ClockChoice:
     """Which of ``clocks`` is wanted, and what they turned out to be.
 
-    ``present``: the index of the one in force. ``home``: of the one in force at the beginning, to which replies without
-    a budget return.
+    ``present``: the index of the one in force. ``home``: of the one that was found, to which replies without a budget
+    return; by default it is the present one.
     """
 
     # The wanted clock is reconsidered after so many tokens, and after a change not before the slow-down has found the
@@ -50,9 +50,9 @@ class ClockChoice:
     # out not to leave enough time.
     FIRST_WAIT, LONGER, LAST_WAIT = 32, 8, 4096
 
-    def __init__(self, clocks: Sequence[Clock], present: int) -> None:
+    def __init__(self, clocks: Sequence[Clock], present: int, home: int | None = None) -> None:
         self.clocks = list(clocks)
-        self.present = self.home = present
+        self.present, self.home = present, present if home is None else home
         self._tokens = self._since = 0
         self._wait, self._patience = self.CHOOSE_TOKENS, self.FIRST_WAIT
         # The present clock was taken to save joules.
