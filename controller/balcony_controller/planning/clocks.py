@@ -138,7 +138,7 @@ class ClockChoice:
         """Correct the figures of the present clock by what it has turned out to be."""
         if active_w is not None:
             self._active_w[self.present] = active_w
-        if self._left is None:
+        if self._left is None or self._since < self.SETTLE_TOKENS:
             return
         (before, factor), self._left = self._left, None
         clock, found = self.clock, slowdown / factor * self.clocks[before].time_factor

@@ -99,6 +99,7 @@ def test_a_clock_that_did_not_leave_enough_time_is_tried_again_ever_more_rarely(
         assert choice.wanted(books, FULL_MS, LOSSLESS_MS, 1.3, 0.0) == 0
         choice.change(0, 1.3)
         # … for a while: then it looks as before.
+        choice.is_due(32)
         choice.wanted(books, FULL_MS, LOSSLESS_MS, 1.0, 0.0)
         choice.clocks[:] = CLOCKS
     assert waits[0] < waits[1] < waits[2] < 10_000
