@@ -37,8 +37,8 @@ def demo(
 
     from balcony_edge.bundle import catalogue
     from balcony_edge.bundle.open import open_bundle
-    from balcony_edge.cli.two_columns import pages
     from balcony_edge.measure.two_answers import answer_twice
+    from balcony_edge.measure.two_columns import pages
     from balcony_edge.session import AdaptiveSession
 
     console = Console()

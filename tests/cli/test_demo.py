@@ -12,9 +12,9 @@ from rich.console import Console
 
 from balcony_edge import AdaptiveSession
 from balcony_edge.bundle import catalogue, package_index
-from balcony_edge.cli.two_columns import OneByOne, SideBySide, pages
 from balcony_edge.errors import PromptError
 from balcony_edge.measure.two_answers import answer_twice
+from balcony_edge.measure.two_columns import OneByOne, SideBySide, pages
 from helpers.command import fails, here
 
 

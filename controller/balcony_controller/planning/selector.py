@@ -67,6 +67,7 @@ class PolicySelector:
         self.floor_debt = 0.0
         self.floor_wins = False
         self._savings = Savings()
+        self._replies = 0
         # What catching up the policy's stages costs after the last step.
         self._owed_ms = 0.0
         self._chosen_ago = 0
@@ -86,6 +87,8 @@ class PolicySelector:
     def set_budget(self, accounts: Accounts) -> None:
         """Another budget is in force, with these accounts."""
         self.accounts = accounts
+        # Replies under this budget: a single one has nothing to save for.
+        self._replies = 0
         # Openings need an account to save on, and no limit that could forbid spending the savings at once.
         may_save = accounts.per_token and accounts.tail is None and accounts.budget.reply_s is None
         self._may_open = self._features.openings and may_save and self.min_agreement == 0.0
@@ -100,6 +103,7 @@ class PolicySelector:
         self._repeatable = repeatable
         # What was still to be caught up when the last reply ended is never paid for.
         self._owed_ms = 0.0
+        self._replies += 1
         self._use(greedy)
         self._savings.begin(remaining)
         self.first = True
@@ -195,8 +199,8 @@ class PolicySelector:
 
     @property
     def _saves(self) -> bool:
-        """Whether the policy in force saves for openings: it does without full depth."""
-        return self._may_open and self.mode.setting.policy.depths[-1] != self._shape.full
+        """Whether the policy in force saves for openings: it does without full depth, and other replies may follow."""
+        return self._may_open and self._replies > 1 and self.mode.setting.policy.depths[-1] != self._shape.full
 
     def _rest_ms(self) -> float:
         """The least that tokens after an opening should cost: to save more would lose more than openings gain.

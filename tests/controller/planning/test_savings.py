@@ -105,3 +105,11 @@ def test_modes_follow_the_budget() -> None:
     assert isinstance(control.mode, Mixed)
     control.set_budget(governor("full").budget)
     assert isinstance(control.mode, Lossless)
+
+
+def test_a_single_reply_saves_nothing_for_others() -> None:
+    known = records(1, 300)
+    budget_ms = 5.5
+    run = play(governor(f"{budget_ms}ms"), known, World(STEADY), 300)
+    # The reserve alone, 8 tokens' worth of 300, is kept back.
+    assert run.mean_ms() >= 0.96 * budget_ms
