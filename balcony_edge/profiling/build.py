@@ -83,7 +83,7 @@ def measure_device(
         drawn = power()
         clocks = None
         if allow_clocks:
-            knob, switch = knob_to_measure(found.profile, gpu=runtime.provider == "cuda")
+            knob, switch = knob_to_measure(gpu=runtime.provider == "cuda")
             clocks = measure_clocks(knob, switch, lambda: _token_ms(ladder, full), power, say)
         mode = own.snapshot.power_mode.text or None
     finally:

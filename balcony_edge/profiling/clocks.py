@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from balcony_edge.clocks.find import find_knobs
 from balcony_edge.clocks.knob import Knob
 from balcony_edge.clocks.switch import ClockSwitch, restore_left_over
 from balcony_edge.errors import ClockError
 from balcony_edge.profiling.energy import PowerDraw
+from balcony_edge.telemetry.readers.power_mode import mode_names
 from balcony_edge.telemetry.readers.sysfs import Sysfs
-from balcony_profiles import ClockFigures, Clocks, DeviceProfile
+from balcony_profiles import ClockFigures, Clocks
 
 NO_POWER = "nothing here tells the power, and without it no clock can be judged"
 
@@ -67,17 +68,15 @@ def measure_clocks(
     )
 
 
-def knob_to_measure(known: DeviceProfile | None, *, gpu: bool, root: str = "/") -> tuple[Knob, ClockSwitch]:
+def knob_to_measure(*, gpu: bool, root: str = "/") -> tuple[Knob, ClockSwitch]:
     """The first clock of this device that can be set. What an earlier process left is put back before.
 
     ``gpu``: tokens are decoded on it. Raises ClockError if there is none.
     """
     restore_left_over(root)
     sysfs = Sysfs(root)
-    modes: Sequence[str] = (
-        [] if known is None else [mode.name for mode in (*known.power_modes, *known.super_power_modes)]
-    )
-    knobs = find_knobs(sysfs, list(dict.fromkeys(modes)), gpu=gpu)
+    # In any order: which mode is the fastest, is measured.
+    knobs = find_knobs(sysfs, list(mode_names(sysfs).values()), gpu=gpu)
     if not knobs:
         raise ClockError("this device has no clock that a program can set", "leave out --allow-clocks")
     return knobs[0], ClockSwitch(knobs[0], sysfs)
