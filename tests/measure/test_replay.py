@@ -258,3 +258,12 @@ def test_a_sudden_load_is_answered_at_once_also_where_all_tokens_are_deep() -> N
     for budget_ms in found.budgets_ms(6)[-2:]:
         run = found.governor_run(budget_ms)
         assert run.overspend_tokens(budget_ms, WARM_UP_TOKENS) <= found.forced_tokens(budget_ms) + 10.0
+
+
+def test_exits_that_are_far_behind_are_caught_up_while_savings_last() -> None:
+    """In the midst of a long lossless reply a sudden load makes exits necessary, which have read nothing of it yet."""
+    tokens = 3000
+    found = Contest(load("smollm2-135m")[0], find_traces(["bursts"], tokens)[0], tokens)
+    budget_ms = found.budgets_ms(4)[-1]
+    run = found.governor_run(budget_ms)
+    assert run.overspend_tokens(budget_ms, WARM_UP_TOKENS) <= found.forced_tokens(budget_ms) + 9.0

@@ -37,6 +37,8 @@ class PolicySelector:
     CHOOSE_TOKENS = 16
     # The debt at which lossless decoding is left, and the one at which it is taken up again.
     LOSSLESS_DEBT, LOSSLESS_AGAIN = 3.5, 0.5
+    # Lossless tokens are suddenly too slow where they take so many times what is allowed.
+    SUDDEN = 1.2
     # The debt that may remain if all drafts of a round turn out wrong. It is below 10 tokens, which should never be
     # exceeded, because the device may slow down meanwhile.
     WAITED_TOKENS = 6.0
@@ -312,4 +314,13 @@ class PolicySelector:
             return True
         if self._always_lossless:
             return False
-        return not self.fits(self._shape.full) or self.accounts.debt_tokens > self.LOSSLESS_DEBT
+        debt = self.accounts.debt_tokens
+        return not self.fits(self._shape.full) or debt > self.LOSSLESS_DEBT or self._is_dear_to_leave(debt)
+
+    def _is_dear_to_leave(self, debt: float) -> bool:
+        """Whether lossless tokens have suddenly become too slow, and catching up the exits would use the savings up."""
+        nominal_ms = self.allowed_ms(eased=False)
+        if self.enough_ms <= self.SUDDEN * nominal_ms:
+            return False
+        owed_ms = self._backlog.owed_ms(self.solved.used[self.solved.shallowest.depths]) - self._owed_ms
+        return debt + owed_ms / max(nominal_ms, 1e-9) > self.LOSSLESS_DEBT

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
 
@@ -80,6 +81,11 @@ class SolvedPolicies:
         if not any(quality.drafts(split) for split in shape.depths[:-1]):
             return self
         return SolvedPolicies.of(shape, cost, quality, self.rounds, replace(self.features, gate_drafts=False))
+
+    @cached_property
+    def shallowest(self) -> Policy:
+        """The mixed policy of the cheapest token."""
+        return min(self.mixed, key=lambda policy: policy.cost_ms[-1])
 
     @property
     def plain(self) -> Policy:
