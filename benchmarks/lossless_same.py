@@ -1,7 +1,7 @@
 """Is every lossless token the full model's? A thousand prompts, token by token, and every bit of log-probabilities.
 
     python benchmarks/lossless_same.py smollm2-135m
-    python benchmarks/lossless_same.py fp32/ int8/ --prompts 1000 --tokens 48
+    python benchmarks/lossless_same.py fp32/ int8/ --prompts 1000 --tokens 48 [--first 0]
 
 Prompts are those of lossless_prompts.py, each in several manners. Each is answered by plain full depth and by the
 session as it decodes lossless, with one governor for all. Of one prompt in ten, log-probabilities are compared too.
@@ -44,12 +44,12 @@ def asked(count: int) -> list[str]:
     return found[:count]
 
 
-def compare(session: AdaptiveSession, count: int, tokens: int) -> dict[str, Any]:
-    """Plain full depth and lossless decoding over ``count`` prompts."""
+def compare(session: AdaptiveSession, first: int, count: int, tokens: int) -> dict[str, Any]:
+    """Plain full depth and lossless decoding over the prompts from ``first`` on, up to the ``count``-th."""
     found = dict.fromkeys(("replies", "same_replies", "tokens", "same_tokens", "scored", "same_scores"), 0)
     drafts = dict.fromkeys(("drafted", "accepted", "looked_up", "guessed"), 0)
     full = FixedDepth(session.ladder.full)
-    for place, text in enumerate(asked(count)):
+    for place, text in enumerate(asked(count)[first:], first):
         ids = session.codec.encode_chat([{"role": "user", "content": text}])
         scored = place % SCORED_OF == 0
 
@@ -79,17 +79,22 @@ def main() -> None:
     parser.add_argument("bundle", nargs="+")
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--tokens", type=int, default=48)
+    parser.add_argument("--first", type=int, default=0, help="where to begin, to do it in parts")
     options = parser.parse_args()
     rows = {}
     for bundle in options.bundle:
         with AdaptiveSession(bundle) as session:
-            rows[bundle] = found = compare(session, options.prompts, options.tokens)
+            rows[bundle] = found = compare(session, options.first, options.prompts, options.tokens)
         print(
             f"{bundle}: {found['same_replies']} of {found['replies']} replies, {found['same_tokens']} of "
             f"{found['tokens']} tokens and {found['same_scores']} of {found['scored']} log-probabilities the same; "
             f"{found['accepted']} of {found['drafted']} drafts accepted"
         )
-    print(json.dumps({"benchmark": "lossless_same", "tokens_a_reply": options.tokens, "bundles": rows}))
+    print(
+        json.dumps(
+            {"benchmark": "lossless_same", "first": options.first, "tokens_a_reply": options.tokens, "bundles": rows}
+        )
+    )
 
 
 if __name__ == "__main__":

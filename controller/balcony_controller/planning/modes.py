@@ -26,9 +26,9 @@ class Mode:
 class Lossless(Mode):
     """Every token is the full model's: full depth alone, or rounds of drafts that a deep pass verifies.
 
-    Begins where its tokens fit the budget without debts. Ends with debts of ``LOSSLESS_DEBT`` tokens, or sooner
-    where catching up the exits would make such debts and tokens are suddenly too slow; where a limit on single tokens or
-    a deadline leaves no time for full depth; or where the budget changes.
+    Begins where its tokens fit the budget without debts. Ends with debts of ``LOSSLESS_DEBT`` tokens, or sooner where
+    tokens are suddenly too slow and catching up the exits would make such debts; where a limit on single tokens or a
+    deadline leaves no time for full depth; or where the budget changes.
     """
 
 
