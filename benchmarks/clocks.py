@@ -21,7 +21,7 @@ from statistics import mean
 from typing import Any
 
 from balcony_controller import Budget, CostModel, FixedDepth, Governor
-from balcony_controller.loads.meter import Watts
+from balcony_controller.loads.meter import PowerModel
 from balcony_controller.planning.clocks import Clock, ClockChoice
 from balcony_controller.planning.solved import SolvedPolicies
 from balcony_controller.simulation.board import Board
@@ -49,7 +49,7 @@ class Measured:
         """The true clocks under one load."""
         speeds, watts = self.loads[load_name]
         rows = zip(self.names, speeds, self.idle_w, watts, strict=True)
-        return [Clock(name, speeds[0] / speed, Watts(idle_w, active_w)) for name, speed, idle_w, active_w in rows]
+        return [Clock(name, speeds[0] / speed, PowerModel(idle_w, active_w)) for name, speed, idle_w, active_w in rows]
 
     def known(self, load_name: str) -> list[Clock]:
         """The clocks as a controller knows them that has only seen the other loads."""
@@ -58,7 +58,7 @@ class Measured:
             Clock(
                 same[0].name,
                 mean(clock.time_factor for clock in same),
-                Watts(same[0].watts.idle_w, mean(clock.watts.active_w for clock in same)),
+                PowerModel(same[0].watts.idle_w, mean(clock.watts.active_w for clock in same)),
             )
             for same in zip(*others, strict=True)
         ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -47,8 +46,7 @@ def calibrate(
     with AdaptiveSession(opened, provider=provider, threads=threads) as session:
         ids = prompts_for(session.codec) if asked is None else encoded(session.codec, asked)
         made = record(session, ids, tokens, progress=lambda done, of: progress(f"reply {done + 1} of {of}"))
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr)
+    progress("")
     known = opened.manifest.quality
     changed = calibration.calibrate(made, known)
     before = calibration.errors(made, opened.manifest)

@@ -76,8 +76,7 @@ def replay(
     except (BudgetSyntaxError, ValueError) as error:
         raise BudgetError(str(error), "for example --budget 25ms") from error
     rows = contest_rows(known, traces, budget or budgets, tokens, progress)
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr)
+    progress("")
     found: dict[str, Any] = {"rows": [asdict(row) for row in rows], "records": about, "tokens": tokens}
     if plot is not None:
         drawn = [row for row in found["rows"] if row["trace"] == traces[0].name]
@@ -103,14 +102,13 @@ def _record(bundle: str, replies: int | None, out: Path | None) -> None:
     with AdaptiveSession(opened) as session:
         prompts = prompts_for(session.codec, replies)
         made = record(session, prompts, progress=lambda done, of: progress(f"reply {done + 1} of {of}"))
-    if sys.stderr.isatty():
-        print("\r\x1b[2K", end="", file=sys.stderr)
+    progress("")
     save(made, out, f"{opened.manifest.base.model}, {opened.manifest.formats.base}")
     typer.echo(f"{made.tokens} tokens of {len(made.replies)} replies in {out}")
 
 
 def progress(text: str) -> None:
-    """Say on a terminal how far it is, on one line."""
+    """Say on a terminal how far it is, on one line; an empty text clears the line."""
     if sys.stderr.isatty():
         print(f"\r\x1b[2K{cell(text)}", end="", file=sys.stderr, flush=True)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from balcony_controller import Clock, ClockChoice
-from balcony_controller.loads.meter import Watts
+from balcony_controller.loads.meter import PowerModel
 from balcony_edge.clocks.find import find_knobs
 from balcony_edge.clocks.knob import Knob
 from balcony_edge.clocks.switch import ClockSwitch, restore_left_over
@@ -129,7 +129,7 @@ def find_clocks(*, gpu: bool, allowed: bool, root: str = "/") -> DeviceClocks | 
 def figures(known: Clocks, knob: Knob) -> list[Clock]:
     """The clocks of a device profile that a knob can set."""
     return [
-        Clock(one.name, one.time_factor, Watts(one.idle_w, one.active_w))
+        Clock(one.name, one.time_factor, PowerModel(one.idle_w, one.active_w))
         for one in known.figures
         if one.name in knob.clocks
     ]

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from balcony_controller.quality import Judge
-from balcony_controller.simulation.records import Records, Track
+from balcony_controller.simulation.records import Records
 from balcony_edge.bundle.manifest import MANIFEST_NAME, ExitQuality, Manifest
 from balcony_edge.errors import BundleError
 from balcony_edge.files.reading import parse_json, read_bytes
@@ -26,11 +25,11 @@ from balcony_edge.measure.chances import (
     Floats,
     auroc,
     bin_indices,
-    bin_shares,
     bin_table,
     calibration_error,
     sigmoid,
 )
+from balcony_edge.measure.evidence import Evidence, chances, gate_tables
 
 # Fewer tokens than this say too little of a bin.
 LEAST_TOKENS = 500
@@ -53,31 +52,23 @@ def calibrate(records: Records, known: Mapping[int, ExitQuality]) -> dict[int, d
     if any(found is None for found in logits.values()):
         raise BundleError("this bundle's exits have no gates", "train exits with balcony-edge train")
     agrees = {split: _flags(records, split, "agreed") for split in known}
-    gate_chances = {split: sigmoid(np.asarray(found)) for split, found in logits.items()}
-    tables = {
-        split: bin_table(
-            found,
-            {depth: flags for depth, flags in agrees.items() if depth >= split},
-            drafted=_flags(records, split, "drafted") if known[split].bins.drafted is not None else None,
-        )
-        for split, found in gate_chances.items()
-    }
-    gate_bins = {split: bin_indices(found, tables[split]["edges"]) for split, found in gate_chances.items()}
+    judged = {}
+    for split, quality in known.items():
+        if quality.judge is not None:
+            found = chances(quality.judge.model_dump(), _evidence(records, split))
+            judged[split] = found, bin_table(found, {split: agrees[split]}, JUDGE_BINS)
+    tables = gate_tables(
+        {split: sigmoid(np.asarray(found)) for split, found in logits.items()},
+        agrees,
+        {split: _flags(records, split, "drafted") for split, one in known.items() if one.bins.drafted is not None},
+        {split: (found, table["edges"]) for split, (found, table) in judged.items()},
+    )
     changed: dict[int, dict[str, Any]] = {}
     for split, table in tables.items():
-        here, bins = gate_bins[split], len(table["share"])
-        table["following"] = {
-            str(depth): bin_shares(here, bins, gate_bins[depth], len(tables[depth]["share"]))
-            for depth in tables
-            if depth > split
-        }
         changed[split] = {"agreement": float(agrees[split].mean()), "bins": table}
-        judge = known[split].judge
-        if judge is not None:
-            found = sigmoid(_scores(records, split, judge.model_dump()))
-            judged = bin_table(found, {split: agrees[split]}, JUDGE_BINS)
-            table["judged"] = bin_shares(here, bins, bin_indices(found, judged["edges"]), len(judged["share"]))
-            changed[split]["judge"] = {**judged, "agreement": judged["agreement"][str(split)]}
+        if split in judged:
+            judge = judged[split][1]
+            changed[split]["judge"] = {**judge, "agreement": judge["agreement"][str(split)]}
     return changed
 
 
@@ -88,8 +79,8 @@ def errors(records: Records, manifest: Manifest) -> dict[int, tuple[float | None
         logits, agrees = _joined(records, split, "gate"), _flags(records, split, "agreed")
         if logits is not None:
             promised = np.asarray(quality.bins.agreement[split])
-            chances = promised[bin_indices(sigmoid(logits), quality.bins.edges)]
-            found[split] = auroc(logits, agrees), calibration_error(chances, agrees)
+            expected = promised[bin_indices(sigmoid(logits), quality.bins.edges)]
+            found[split] = auroc(logits, agrees), calibration_error(expected, agrees)
     return found
 
 
@@ -126,16 +117,8 @@ def _flags(records: Records, split: int, name: str) -> Flags:
     return np.concatenate([np.asarray(part, np.bool_) for part in parts])
 
 
-def _scores(records: Records, split: int, judge: Mapping[str, Any]) -> Floats:
-    """The judge's score at all tokens [tokens]."""
-    parts = [_features(reply.tracks[split], judge["previous_mean"]) for reply in records.replies]
-    weights = np.array([judge[name] for name in Judge.FEATURES])
-    scores: Floats = np.concatenate(parts) @ weights + judge["offset"]
-    return scores
-
-
-def _features(track: Track, previous_mean: float) -> Floats:
-    """[tokens, features] in the order of Judge.FEATURES."""
-    previous = np.array([previous_mean, *track.top[:-1]])
-    values = {"gate": track.gate, "top": track.top, "margin": track.margin, "previous": previous}
-    return np.stack([np.asarray(values[name], np.float64) for name in Judge.FEATURES], axis=-1)
+def _evidence(records: Records, split: int) -> Evidence:
+    """What the judge of an exit knows at all tokens."""
+    gate, top, margin = (np.asarray(_joined(records, split, name)) for name in ("gate", "top", "margin"))
+    begins = np.concatenate([np.arange(reply.tokens) == 0 for reply in records.replies])
+    return Evidence(gate, top, margin, begins)

@@ -18,7 +18,7 @@ from balcony_edge.errors import DeviceProfileError
 from balcony_edge.files.writing import write_whole
 from balcony_edge.profiling.bandwidth import measure_bandwidth
 from balcony_edge.profiling.clocks import knob_to_measure, measure_clocks
-from balcony_edge.profiling.energy import WINDOW_S, PowerDraw, measure_power
+from balcony_edge.profiling.energy import WINDOW_S, PowerDraw, measure_power, rounded
 from balcony_edge.telemetry import Poller, Sensors
 from balcony_edge.telemetry.device import describe_device, identify
 from balcony_edge.telemetry.device_profile import FoundProfile, find_profile
@@ -61,6 +61,8 @@ def measure_device(
     ladder = Ladder(opened, runtime)
     identity = identify(nvml=runtime.provider == "cuda")
     found = find_profile(identity, profile)
+    # Before half a minute of measuring, in case there is none.
+    settable = knob_to_measure(gpu=runtime.provider == "cuda") if allow_clocks else None
     own = sensors or Poller(nvml=runtime.provider == "cuda")
     own.start()
     try:
@@ -81,10 +83,7 @@ def measure_device(
             return measure_power(own, lambda: _tokens(ladder, full), window_s=power_window_s)
 
         drawn = power()
-        clocks = None
-        if allow_clocks:
-            knob, switch = knob_to_measure(gpu=runtime.provider == "cuda")
-            clocks = measure_clocks(knob, switch, lambda: _token_ms(ladder, full), power, say)
+        clocks = None if settable is None else measure_clocks(*settable, lambda: _token_ms(ladder, full), power, say)
         mode = own.snapshot.power_mode.text or None
     finally:
         own.stop()
@@ -96,11 +95,11 @@ def measure_device(
         threads=runtime.threads,
         power_mode=mode,
         bundle=opened.manifest.digest,
-        token_ms={str(depth): _rounded(ms) for depth, ms in token_ms.items()},
-        token_mj=_rounded((drawn.busy_w - drawn.idle_w) * token_ms[full]) if drawn else None,
+        token_ms={str(depth): rounded(ms) for depth, ms in token_ms.items()},
+        token_mj=rounded((drawn.busy_w - drawn.idle_w) * token_ms[full]) if drawn else None,
         power_source=drawn.source if drawn else None,
         stages={
-            name: {str(count): _rounded(ms) for count, ms in stages[name].points}
+            name: {str(count): rounded(ms) for count, ms in stages[name].points}
             for name in [stage.name for stage in ladder.stages] + [name for name in stages if name == "head"]
         },
     )
@@ -138,7 +137,7 @@ def _profile(
         "source": f"balcony-edge profile {__version__} on the device itself",
         "match": _matching(identity),
         "cpu": (base.cpu if base else None) or Cpu(name=device["cpu"], cores=device["cores"]),
-        "memory_bandwidth_gb_s": _rounded(bandwidth_gb_s)
+        "memory_bandwidth_gb_s": rounded(bandwidth_gb_s)
         if bandwidth_gb_s
         else (base.memory_bandwidth_gb_s if base else None),
         "runtime": Defaults(provider="cuda" if measured.provider == "cuda" else "cpu", threads=measured.threads),
@@ -148,8 +147,8 @@ def _profile(
         facts["ram_gb"] = (max(1, round(device["ram_gb"])),)
     if drawn is not None:
         facts["power_model"] = ModelledPower(
-            idle_w=_rounded(drawn.idle_w),
-            busy_w=_rounded(drawn.busy_w),
+            idle_w=rounded(drawn.idle_w),
+            busy_w=rounded(drawn.busy_w),
             source=f"{drawn.source}, measured on the device",
         )
     return DeviceProfile(**{**(dict(base) if base else {}), **facts})
@@ -193,8 +192,3 @@ def _tokens(ladder: Ladder, depth: int, times: list[float] | None = None) -> Non
         token = int(ladder.next_logits(depth).argmax())
         if times is not None:
             times.append((time.perf_counter() - begun) * 1e3)
-
-
-def _rounded(value: float) -> float:
-    """The value with four digits: more would be noise."""
-    return float(f"{value:.4g}")

@@ -8,7 +8,7 @@ from balcony_edge.clocks.find import find_knobs
 from balcony_edge.clocks.knob import Knob
 from balcony_edge.clocks.switch import ClockSwitch, restore_left_over
 from balcony_edge.errors import ClockError
-from balcony_edge.profiling.energy import PowerDraw
+from balcony_edge.profiling.energy import PowerDraw, rounded
 from balcony_edge.telemetry.readers.power_mode import mode_names
 from balcony_edge.telemetry.readers.sysfs import Sysfs
 from balcony_profiles import ClockFigures, Clocks
@@ -57,9 +57,9 @@ def measure_clocks(
     figures = [
         ClockFigures(
             name=name,
-            time_factor=_rounded(ms / fastest_ms),
-            idle_w=_rounded(drawn.idle_w),
-            active_w=_rounded(drawn.busy_w),
+            time_factor=rounded(ms / fastest_ms),
+            idle_w=rounded(drawn.idle_w),
+            active_w=rounded(drawn.busy_w),
         )
         for name, ms, drawn in found
     ]
@@ -80,7 +80,3 @@ def knob_to_measure(*, gpu: bool, root: str = "/") -> tuple[Knob, ClockSwitch]:
     if not knobs:
         raise ClockError("this device has no clock that a program can set", "leave out --allow-clocks")
     return knobs[0], ClockSwitch(knobs[0], sysfs)
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

@@ -57,3 +57,8 @@ def _mean_w(
     if elapsed_s <= 0 or joules <= 0 or first.energy_j.source != last.energy_j.source:
         return None
     return joules / elapsed_s, last.energy_j.source
+
+
+def rounded(value: float) -> float:
+    """A measured value with four digits: more would be noise."""
+    return float(f"{value:.4g}")

@@ -10,12 +10,13 @@ values that these exchange. ``decider`` is the protocol between a controller and
 deciders without a controller. ``simulation`` replays recorded replies and compares the governor with baselines.
 """
 
-from balcony_controller.accounts import Limits, PowerModel
+from balcony_controller.accounts import Limits
 from balcony_controller.budget import Budget, BudgetSyntaxError
 from balcony_controller.cost import CostModel, StageProfile
 from balcony_controller.decider import Decider
 from balcony_controller.fixed import FixedDepth, FixedDrafts
 from balcony_controller.governor import Governor
+from balcony_controller.loads.meter import PowerModel
 from balcony_controller.planning.clocks import Clock, ClockChoice
 from balcony_controller.quality import Judge, QualityModel
 from balcony_controller.shape import LadderShape

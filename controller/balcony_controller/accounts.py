@@ -13,17 +13,9 @@ from dataclasses import dataclass
 from balcony_controller.budget import Budget
 from balcony_controller.loads.battery import BatteryPlan
 from balcony_controller.loads.heat import HeatPlan
-from balcony_controller.loads.meter import LoadMeter, Watts
+from balcony_controller.loads.meter import LoadMeter, PowerModel
 from balcony_controller.loads.tokens import Tail, TokenAccount, ease
 from balcony_controller.signals import Signals
-
-
-@dataclass(frozen=True)
-class PowerModel:
-    """Watts of a device without a power sensor, as its user gives them: while idle, and while decoding."""
-
-    idle_w: float
-    active_w: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +126,7 @@ class Accounts:
         """The loop waits for ``pause_ms``, which brings the reply's deadline nearer."""
         self.reply_left_ms -= pause_ms
 
-    def nominal_ms(self, full_ms: float, watts: Watts | None = None) -> float:
+    def nominal_ms(self, full_ms: float, watts: PowerModel | None = None) -> float:
         """Milliseconds that a token may take by the budget alone, without debts and savings; infinite without a limit.
 
         ``full_ms``: what a full-depth token takes now. Limits of load allow a share of that where no time per token is
@@ -162,7 +154,7 @@ class Accounts:
             allowed = min(allowed, self.energy.refill / watts * share(self.energy.debt_tokens(owed_ms * watts)))
         return allowed
 
-    def _single_ms(self, full_ms: float, owed_ms: float, watts: Watts | None = None) -> float:
+    def _single_ms(self, full_ms: float, owed_ms: float, watts: PowerModel | None = None) -> float:
         """Milliseconds that a token may take by the limits without an account per token: tail, deadline, loads."""
         allowed = math.inf if self.tail is None else self.tail.limit_ms
         if self.reply_left_ms != math.inf:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from balcony_controller.accounts import Accounts, Limits, PowerModel
+from balcony_controller.accounts import Accounts, Limits
 from balcony_controller.budget import Budget
 from balcony_controller.cost import CostModel
 from balcony_controller.drafts import Backlog, Drafts
 from balcony_controller.foresight.foresight import Foresight
 from balcony_controller.loads.heat import HeatPlan
-from balcony_controller.loads.meter import LoadMeter
+from balcony_controller.loads.meter import LoadMeter, PowerModel
 from balcony_controller.planning.clocks import ClockChoice
 from balcony_controller.planning.features import ALL, Features
 from balcony_controller.planning.modes import Mode

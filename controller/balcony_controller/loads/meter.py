@@ -6,8 +6,8 @@ import math
 from typing import NamedTuple
 
 
-class Watts(NamedTuple):
-    """The device's watts at rest and while it decodes."""
+class PowerModel(NamedTuple):
+    """Watts of the whole device at rest and while it decodes: at one of its clocks, or as its user gives them."""
 
     idle_w: float
     active_w: float
@@ -83,7 +83,7 @@ class LoadMeter:
                 self.debt = min(max(debt, -0.1 * largest), largest)
         self._time_s, self._busy_ms = time_s, 0.0
 
-    def duty(self, watts: Watts | None = None) -> float:
+    def duty(self, watts: PowerModel | None = None) -> float:
         """The share of time (0..1) in which decoding may run, so that the mean load meets the limit.
 
         ``watts``: the load at rest and while decoding that another clock would have, for a share without debts.
@@ -97,7 +97,7 @@ class LoadMeter:
         share = (1.0 if room >= 0 else self.LEAST_DUTY) if added <= 1e-09 else room / added
         return min(self.duty_cap, max(self.LEAST_DUTY, share))
 
-    def move(self, watts: Watts) -> None:
+    def move(self, watts: PowerModel) -> None:
         """The device has another clock now, with this load at rest and while decoding."""
         self._background, self._active = watts
         self._time_s, self._spread = None, [[1.0, 0.0], [0.0, 1.0]]

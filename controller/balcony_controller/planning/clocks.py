@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from balcony_controller.accounts import Accounts
-from balcony_controller.loads.meter import Watts
+from balcony_controller.loads.meter import PowerModel
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Clock:
 
     name: str
     time_factor: float
-    watts: Watts
+    watts: PowerModel
 
     def __post_init__(self) -> None:
         if not (0.0 < self.time_factor < 1e3 and 0.0 <= self.watts.idle_w <= self.watts.active_w < 1e4):
@@ -66,13 +66,13 @@ class ClockChoice:
         """The clock in force."""
         return self.clocks[self.present]
 
-    def watts(self, index: int) -> Watts:
+    def watts(self, index: int) -> PowerModel:
         """Watts at a clock: measured ones, else those of its figures in proportion to the present one."""
         known, measured = self.clocks[index].watts, self._active_w.get(index)
         if measured is None:
             here = self._active_w.get(self.present)
             measured = known.active_w * (1.0 if here is None else here / max(self.clock.watts.active_w, 1e-9))
-        return Watts(min(known.idle_w, measured), measured)
+        return PowerModel(min(known.idle_w, measured), measured)
 
     def energy(self, index: int) -> float:
         """What a piece of work takes at a clock, in proportion: watts times time."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from balcony_controller.loads.meter import Watts
 from balcony_controller.planning.clocks import Clock
 
 
@@ -59,9 +58,16 @@ class BoardState:
         slower = body.throttled_time if body is not None and self.throttled else 1.0
         return self._board.clocks[self.clock].time_factor * slower
 
+    @property
+    def sensed_c(self) -> float | None:
+        """The temperature as sensors tell it, in half degrees; None for a board that stays cool."""
+        return None if self.temperature_c is None else round(2 * self.temperature_c) / 2
+
     def watts(self, busy: bool) -> float:
         """Watts at rest or while decoding."""
-        idle_w, active_w = self._watts()
+        idle_w, active_w = self._board.clocks[self.clock].watts
+        if self.throttled and self._board.body is not None:
+            active_w = idle_w + (active_w - idle_w) * self._board.body.throttled_watts
         return active_w if busy else idle_w
 
     def pass_time(self, seconds: float, watts: float) -> None:
@@ -77,9 +83,3 @@ class BoardState:
             self.throttled_s += seconds
         limit_c = body.throttle_c - (body.cooler_c if self.throttled else 0.0)
         self.throttled = self.temperature_c >= limit_c
-
-    def _watts(self) -> Watts:
-        idle_w, active_w = self._board.clocks[self.clock].watts
-        if self.throttled and self._board.body is not None:
-            active_w = idle_w + (active_w - idle_w) * self._board.body.throttled_watts
-        return Watts(idle_w, active_w)

@@ -182,20 +182,19 @@ class _Device:
         if not moment.sensors:
             return Signals(time_s=self.time_s)
         full_wh, board = trace.battery_full_wh, self.board
-        is_warm = board is not None and board.temperature_c is not None
+        sensed_c = None if board is None else board.sensed_c
         return Signals(
             time_s=self.time_s,
             cpu_load=moment.cpu_load,
             gpu_load=moment.gpu_load,
             gpu_clock_hz=moment.gpu_clock_hz,
             power_w=power_w,
-            # Sensors tell half degrees.
-            temperature_c=round(2 * (board.temperature_c or 0.0)) / 2 if board and is_warm else moment.temperature_c,
+            temperature_c=moment.temperature_c if sensed_c is None else sensed_c,
             battery_level=None if self.battery_wh is None or not full_wh else self.battery_wh / full_wh,
             battery_energy_wh=self.battery_wh,
             battery_power_w=None if self.battery_wh is None or moment.on_mains else power_w,
             on_mains=moment.on_mains,
-            throttled=board.throttled if board and is_warm else moment.throttled,
+            throttled=moment.throttled if board is None or sensed_c is None else board.throttled,
         )
 
 

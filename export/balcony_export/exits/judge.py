@@ -14,36 +14,11 @@ finds the result in the manifest as ``quality[k].judge``.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from balcony_edge.measure.chances import JUDGE_BINS, Flags, Floats, auroc, bin_table, calibration_error, sigmoid
+from balcony_edge.measure.evidence import FEATURES, Evidence
 from balcony_export.exits.calibration import logistic
-
-FEATURES = ("gate", "top", "margin", "previous")
-
-
-class Evidence(NamedTuple):
-    """What a judge knows of one exit's tokens, each [positions].
-
-    ``gate``: the gate's logit. ``top`` and ``margin``: as in Predictions, in nats. ``begins``: whether a position is
-    the first of a text, or of what is measured of it.
-    """
-
-    gate: Floats
-    top: Floats
-    margin: Floats
-    begins: Flags
-
-    def features(self, previous_mean: float | None = None) -> Floats:
-        """[positions, 4] in the order of FEATURES.
-
-        The first position of a text has no previous one; it gets ``previous_mean``, or the mean of ``top``.
-        """
-        previous = np.roll(self.top, 1)
-        previous[self.begins] = self.top.mean() if previous_mean is None else previous_mean
-        return np.stack([self.gate, self.top, self.margin, previous], axis=-1)
 
 
 def fit_judge(seen: Evidence, agrees: Flags, fits: Flags, bins: int = JUDGE_BINS) -> dict[str, Any]:
@@ -65,12 +40,6 @@ def fit_judge(seen: Evidence, agrees: Flags, fits: Flags, bins: int = JUDGE_BINS
         "auroc": auroc(measured, others),
         "ece": calibration_error(measured, others),
     }
-
-
-def chances(judge: dict[str, Any], seen: Evidence) -> Floats:
-    """The probabilities [positions] that a fitted judge gives on other text."""
-    weights = np.array([judge[name] for name in FEATURES])
-    return sigmoid(seen.features(judge["previous_mean"]) @ weights + judge["offset"])
 
 
 def _table(chances: Floats, agrees: Flags, bins: int) -> dict[str, Any]:

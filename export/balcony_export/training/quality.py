@@ -13,18 +13,16 @@ from balcony_edge.measure.chances import (
     Flags,
     Floats,
     auroc,
-    bin_indices,
-    bin_shares,
-    bin_table,
     calibration_error,
     sigmoid,
 )
+from balcony_edge.measure.evidence import Evidence, chances, gate_tables
 from balcony_export.data.corpus import Tokens
 from balcony_export.data.own_documents import continued
 from balcony_export.data.rows import NO_TARGET, Rows
 from balcony_export.exits.balcony import Balconies
 from balcony_export.exits.gate import Gate, gate_head
-from balcony_export.exits.judge import Evidence, chances, fit_judge
+from balcony_export.exits.judge import fit_judge
 from balcony_export.model.base import Base
 from balcony_export.model.blueprint import Blueprint
 from balcony_export.progress import Progress
@@ -189,27 +187,10 @@ def calibrate(seen: Observations, own: Observations) -> tuple[dict[int, Gate], d
 def _own_bins(
     own: Observations, gates: Mapping[int, Gate], judges: Mapping[int, dict[str, Any]]
 ) -> dict[int, dict[str, Any]]:
-    """For each split a table by bin of its gate's probability, as the manifest holds it (GateBins).
-
-    Each bin has the agreement of this exit and of the deeper ones, and that of the gate draft. It also has the shares
-    of its positions by bin of the judge, and by bin of each deeper gate.
-    """
+    """The tables of each split on the base's own replies (see ``gate_tables``)."""
     logits = {split: gate.logits(*own.gate_confidence[split]) for split, gate in gates.items()}
-    gate_chances = {split: sigmoid(found) for split, found in logits.items()}
-    tables = {}
-    for split, found in gate_chances.items():
-        deeper = {depth: flags for depth, flags in own.agrees.items() if depth >= split}
-        tables[split] = bin_table(found, deeper, drafted=own.drafted[split])
-    gate_bins = {split: bin_indices(found, tables[split]["edges"]) for split, found in gate_chances.items()}
-    for split, table in tables.items():
-        here, bins = gate_bins[split], len(table["share"])
-        judge = judges[split]
-        judge_chances = chances(judge, Evidence(logits[split], *own.exit_confidence[split], own.begins))
-        judge_bins = bin_indices(judge_chances, judge["edges"])
-        table["judged"] = bin_shares(here, bins, judge_bins, len(judge["share"]))
-        table["following"] = {
-            str(depth): bin_shares(here, bins, gate_bins[depth], len(tables[depth]["share"]))
-            for depth in gates
-            if depth > split
-        }
-    return tables
+    judged = {
+        split: (chances(judge, Evidence(logits[split], *own.exit_confidence[split], own.begins)), judge["edges"])
+        for split, judge in judges.items()
+    }
+    return gate_tables({split: sigmoid(found) for split, found in logits.items()}, own.agrees, own.drafted, judged)

@@ -6,13 +6,13 @@ import pytest
 
 from balcony_controller import Budget, Clock, ClockChoice, Limits
 from balcony_controller.accounts import Accounts
-from balcony_controller.loads.meter import LoadMeter, Watts
+from balcony_controller.loads.meter import LoadMeter, PowerModel
 
 # Published figures of an Orin Nano Super: the middle one takes the fewest joules for a piece of work.
 CLOCKS = [
-    Clock("MAXN", 1.0, Watts(9.1, 15.0)),
-    Clock("25W", 1.065, Watts(5.5, 13.6)),
-    Clock("15W", 1.4, Watts(5.2, 11.1)),
+    Clock("MAXN", 1.0, PowerModel(9.1, 15.0)),
+    Clock("25W", 1.065, PowerModel(5.5, 13.6)),
+    Clock("15W", 1.4, PowerModel(5.2, 11.1)),
 ]
 FULL_MS, LOSSLESS_MS = 50.0, 45.0
 
@@ -43,7 +43,7 @@ def wanted(budget: str, present: int = 0, slowdown: float = 1.0, lossless_ms: fl
         ("100ms", "25W"),
         # Joules are work: the clock that gets most work out of them.
         ("0.3J", "25W"),
-        # Watts near a clock's own: it may decode all the time.
+        # PowerModel near a clock's own: it may decode all the time.
         ("11W", "15W"),
         ("13W", "25W"),
     ],
@@ -76,7 +76,7 @@ def test_figures_are_corrected_by_what_a_clock_turned_out_to_be() -> None:
     choice.change(2, 1.0)
     choice.is_due(100)
     books = accounts("100ms")
-    books.power.move(Watts(5.0, 8.0))
+    books.power.move(PowerModel(5.0, 8.0))
     choice.wanted(books, FULL_MS, LOSSLESS_MS, 1.8, 0.0)
     # Half of the way, as logarithms, from 1.4 to 1.8.
     assert choice.clock.time_factor == pytest.approx((1.4 * 1.8) ** 0.5)
@@ -108,4 +108,4 @@ def test_a_clock_that_did_not_leave_enough_time_is_tried_again_ever_more_rarely(
 @pytest.mark.parametrize(("factor", "idle_w", "active_w"), [(0.0, 1.0, 2.0), (1.0, 3.0, 2.0), (float("nan"), 1.0, 2.0)])
 def test_figures_that_no_device_can_have_are_refused(factor: float, idle_w: float, active_w: float) -> None:
     with pytest.raises(ValueError, match="figures"):
-        Clock("odd", factor, Watts(idle_w, active_w))
+        Clock("odd", factor, PowerModel(idle_w, active_w))

@@ -8,14 +8,14 @@ import math
 import pytest
 
 from balcony_controller import Budget, Clock, ClockChoice, CostModel, FixedDepth, Governor, Limits
-from balcony_controller.loads.meter import Watts
+from balcony_controller.loads.meter import PowerModel
 from balcony_controller.planning.features import ALL, Features
 from balcony_controller.simulation.board import Board, BoardState, Body
 from balcony_controller.simulation.replay import Run, World, play
 from balcony_controller.simulation.traces import Moment, Trace
 from helpers.fakes import FULL_MS, records
 
-FAST, SLOW = Clock("fast", 1.0, Watts(4.0, 20.0)), Clock("slow", 1.25, Watts(3.0, 10.0))
+FAST, SLOW = Clock("fast", 1.0, PowerModel(4.0, 20.0)), Clock("slow", 1.25, PowerModel(3.0, 10.0))
 # Full depth takes half a second a token.
 SCALE = 500.0 / FULL_MS
 TOKENS = 900

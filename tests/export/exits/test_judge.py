@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from balcony_edge.bundle.manifest import JudgeRecord
 from balcony_edge.measure.chances import auroc, sigmoid
+from balcony_edge.measure.evidence import Evidence
 from balcony_export.exits.calibration import logistic
-from balcony_export.exits.judge import Evidence, fit_judge
+from balcony_export.exits.judge import fit_judge
 from balcony_export.model.lm_head import LMHead
 from balcony_export.training.chunked_loss import predictions
 from helpers.effort import examples
